@@ -1,0 +1,191 @@
+"""The manifest of a records directory: what it holds, and the digest of every file.
+
+``manifest.json`` is written last, so its presence means that the directory is complete. TFRecord's own checksums do
+not notice a shard that was cut between two records, lost, swapped or lengthened; the manifest does. It also carries a
+digest of itself, over the canonical text that :meth:`DatasetInfo.dump` writes without the line ``"sha256"``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import order, schema
+from pipeline.errors import RecordsError
+
+
+@dataclasses.dataclass(frozen=True)
+class FileInfo:
+    """A file's size in bytes and SHA-256, as 64 hexadecimal digits."""
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: pathlib.Path) -> Self:
+        """Reads the file at ``path``."""
+        with path.open("rb") as file:
+            return cls(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardInfo:
+    """One TFRecord file: its name within the directory, its records, its size in bytes and its SHA-256."""
+
+    name: str
+    count: int
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitInfo:
+    """A named set of whole studies and the shards that hold their records."""
+
+    studies: tuple[str, ...]
+    shards: tuple[ShardInfo, ...]
+
+    @property
+    def count(self) -> int:
+        """Records in the split."""
+        return sum(shard.count for shard in self.shards)
+
+    def steps_per_epoch(self, batch_size: int = 8, drop_remainder: bool = False) -> int:
+        """Batches in one epoch; a short last batch counts unless it is dropped."""
+        return order.steps_per_epoch(self.count, batch_size, drop_remainder)
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """What a records directory holds.
+
+    Attributes:
+        image_shape: ``(H, W, 1)``, of every image and every mask.
+        image_dtype: the stored dtype, one of ``schema.IMAGE_DTYPES``.
+        splits: by name.
+        files: every other file of the directory but the manifest, by name.
+        settings: every setting that shaped the records, as the job was given them.
+        tool_version: version of this project that wrote them.
+    """
+
+    image_shape: tuple[int, int, int]
+    image_dtype: npt.DTypeLike
+    splits: Mapping[str, SplitInfo]
+    files: Mapping[str, FileInfo]
+    settings: Mapping[str, Any]
+    tool_version: str
+
+    @property
+    def mask_shape(self) -> tuple[int, int, int]:
+        """``(H, W, 1)``."""
+        return self.image_shape
+
+    @property
+    def mask_dtype(self) -> np.dtype[np.bool_]:
+        """Always bool."""
+        return np.dtype(np.bool_)
+
+    @property
+    def cardinality(self) -> int:
+        """Records in all splits together."""
+        return sum(split.count for split in self.splits.values())
+
+    @property
+    def studies(self) -> tuple[str, ...]:
+        """Studies in all splits together, sorted."""
+        return tuple(sorted(study for split in self.splits.values() for study in split.studies))
+
+    def split(self, name: str) -> SplitInfo:
+        """The split of that name.
+
+        Raises:
+            RecordsError: there is none.
+        """
+        try:
+            return self.splits[name]
+        except KeyError:
+            raise RecordsError(f"split {name!r} is not there; these are: {', '.join(self.splits)}") from None
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> Self:
+        """Reads the manifest and checks that every shard is there with its size; digests are ``make verify``'s work.
+
+        Raises:
+            RecordsError: the directory is missing, incomplete or damaged, or was written by a newer version.
+        """
+        info = cls.read(directory)
+        for split in info.splits.values():
+            for shard in split.shards:
+                path = pathlib.Path(directory, shard.name)
+                size = path.stat().st_size if path.is_file() else None
+                if size != shard.bytes:
+                    found = "missing" if size is None else f"{size} bytes"
+                    raise RecordsError(f"{path}: {found}, {shard.bytes} bytes expected; write the records anew")
+        return info
+
+    @classmethod
+    def read(cls, directory: str | os.PathLike[str]) -> Self:
+        """Reads the manifest alone.
+
+        Raises:
+            RecordsError: it is missing, damaged, or was written by a newer version.
+        """
+        path = pathlib.Path(directory, schema.MANIFEST_FILE)
+        if not path.is_file():
+            raise RecordsError(f"{path}: missing, so this is no complete records directory; write one with make records")
+        text = path.read_bytes()
+        try:
+            fields = json.loads(text)
+            if fields["format"] != schema.FORMAT_NAME:
+                raise RecordsError(f"{path}: format is not {schema.FORMAT_NAME}")
+            if fields["schema_version"] > schema.SCHEMA_VERSION:
+                raise RecordsError(
+                    f"{path}: schema_version is {fields['schema_version']}, at most {schema.SCHEMA_VERSION} expected; "
+                    "update this package"
+                )
+            info = cls(
+                image_shape=tuple(fields["image"]["shape"]),
+                image_dtype=np.dtype(fields["image"]["dtype"]),
+                splits={
+                    name: SplitInfo(tuple(split["studies"]), tuple(ShardInfo(**shard) for shard in split["shards"]))
+                    for name, split in fields["splits"].items()
+                },
+                files={name: FileInfo(**file) for name, file in fields["files"].items()},
+                settings=fields["settings"],
+                tool_version=fields["tool_version"],
+            )
+            intact = info.dump() == text
+        except RecordsError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise RecordsError(f"{path}: damaged ({error}); write the records anew") from error
+        if not intact:
+            raise RecordsError(f"{path}: damaged, its text does not have the digest it names; write the records anew")
+        return info
+
+    def dump(self) -> bytes:
+        """The manifest's canonical text; equal infos give equal bytes."""
+        fields: dict[str, Any] = {
+            "format": schema.FORMAT_NAME,
+            "schema_version": schema.SCHEMA_VERSION,
+            "tool_version": self.tool_version,
+            "settings": dict(self.settings),
+            "image": {"shape": list(self.image_shape), "dtype": np.dtype(self.image_dtype).name},
+            "mask": {"shape": list(self.mask_shape), "dtype": self.mask_dtype.name},
+            "splits": {name: dataclasses.asdict(split) for name, split in self.splits.items()},
+            "files": {name: dataclasses.asdict(file) for name, file in self.files.items()},
+        }
+        fields["sha256"] = hashlib.sha256(_canonical(fields)).hexdigest()
+        return _canonical(fields)
+
+
+def _canonical(fields: Mapping[str, Any]) -> bytes:
+    return (json.dumps(fields, indent=2, sort_keys=True) + "\n").encode("ascii")

@@ -1,0 +1,127 @@
+"""Checks a records directory whole: every checksum, every count, every digest.
+
+    python -m pipeline.verify RECORDS
+
+prints one line and exits with 0 when all holds; prints a line per fault that names the file and exits with 1 when not;
+exits with 2 on bad arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from pipeline import schema
+from pipeline.errors import RecordsError
+from pipeline.manifest import DatasetInfo, FileInfo, ShardInfo
+from pipeline.records import FRAME_BYTES, Layout, read_index, scan
+
+
+def faults(directory: str | os.PathLike[str], progress: Callable[[str], object] = lambda line: None) -> Iterator[str]:
+    """Yields a line for each fault of a records directory; nothing when all holds.
+
+    Args:
+        directory: records directory.
+        progress: called with a line as each shard is taken up.
+    """
+    root = pathlib.Path(directory)
+    try:
+        info = DatasetInfo.read(root)
+    except (RecordsError, OSError) as error:
+        yield str(error)
+        return
+    shards = [shard for split in info.splits.values() for shard in split.shards]
+    expected = {schema.MANIFEST_FILE, *info.files, *(shard.name for shard in shards)}
+    for name in sorted({path.name for path in root.iterdir()} - expected):
+        yield f"{root / name}: not named in the manifest; remove it"
+    for name, file in info.files.items():
+        yield from _file_faults(root / name, file)
+    layout = Layout.of(info)
+    for shard in shards:
+        progress(f"{shard.name}: {shard.count} records")
+        yield from _shard_faults(root / shard.name, shard, layout)
+
+
+def _file_faults(path: pathlib.Path, expected: FileInfo) -> Iterator[str]:
+    try:
+        found = FileInfo.of(path)
+    except OSError as error:
+        yield f"{path}: {error.strerror or error}"
+        return
+    if found.bytes != expected.bytes:
+        yield f"{path}: {found.bytes} bytes, {expected.bytes} expected"
+    elif found.sha256 != expected.sha256:
+        yield f"{path}: SHA-256 is not the manifest's"
+
+
+def _shard_faults(path: pathlib.Path, shard: ShardInfo, layout: Layout) -> Iterator[str]:
+    """The digest tells whether the shard is whole; the records tell where it is not, and are checked all the same."""
+    digest_faults = list(_file_faults(path, FileInfo(shard.bytes, shard.sha256)))
+    yield from digest_faults
+    if not path.is_file():
+        return
+    frames = []
+    try:
+        for offset, data in scan(path):
+            frames.append((offset, len(data) + FRAME_BYTES))
+            yield from _record_faults(path, offset, data, layout)
+    except (RecordsError, OSError) as error:
+        yield str(error)
+        return
+    if len(frames) != shard.count:
+        yield f"{path}: {len(frames)} records, {shard.count} expected"
+    elif not digest_faults:
+        try:
+            index = read_index(path.with_name(schema.index_name(path.name)), shard.count, shard.bytes)
+        except RecordsError as error:
+            yield str(error)
+        else:
+            if not np.array_equal(index, np.array(frames, np.int64).reshape(-1, 2)):
+                yield f"{path.with_name(schema.index_name(path.name))}: offsets are not those of the shard's records"
+
+
+def _record_faults(path: pathlib.Path, offset: int, data: bytes, layout: Layout) -> Iterator[str]:
+    try:
+        head = layout.head(len(data))
+    except RecordsError as error:
+        yield f"{path}: record at byte {offset}: {error}"
+        return
+    gap_at = len(head) + layout.image_bytes
+    mask_at = gap_at + len(layout.gap)
+    if not data.startswith(head) or not data.startswith(layout.gap, gap_at):
+        yield f"{path}: record at byte {offset}: the bytes around image and mask are not those of this format"
+    elif np.frombuffer(data, np.uint8, layout.mask_bytes, mask_at).max(initial=0) > 1:
+        yield f"{path}: record at byte {offset}: mask holds a value other than 0 and 1"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.verify", description="Check a records directory: every checksum, every count."
+    )
+    parser.add_argument("records", help="records directory, as python -m preprocess writes it")
+    directory = parser.parse_args(arguments).records
+
+    def progress(line: str) -> None:
+        if sys.stderr.isatty():
+            print(line, file=sys.stderr)
+
+    found = False
+    for fault in faults(directory, progress):
+        found = True
+        print(fault)
+    if found:
+        return 1
+    info = DatasetInfo.load(directory)
+    shards = sum(len(split.shards) for split in info.splits.values())
+    print(f"{directory}: {info.cardinality} records in {shards} shards, every checksum and count holds")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

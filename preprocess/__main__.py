@@ -1,0 +1,121 @@
+"""Turn MRI studies and left-ventricle contours into training records.
+
+Pairs DICOM images with contours, draws each contour as a mask, audits everything found on the way, and writes sharded
+TFRecords with a manifest. The output directory appears whole or not at all.
+
+  python -m preprocess --data_dir=final_data --output_dir=records
+
+Exit status: 0 records published; 1 nothing published, and one line says why; 2 bad flags.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from absl import app, flags, logging
+
+if TYPE_CHECKING:
+    from preprocess.run import Summary
+
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder or .zip that holds dicoms/, contourfiles/ and link.csv, at any depth.", required=True
+)
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "Records directory to create; refused if it exists, unless --overwrite.", required=True
+)
+_CONTOURS = flags.DEFINE_enum("contours", "i", ["i", "o"], "Inner (endocardial) or outer (epicardial) contours.")
+_CONTOUR_ORIGIN = flags.DEFINE_enum(
+    "contour_origin", "corner", ["corner", "center"], "Which point of the top-left pixel is (0, 0) in the contours."
+)
+_SPLIT = flags.DEFINE_string(
+    "split",
+    "train",
+    "Whole studies to splits: a name, fractions (train:0.6,val:0.2,test:0.2), or studies by id "
+    "(val=SCD0000301+SCD0000401; the rest goes to train).",
+)
+_EXCLUDE = flags.DEFINE_string(
+    "exclude", None, "CSV of pairs to leave out: rows of an audit.csv, or study_id,instance_number,reason."
+)
+_NUM_SHARDS = flags.DEFINE_integer("num_shards", None, "Shards per split (default: about 128 MiB each).")
+_MAX_IMAGE_PIXELS = flags.DEFINE_integer(
+    "max_image_pixels", 1 << 24, "Rows × columns allowed; larger images are left out before they are decoded."
+)
+_STRICT = flags.DEFINE_bool("strict", False, "Publish nothing if the audit has a row of level error.")
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Replace the output directory, in one step, if an earlier run wrote it; never another one."
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the job; returns its exit status."""
+    del argv
+    # TensorFlow only writes files here: no GPU is to be looked for, and what it tells of the processor is no news.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    from preprocess.config import Config
+    from preprocess.errors import InputError
+    from preprocess.run import run
+
+    try:
+        config = Config(
+            data_dir=pathlib.Path(_DATA_DIR.value),
+            output_dir=pathlib.Path(_OUTPUT_DIR.value),
+            contours=_CONTOURS.value,
+            contour_origin=_CONTOUR_ORIGIN.value,
+            split=_SPLIT.value,
+            exclude=pathlib.Path(_EXCLUDE.value) if _EXCLUDE.value else None,
+            num_shards=_NUM_SHARDS.value,
+            max_image_pixels=_MAX_IMAGE_PIXELS.value,
+            strict=_STRICT.value,
+            overwrite=_OVERWRITE.value,
+        )
+    except ValueError as error:
+        print(f"preprocess: {error}", file=sys.stderr)
+        return 2
+    try:
+        summary = run(config)
+    except InputError as error:
+        print(f"preprocess: {error}", file=sys.stderr)
+        return 1
+    for line in _closing(summary, config.output_dir):
+        print(line)
+    return 0
+
+
+def _closing(summary: Summary, output_dir: pathlib.Path) -> list[str]:
+    """The last lines on the terminal."""
+
+    def counted(counts: Mapping[str, int]) -> str:
+        return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+    total = sum(summary.records.values())
+    lines = [f"{total} pairs written to {output_dir} ({counted(summary.records)})"]
+    if summary.left_out:
+        lines.append(f"{sum(summary.left_out.values())} inputs left out: {counted(summary.left_out)}")
+    if summary.noted:
+        lines.append(f"{sum(summary.noted.values())} warnings: {counted(summary.noted)}")
+    return [*lines, f"audit: {output_dir / 'audit.csv'}"]
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses the flags: exit status 0 after --help and 2 on a bad flag, where absl has 1 for both."""
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        print(f"preprocess: {error}\nSee python -m preprocess --help.", file=sys.stderr)
+        sys.exit(2)
+    except SystemExit:
+        sys.exit(0)
+    if len(rest) > 1:
+        print(f"preprocess: {rest[1]!r} is no flag.\nSee python -m preprocess --help.", file=sys.stderr)
+        sys.exit(2)
+    logging.set_verbosity(logging.INFO if not sys.stderr.isatty() else logging.WARNING)
+    return rest
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse_flags)

@@ -1,0 +1,60 @@
+"""The settings of one run."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from preprocess import splits
+from preprocess.masks import Origin
+from preprocess.study import ContourKind
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of one run; they check themselves.
+
+    Attributes:
+        data_dir: folder or zip archive that holds ``dicoms``, ``contourfiles`` and ``link.csv``.
+        output_dir: records directory to create.
+        contours: which contours: inner (``i``) or outer (``o``).
+        contour_origin: which point of the top-left pixel is (0, 0).
+        split: see ``splits.HELP``.
+        exclude: CSV of pairs to leave out, or None.
+        num_shards: per split, or None for about 128 MiB each.
+        max_image_pixels: rows × columns allowed.
+        strict: publish nothing when the audit has an error.
+        overwrite: replace an output directory that an earlier run wrote.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    data_dir: pathlib.Path
+    output_dir: pathlib.Path
+    contours: ContourKind = "i"
+    contour_origin: Origin = "corner"
+    split: str = "train"
+    exclude: pathlib.Path | None = None
+    num_shards: int | None = None
+    max_image_pixels: int = 1 << 24
+    strict: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_shards is not None and not 1 <= self.num_shards <= 99_999:
+            raise ValueError(f"num_shards is {self.num_shards}, 1 to 99999 expected")
+        if self.max_image_pixels < 1:
+            raise ValueError(f"max_image_pixels is {self.max_image_pixels}, at least 1 expected")
+        splits.check(self.split)
+
+    def shaping(self) -> dict[str, Any]:
+        """The settings that shape the records, without the paths of this machine: what the manifest keeps."""
+        return {
+            "contours": self.contours,
+            "contour_origin": self.contour_origin,
+            "split": self.split,
+            "num_shards": self.num_shards,
+            "max_image_pixels": self.max_image_pixels,
+        }

@@ -1,0 +1,271 @@
+"""File → image: modality values of single-frame grayscale DICOM, lossless, and the few header elements we take."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.datadict import dictionary_description, tag_for_keyword
+from pydicom.pixels import apply_modality_lut, get_decoder, pixel_array
+from pydicom.tag import Tag
+from pydicom.uid import UID
+
+from pipeline import schema
+from preprocess.errors import InputError
+from preprocess.study import ImageHeader
+
+_Value = TypeVar("_Value")
+
+_HEADER_KEYWORDS = [
+    "SOPClassUID",
+    "PatientID",
+    "InstanceNumber",
+    "TriggerTime",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "PixelSpacing",
+    "BitsAllocated",
+    "BitsStored",
+    "PixelRepresentation",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ModalityLUTSequence",
+]
+
+_ENHANCED = frozenset(
+    UID(f"1.2.840.10008.5.1.4.1.1.{suffix}") for suffix in ("2.1", "2.2", "4.1", "4.3", "4.4", "128.1", "130")
+)
+"""Enhanced CT, MR and PET classes: their rescale and position lie in functional groups (PS3.3 A.36, C.7.6.16)."""
+
+# An image's modality values are computed in int64, with room to spare.
+_MAX_INTEGER = 1 << 62
+
+
+def read_header(file: BinaryIO, path: str, max_image_pixels: int) -> ImageHeader:
+    """Reads the header of an image, never its pixels.
+
+    Args:
+        file: a DICOM file (PS3.10).
+        path: what errors call it.
+        max_image_pixels: rows × columns allowed.
+
+    Raises:
+        InputError: ``unreadable_image`` or ``unsupported_image``.
+    """
+    return _header(_read(file, path, stop_before_pixels=True, specific_tags=_HEADER_KEYWORDS), path, max_image_pixels)
+
+
+def read_pixels(file: BinaryIO, path: str, max_image_pixels: int) -> npt.NDArray[np.generic]:
+    """Reads an image's modality values: stored values × Rescale Slope + Rescale Intercept (PS3.3 C.11.1.1.2).
+
+    MONOCHROME1 is not inverted: that is a matter of display (PS3.3 C.7.6.3.1.2).
+
+    Args:
+        file: a DICOM file (PS3.10).
+        path: what errors call it.
+        max_image_pixels: rows × columns allowed; asked before anything is decoded.
+
+    Returns:
+        ``(H, W)``, of an integer dtype where slope and intercept are integers, else float64.
+
+    Raises:
+        InputError: ``unreadable_image`` or ``unsupported_image``.
+    """
+    dataset = _read(file, path)
+    _header(dataset, path, max_image_pixels)
+    if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise _unsupported(path, "it has no pixels")
+    _check_codec(dataset, path)
+    with _foreign_code(path, "the pixels cannot be decoded"):
+        pixels = pixel_array(dataset)
+        if "ModalityLUTSequence" in dataset:
+            return apply_modality_lut(pixels, dataset)
+    slope, intercept = _rescale(dataset, path)
+    if (slope, intercept) == (1, 0):
+        return pixels
+    if slope.is_integer() and intercept.is_integer() and _stored_range(dataset, path) is not None:
+        return pixels.astype(np.int64) * int(slope) + int(intercept)
+    return pixels.astype(np.float64) * slope + intercept
+
+
+def smallest_dtype(headers: Iterable[ImageHeader]) -> tuple[np.dtype[Any], bool]:
+    """The smallest dtype of ``schema.IMAGE_DTYPES`` for every value that the headers allow.
+
+    Returns:
+        The dtype, and whether it holds them all exactly; float32 rounds what does not fit its 24 bits.
+    """
+    ranges = [header.value_range for header in headers]
+    integers = [bounds for bounds in ranges if bounds is not None]
+    low = min((bounds[0] for bounds in integers), default=0)
+    high = max((bounds[1] for bounds in integers), default=0)
+    if len(integers) == len(ranges):
+        for name in schema.IMAGE_DTYPES:
+            dtype = np.dtype(name)
+            if dtype.kind != "f" and np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+                return dtype, True
+    return np.dtype(np.float32), len(integers) == len(ranges) and -(1 << 24) <= low and high <= 1 << 24
+
+
+def to_dtype(values: npt.NDArray[np.generic], dtype: np.dtype[Any], path: str) -> npt.NDArray[np.generic]:
+    """The values in a data set's dtype; integers never wrap.
+
+    Raises:
+        InputError: ``unreadable_image``, the file holds values that its header rules out.
+    """
+    if dtype.kind == "i" or dtype.kind == "u":
+        limits = np.iinfo(dtype)
+        if values.min() < limits.min or values.max() > limits.max:
+            raise InputError(path, f"values beyond {dtype}, which its header rules out", "unreadable_image")
+    elif not np.isfinite(values).all():
+        raise InputError(path, "values that are not finite", "unreadable_image")
+    return values.astype(dtype)
+
+
+def _read(file: BinaryIO, path: str, **options: Any) -> pydicom.FileDataset:
+    with _foreign_code(path, "it cannot be read as a DICOM file"):
+        dataset = pydicom.dcmread(file, **options)
+        if dataset.file_meta.get("TransferSyntaxUID"):
+            return dataset
+    raise InputError(path, "it has no Transfer Syntax UID (0002,0010); the file may be cut short", "unreadable_image")
+
+
+def _header(dataset: pydicom.Dataset, path: str, max_image_pixels: int) -> ImageHeader:
+    if _element(dataset, path, "SOPClassUID", str) in _ENHANCED:
+        raise _unsupported(path, "it is of an enhanced, multi-frame class; convert it to single-frame images")
+    rows, columns = (_element(dataset, path, keyword, int) for keyword in ("Rows", "Columns"))
+    if not rows or not columns:
+        raise _unsupported(path, "it has no pixels: Rows (0028,0010) or Columns (0028,0011) is missing")
+    if rows * columns > max_image_pixels:
+        raise _unsupported(
+            path,
+            f"Rows × Columns is {rows} × {columns}, at most {max_image_pixels} pixels expected; "
+            "raise --max_image_pixels if this is right",
+        )
+    samples = _element(dataset, path, "SamplesPerPixel", int)
+    grayscale = _element(dataset, path, "PhotometricInterpretation", str) in ("MONOCHROME1", "MONOCHROME2")
+    if samples not in (None, 1) or not grayscale:
+        raise _unsupported(path, "it is not grayscale: MONOCHROME1 or MONOCHROME2, with 1 sample per pixel, expected")
+    frames = _element(dataset, path, "NumberOfFrames", int)
+    if frames not in (None, 1):
+        raise _unsupported(path, f"NumberOfFrames (0028,0008) is {frames}, 1 expected; split it into images")
+    spacing = _elements(dataset, path, "PixelSpacing", 2) or (math.nan, math.nan)
+    orientation = _elements(dataset, path, "ImageOrientationPatient", 6)
+    position = _elements(dataset, path, "ImagePositionPatient", 3)
+    trigger_time = _element(dataset, path, "TriggerTime", float)
+    return ImageHeader(
+        patient_id=_element(dataset, path, "PatientID", lambda value: str(value).strip()) or None,
+        instance_number=_element(dataset, path, "InstanceNumber", int),
+        shape=(rows, columns),
+        value_range=_value_range(dataset, path),
+        pixel_spacing_mm=(spacing[0], spacing[1]),
+        orientation=orientation,
+        location_mm=_location(orientation, position),
+        trigger_time_ms=math.nan if trigger_time is None else trigger_time,
+    )
+
+
+def _location(orientation: tuple[float, ...] | None, position: tuple[float, ...] | None) -> float:
+    """The position along the slice normal, in mm (PS3.3 C.7.6.2.1.1); Slice Location is not to be relied on."""
+    if orientation is None or position is None:
+        return math.nan
+    normal = np.cross(orientation[:3], orientation[3:])
+    return float(normal @ position)
+
+
+def _value_range(dataset: pydicom.Dataset, path: str) -> tuple[int, int] | None:
+    """Lowest and highest modality value that the header allows; None where they are not all integers."""
+    if "ModalityLUTSequence" in dataset:
+        with _foreign_code(path, "Modality LUT Sequence (0028,3000) cannot be read"):
+            return 0, (1 << int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])) - 1
+    stored = _stored_range(dataset, path)
+    slope, intercept = _rescale(dataset, path)
+    if stored is None or not slope.is_integer() or not intercept.is_integer():
+        return None
+    ends = sorted(value * int(slope) + int(intercept) for value in stored)
+    return (ends[0], ends[1]) if -_MAX_INTEGER <= ends[0] and ends[1] <= _MAX_INTEGER else None
+
+
+def _stored_range(dataset: pydicom.Dataset, path: str) -> tuple[int, int] | None:
+    """Lowest and highest stored value; None for float pixels, which have no Bits Stored (PS3.3 C.7.6.24)."""
+    bits = _element(dataset, path, "BitsStored", int)
+    if bits is None:
+        return None
+    if not 1 <= bits <= 32:
+        raise _unsupported(path, f"Bits Stored (0028,0101) is {bits}, 1 to 32 expected")
+    signed = _element(dataset, path, "PixelRepresentation", int) == 1
+    return (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+
+
+def _rescale(dataset: pydicom.Dataset, path: str) -> tuple[float, float]:
+    """Rescale Slope, 1 when absent, and Rescale Intercept, 0 when absent."""
+    slope = _element(dataset, path, "RescaleSlope", float)
+    intercept = _element(dataset, path, "RescaleIntercept", float)
+    slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
+    if not math.isfinite(slope) or not math.isfinite(intercept) or slope == 0:
+        raise InputError(path, "Rescale Slope and Intercept are not a finite scale", "unreadable_image")
+    return slope, intercept
+
+
+def _check_codec(dataset: pydicom.FileDataset, path: str) -> None:
+    syntax = dataset.file_meta.TransferSyntaxUID
+    # An unknown UID's text comes from the header, so it is not repeated.
+    name = syntax.name if UID(syntax).is_transfer_syntax else "unknown"
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError as error:
+        raise _unsupported(path, f"no codec for its transfer syntax ({name})") from error
+    if not decoder.is_available:
+        raise _unsupported(path, f"the codec for {name} is not installed; install requirements.txt")
+
+
+def _element(dataset: pydicom.Dataset, path: str, keyword: str, convert: Callable[[Any], _Value]) -> _Value | None:
+    """One element's value, None when it is absent or empty."""
+    with _foreign_code(path, f"{_describe(keyword)} cannot be read"):
+        value = dataset.get(keyword)
+        return None if value is None or value == "" else convert(value)
+
+
+def _elements(dataset: pydicom.Dataset, path: str, keyword: str, count: int) -> tuple[float, ...] | None:
+    """The finite numbers of one element, None when it is absent or empty."""
+    values = _element(dataset, path, keyword, lambda value: tuple(float(number) for number in value))
+    if values is not None and (len(values) != count or not all(map(math.isfinite, values))):
+        raise InputError(path, f"{_describe(keyword)} is not {count} finite numbers", "unreadable_image")
+    return values
+
+
+def _describe(keyword: str) -> str:
+    tag = tag_for_keyword(keyword)
+    assert tag is not None, keyword
+    return f"{dictionary_description(tag)} {Tag(tag)}"
+
+
+def _unsupported(path: str, detail: str) -> InputError:
+    return InputError(path, detail, "unsupported_image")
+
+
+@contextlib.contextmanager
+def _foreign_code(path: str, detail: str) -> Iterator[None]:
+    """Makes whatever pydicom and its codecs raise on a bad file an error about that file.
+
+    They raise nearly every built-in exception, so there is no shorter list; our own code stays outside this block. Their
+    messages quote the header, and so does what they warn of, so neither is passed on.
+    """
+    try:
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(path, f"{detail} ({type(error).__name__})", "unreadable_image") from error

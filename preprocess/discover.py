@@ -1,0 +1,290 @@
+"""data_dir → studies: which files there are, and which belong together by ``link.csv``.
+
+A folder and a zip archive read alike. An archive is read in place and never unpacked, so an entry has no place outside
+to be written to.
+"""
+
+from __future__ import annotations
+
+import collections
+import csv
+import dataclasses
+import io
+import os
+import pathlib
+import re
+import zipfile
+from collections.abc import Iterable, Sequence
+from typing import BinaryIO, Literal, Protocol, Self, cast
+
+from preprocess.errors import Finding, InputError
+from preprocess.study import ContourKind, Study
+
+_IMAGE_NAME = re.compile(r"(\d{1,9})\.dcm", re.IGNORECASE | re.ASCII)
+_CONTOUR_NAME = re.compile(r"IM-\d+-(\d{1,9})-([io])contour-manual\.txt", re.IGNORECASE | re.ASCII)
+_CONTOUR_FOLDERS: dict[str, ContourKind] = {"i-contours": "i", "o-contours": "o"}
+
+# macOS: AppleDouble companions, folder settings, and where its archiver keeps both.
+_JUNK_NAME = re.compile(r"\._.*|\.DS_Store|__MACOSX", re.DOTALL)
+
+_LINK_COLUMNS = ("patient_id", "original_id")
+
+
+class Source(Protocol):
+    """Files by path, relative to a folder or an archive, with forward slashes."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """Every file, sorted."""
+
+    def open(self, path: str) -> BinaryIO:
+        """Opens a file of ``paths``; raises OSError where it cannot be."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """The files below a folder. Links to folders are followed, each folder once."""
+
+    root: pathlib.Path
+    paths: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return os.fspath(self.root)
+
+    @classmethod
+    def list(cls, root: pathlib.Path) -> Self:
+        """Lists every file below ``root``."""
+        paths = []
+        seen = set()
+        for folder, subfolders, files in os.walk(root, followlinks=True):
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                subfolders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            subfolders.sort()
+            relative = pathlib.Path(folder).relative_to(root)
+            paths.extend((relative / file).as_posix() for file in files)
+        return cls(root, tuple(sorted(paths)))
+
+    def open(self, path: str) -> BinaryIO:
+        return (self.root / path).open("rb")
+
+
+@dataclasses.dataclass(frozen=True)
+class Archive:
+    """The files of a zip archive."""
+
+    root: pathlib.Path
+    paths: tuple[str, ...]
+    file: zipfile.ZipFile
+
+    @property
+    def name(self) -> str:
+        return os.fspath(self.root)
+
+    @classmethod
+    def list(cls, root: pathlib.Path) -> Self:
+        """Lists every file in the archive at ``root``.
+
+        Raises:
+            InputError: it is not a zip archive.
+        """
+        try:
+            file = zipfile.ZipFile(root)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise InputError(os.fspath(root), f"cannot be read as a zip archive ({error})") from error
+        return cls(root, tuple(sorted(entry.filename for entry in file.infolist() if not entry.is_dir())), file)
+
+    def open(self, path: str) -> BinaryIO:
+        try:
+            return cast(BinaryIO, self.file.open(path))
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+            # RuntimeError: the entry is encrypted. NotImplementedError: a compression that zipfile does not know.
+            raise OSError(str(error)) from error
+
+
+def open_source(data_dir: str | os.PathLike[str]) -> Source:
+    """Lists a folder or a zip archive.
+
+    Raises:
+        InputError: it is neither.
+    """
+    root = pathlib.Path(data_dir)
+    if root.is_dir():
+        return Folder.list(root)
+    if root.is_file():
+        return Archive.list(root)
+    raise InputError(os.fspath(root), "no such folder or zip archive; pass one as --data_dir")
+
+
+def discover(source: Source) -> tuple[list[Study], list[Finding]]:
+    """Finds ``dicoms``, ``contourfiles`` and ``link.csv`` at any depth, and the studies they make.
+
+    Returns:
+        The studies whose two folders are both there, sorted by id, and what was found odd or wrong.
+
+    Raises:
+        InputError: one of the three is not there, or is there twice, or ``link.csv`` has not its columns.
+    """
+    kept, junk = _set_junk_aside(source.paths)
+    dicoms = _the_only(source, "folder", "dicoms", {_up_to(path, "dicoms") for path in kept})
+    contourfiles = _the_only(source, "folder", "contourfiles", {_up_to(path, "contourfiles") for path in kept})
+    link = _the_only(source, "file", "link.csv", {path for path in kept if path.rpartition("/")[2] == "link.csv"})
+    image_folders = _folders_below(kept, dicoms)
+    contour_folders = _folders_below(kept, contourfiles)
+
+    rows, findings = _read_link(source, link)
+    studies = []
+    for study_id, contour_id in rows:
+        absent = [
+            path
+            for path, folders, key in (
+                (f"{dicoms}/{study_id}", image_folders, study_id),
+                (f"{contourfiles}/{contour_id}", contour_folders, contour_id),
+            )
+            if key not in folders
+        ]
+        if absent:
+            detail = f"named in {link}, but not there; add the files or remove the row"
+            findings.append(Finding("missing_study", "study", " and ".join(absent), detail, study_id))
+            continue
+        images, problems = _images(study_id, image_folders[study_id], junk)
+        findings += problems
+        contours, problems = _contours(study_id, f"{contourfiles}/{contour_id}", contour_folders[contour_id], junk)
+        findings += problems
+        studies.append(Study(study_id, contour_id, images, contours))
+    named = {study_id for study_id, _ in rows}, {contour_id for _, contour_id in rows}
+    for root, folders, ids in ((dicoms, image_folders, named[0]), (contourfiles, contour_folders, named[1])):
+        for folder in sorted(folders.keys() - ids):
+            detail = f"no row of {link} names this folder; add one if it is wanted"
+            findings.append(Finding("unlinked_study", "study", f"{root}/{folder}", detail, folder))
+    for folder, count in sorted(junk.items()):
+        detail = f"{count} files passed over: no name of an image, a contour or link.csv"
+        findings.append(Finding("junk", "file", folder, detail))
+    return sorted(studies, key=lambda study: study.study_id), findings
+
+
+def _set_junk_aside(paths: Iterable[str]) -> tuple[list[str], collections.Counter[str]]:
+    """The paths without the operating system's own files, and how many of those lie in each folder."""
+    kept, junk = [], collections.Counter[str]()
+    for path in paths:
+        parts = path.split("/")
+        if any(_JUNK_NAME.fullmatch(part) for part in parts):
+            junk["/".join(parts[:-1]) or "."] += 1
+        else:
+            kept.append(path)
+    return kept, junk
+
+
+def _up_to(path: str, folder: str) -> str | None:
+    """The path's part up to the first folder of that name, None if it lies in none."""
+    parts = path.split("/")[:-1]
+    return "/".join(parts[: parts.index(folder) + 1]) if folder in parts else None
+
+
+def _the_only(source: Source, kind: Literal["file", "folder"], name: str, found: set[str | None] | set[str]) -> str:
+    there = sorted(path for path in found if path is not None)
+    if not there:
+        raise InputError(
+            source.name, f"holds no {kind} named {name}; --data_dir holds dicoms/, contourfiles/ and link.csv at any depth"
+        )
+    if len(there) > 1:
+        raise InputError(source.name, f"holds {len(there)} {kind}s named {name}: {', '.join(there)}; point --data_dir at one")
+    return there[0]
+
+
+def _folders_below(paths: Iterable[str], root: str) -> dict[str, list[str]]:
+    """The files of each folder directly below ``root``."""
+    folders: dict[str, list[str]] = collections.defaultdict(list)
+    for path in paths:
+        if path.startswith(f"{root}/"):
+            folder, _, rest = path[len(root) + 1 :].partition("/")
+            if rest:
+                folders[folder].append(path)
+    return dict(folders)
+
+
+def _read_link(source: Source, link: str) -> tuple[list[tuple[str, str]], list[Finding]]:
+    """Reads ``(study_id, contour_id)`` of each usable row."""
+    try:
+        with source.open(link) as file:
+            reader = csv.DictReader(io.StringIO(file.read().decode("utf-8-sig"), newline=""))
+            if not set(_LINK_COLUMNS) <= set(reader.fieldnames or ()):
+                raise InputError(link, f"the first line does not name the columns {','.join(_LINK_COLUMNS)}")
+            lines = [(reader.line_num, tuple((row[column] or "").strip() for column in _LINK_COLUMNS)) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(link, f"cannot be read as UTF-8 CSV ({error})") from error
+    rows: list[tuple[str, str]] = []
+    findings = []
+    uses = [collections.Counter(ids) for ids in zip(*dict.fromkeys(ids for _, ids in lines), strict=True)] or [{}, {}]
+    for line, (study_id, contour_id) in lines:
+        if not (_names_a_folder(study_id) and _names_a_folder(contour_id)):
+            problem = "an id that names no folder directly below dicoms/ or contourfiles/"
+        elif (study_id, contour_id) in rows:
+            problem = "the same row a second time; remove one"
+        elif uses[0][study_id] > 1 or uses[1][contour_id] > 1:
+            problem = "an id that other rows link otherwise; none of them is used before one is left"
+        else:
+            rows.append((study_id, contour_id))
+            continue
+        findings.append(Finding("bad_link", "link", link, f"line {line}: {problem}"))
+    return rows, findings
+
+
+def _names_a_folder(name: str) -> bool:
+    """Whether a name, put below a folder, stays directly below it on every system."""
+    return bool(name) and name not in (".", "..") and not re.search(r'[/\\:\x00-\x1f]', name)
+
+
+def _images(study_id: str, paths: Iterable[str], junk: collections.Counter[str]) -> tuple[dict[int, str], list[Finding]]:
+    numbered = []
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        match = _IMAGE_NAME.fullmatch(name)
+        if match and folder.endswith(f"/{study_id}"):
+            numbered.append((int(match[1]), path))
+        else:
+            junk[folder] += 1
+    return _unique("image", study_id, numbered)
+
+
+def _contours(
+    study_id: str, root: str, paths: Iterable[str], junk: collections.Counter[str]
+) -> tuple[dict[ContourKind, dict[int, str]], list[Finding]]:
+    numbered: dict[ContourKind, list[tuple[int, str]]] = {"i": [], "o": []}
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        kind = _CONTOUR_FOLDERS.get(folder[len(root) + 1 :])
+        match = _CONTOUR_NAME.fullmatch(name)
+        if kind and match and match[2].lower() == kind:
+            numbered[kind].append((int(match[1]), path))
+        else:
+            junk[folder] += 1
+    contours: dict[ContourKind, dict[int, str]] = {}
+    findings = []
+    for kind, found in numbered.items():
+        contours[kind], problems = _unique("contour", study_id, found)
+        findings += problems
+    return contours, findings
+
+
+def _unique(kind: str, study_id: str, numbered: Iterable[tuple[int, str]]) -> tuple[dict[int, str], list[Finding]]:
+    """Paths by number, without the numbers that two names share: nobody can tell which is meant."""
+    paths: dict[int, list[str]] = collections.defaultdict(list)
+    for number, path in numbered:
+        paths[number].append(path)
+    findings = [
+        Finding(
+            f"duplicate_{kind}", kind, path, f"{len(same)} files bear the number {number}; keep one", study_id, number
+        )
+        for number, same in sorted(paths.items())
+        if len(same) > 1
+        for path in same
+    ]
+    return {number: same[0] for number, same in sorted(paths.items()) if len(same) == 1}, findings

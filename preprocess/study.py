@@ -1,0 +1,78 @@
+"""The nouns that travel from stage to stage."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+ContourKind = Literal["i", "o"]
+
+Polygon = npt.NDArray[np.float64]
+"""Vertices, float64 ``(N, 2)``, columns x (image column) and y (image row), in pixels; the last joins the first."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """One patient's examination: a row of ``link.csv`` and the files it links.
+
+    Attributes:
+        study_id: ``patient_id``, the folder below ``dicoms``.
+        contour_id: ``original_id``, the folder below ``contourfiles``.
+        images: path of each image within the data directory, by the number in its name.
+        contours: by kind, the path of each contour, by the number in its name.
+    """
+
+    study_id: str
+    contour_id: str
+    images: Mapping[int, str]
+    contours: Mapping[ContourKind, Mapping[int, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageHeader:
+    """What is taken from a DICOM header, and all that is: an allow-list.
+
+    Attributes:
+        patient_id: compared with the folder's name, never written anywhere; None when absent.
+        instance_number: None when absent.
+        shape: rows, columns.
+        value_range: lowest and highest modality value that the header allows, None where they are not all integers.
+        pixel_spacing_mm: between rows, between columns; NaN when absent.
+        orientation: direction cosines of a row and of a column, None when absent.
+        location_mm: position along the slice normal; NaN when absent.
+        trigger_time_ms: since the R wave; NaN when absent.
+    """
+
+    patient_id: str | None
+    instance_number: int | None
+    shape: tuple[int, int]
+    value_range: tuple[int, int] | None
+    pixel_spacing_mm: tuple[float, float]
+    orientation: tuple[float, ...] | None
+    location_mm: float
+    trigger_time_ms: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """One image and the contour drawn on it.
+
+    Attributes:
+        number: the number in both files' names.
+        slice_index: 0 at the end of the stack that was numbered first, -1 when unknown.
+        phase_index: 0 at the start of the cardiac cycle, -1 when unknown.
+    """
+
+    study_id: str
+    contour_id: str
+    number: int
+    image_path: str
+    contour_path: str
+    header: ImageHeader
+    polygon: Polygon
+    slice_index: int
+    phase_index: int
