@@ -1,0 +1,65 @@
+# Every target makes the environment it needs; `make` alone lists them.
+
+DATA ?=
+OUT ?= records
+PYTHON ?=
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+PHANTOM := build/phantom
+
+.DEFAULT_GOAL := help
+.PHONY: help records test test-slow verify lint format bench picture clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+records: $(READY) $(if $(DATA),,$(PHANTOM)) ## the main job: DATA=folder or .zip (default: the built-in phantom), OUT=directory
+	@$(if $(DATA),,echo "No DATA= given: making records of the built-in phantom. Yours: make records DATA=folder-or-zip")
+	@$(RUN) -m preprocess --data_dir="$(or $(DATA),$(PHANTOM))" --output_dir="$(OUT)" --overwrite $(FLAGS)
+
+test: $(READY) ## the test suite; real-data tests run where CARDIAC_DATA, or ../shared/data/final_data, is there
+	@$(RUN) -m pytest -m "not slow" $(FLAGS)
+
+test-slow: $(READY) ## the tests that make test leaves out
+	@$(RUN) -m pytest -m slow $(FLAGS)
+
+verify: $(READY) ## check a records directory whole: OUT=directory
+	@$(RUN) -m pipeline.verify "$(OUT)"
+
+bench: $(READY) $(PHANTOM) ## the benchmarks: mask accuracy and speed on DATA= (default: the phantom)
+	@$(RUN) -m benchmarks.bench_masks --data_dir="$(or $(DATA),$(PHANTOM))"
+
+lint: $(READY) ## ruff and mypy
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m ruff check .
+	@$(RUN) -m mypy
+
+format: $(READY) ## rewrite the code as ruff formats it
+	@$(RUN) -m ruff format .
+	@$(RUN) -m ruff check --fix .
+
+picture: $(READY) $(PHANTOM) ## draw the README's picture
+	@$(RUN) -m examples.draw_pair $(PHANTOM) docs/pair.png
+
+clean: ## remove the environment and what was built
+	rm -rf $(VENV) build
+
+$(PHANTOM): preprocess/phantom.py | $(READY)
+	@rm -rf $@ $@.partial
+	@$(RUN) -m preprocess.phantom --output_dir=$@.partial
+	@mv $@.partial $@
+	@touch $@
+
+$(READY): requirements.txt
+	@python="$(PYTHON)"; \
+	for candidate in $${python:-python3.11 python3.12 python3.13 python3 python}; do \
+	  "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	    && { found=$$candidate; break; }; \
+	done; \
+	test -n "$$found" || { echo "make: Python 3.11, 3.12 or 3.13 is needed; install one, or name it with PYTHON=" >&2; exit 1; }; \
+	echo "Setting up $(VENV) with $$("$$found" --version) (once, a few minutes)"; \
+	"$$found" -m venv --clear $(VENV) || { echo "make: $$found has no venv; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@$(RUN) -c 'import cv2' || { echo "make: OpenCV needs two system libraries; on Debian: apt-get install libgl1 libglib2.0-0" >&2; exit 1; }
+	@touch $@

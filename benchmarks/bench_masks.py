@@ -1,0 +1,109 @@
+"""How well and how fast rasterizers draw the contours of a data set, against exact polygon-pixel areas.
+
+    python -m benchmarks.bench_masks --data_dir=final_data
+
+Bias: area of the mask against the polygon's own, mean and worst. Wrong: pixels per mask that are not those of which more
+than half lies inside; pixels halved exactly do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+import PIL.ImageDraw
+import shapely
+import skimage.draw
+
+from preprocess import contours, discover, masks
+from preprocess.study import Polygon
+
+_SHAPE = (256, 256)
+_ROUNDS = 5
+
+
+def pixel_areas(polygon: Polygon, shape: tuple[int, int] = _SHAPE) -> npt.NDArray[np.float64]:
+    """Area of each pixel that lies inside the polygon, exact: float64 ``(H, W)``, from 0 to 1."""
+    inside = shapely.make_valid(shapely.Polygon(polygon))
+    shapely.prepare(inside)
+    x, y = np.meshgrid(np.arange(shape[1]), np.arange(shape[0]))
+    areas: npt.NDArray[np.float64] = shapely.area(shapely.intersection(inside, shapely.box(x, y, x + 1, y + 1)))
+    return areas
+
+
+def _pillow(polygon: Polygon) -> npt.NDArray[np.bool_]:
+    image = PIL.Image.new("L", (_SHAPE[1], _SHAPE[0]), 0)
+    PIL.ImageDraw.Draw(image).polygon([(x, y) for x, y in polygon], outline=0, fill=1)
+    return np.asarray(image, np.bool_)
+
+
+def _fill_rounded(polygon: Polygon) -> npt.NDArray[np.bool_]:
+    image = np.zeros(_SHAPE, np.uint8)
+    return np.asarray(cv2.fillPoly(image, [np.rint(polygon).astype(np.int32)], 1), np.bool_)
+
+
+def _fill_shifted(polygon: Polygon) -> npt.NDArray[np.bool_]:
+    image = np.zeros(_SHAPE, np.uint8)
+    vertices = np.rint(polygon * (1 << 16)).astype(np.int32)
+    return np.asarray(cv2.fillPoly(image, [vertices], 1, shift=16), np.bool_)
+
+
+def _scikit_image(polygon: Polygon) -> npt.NDArray[np.bool_]:
+    return np.asarray(skimage.draw.polygon2mask(_SHAPE, polygon[:, ::-1]))
+
+
+def _ours(polygon: Polygon) -> npt.NDArray[np.bool_]:
+    return masks.rasterize(polygon, _SHAPE, "contour")
+
+
+_METHODS: dict[str, Callable[[Polygon], npt.NDArray[np.bool_]]] = {
+    "Pillow polygon, outline=0": _pillow,
+    "cv2.fillPoly, rounded": _fill_rounded,
+    "cv2.fillPoly, shift=16": _fill_shifted,
+    "scikit-image polygon2mask": _scikit_image,
+    "preprocess.masks": _ours,
+}
+
+
+def _polygons(data_dir: str) -> list[Polygon]:
+    source = discover.open_source(data_dir)
+    polygons = []
+    for study in discover.discover(source)[0]:
+        for paths in study.contours.values():
+            for path in paths.values():
+                with source.open(path) as file:
+                    polygons.append(contours.read_contour(file, path))
+    return polygons
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", required=True, help="folder or zip, as python -m preprocess takes it")
+    polygons = _polygons(parser.parse_args().data_dir)
+    areas = [pixel_areas(polygon) for polygon in polygons]
+    print(f"{len(polygons)} contours, inner and outer\n")
+    print("| method | mean area bias | worst | wrong pixels per mask | masks/s |")
+    print("|---|---|---|---|---|")
+    for name, method in _METHODS.items():
+        drawn = [method(polygon) for polygon in polygons]
+        bias = np.array([mask.sum() / exact.sum() - 1 for mask, exact in zip(drawn, areas, strict=True)])
+        wrong = [
+            ((mask != (exact > 0.5)) & (np.abs(exact - 0.5) > 1e-9)).sum()
+            for mask, exact in zip(drawn, areas, strict=True)
+        ]
+        begin = time.perf_counter()
+        for _ in range(_ROUNDS):
+            for polygon in polygons:
+                method(polygon)
+        rate = _ROUNDS * len(polygons) / (time.perf_counter() - begin)
+        worst = bias[np.abs(bias).argmax()]
+        print(f"| {name} | {bias.mean():+.1%} | {worst:+.1%} | {np.mean(wrong):.1f} | {rate:,.0f} |")
+
+
+if __name__ == "__main__":
+    main()

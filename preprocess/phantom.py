@@ -1,0 +1,226 @@
+"""The built-in example: three small studies of a beating left ventricle, drawn from formulas and a seed.
+
+    python -m preprocess.phantom --output_dir=phantom
+
+It has the layout of real data, and one each of the flaws that real data has: a row of ``link.csv`` whose study is not
+there, a contour without an image, an AppleDouble companion of an image, and an image that nobody labeled.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from absl import app, flags
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+from preprocess.study import Polygon
+
+STUDIES = ("PHANTOM001", "PHANTOM002", "PHANTOM003")
+SLICES = 6
+PHASES = 20
+SIZE = 256
+"""Rows and columns."""
+END_SYSTOLE = 8
+"""Phase of the smallest cavity; end-diastole, the largest, is phase 0."""
+
+_SLICE_SPACING_MM = 8.0
+_NOISE = 12.0
+_BACKGROUND, _MUSCLE, _BLOOD = 60.0, 110.0, 420.0
+
+# The image plane is tilted against the scanner's axes, as short-axis planes are: direction cosines of row and column.
+_ROW = (0.8, 0.0, -0.6)
+_COLUMN = (0.36, 0.8, 0.48)
+
+# Elements of type 2: they must be there, and may be empty.
+_EMPTY = (
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "StudyID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "Manufacturer",
+    "PositionReferenceIndicator",
+)
+
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder to create.")
+
+
+def write_phantom(output_dir: pathlib.Path, seed: int = 0) -> None:
+    """Writes ``dicoms``, ``contourfiles`` and ``link.csv`` below ``output_dir``; one seed gives the same bytes always.
+
+    Raises:
+        FileExistsError: ``output_dir`` holds one of them already.
+    """
+    rows = []
+    for index, study_id in enumerate(STUDIES):
+        contour_id = f"PH-{index + 1}"
+        rows.append((study_id, contour_id))
+        _write_study(output_dir, study_id, contour_id, np.random.default_rng([seed, index]))
+    with (output_dir / "link.csv").open("x", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("patient_id", "original_id"))
+        writer.writerows([*rows, ("PHANTOM004", "PH-4")])
+    first = output_dir / "contourfiles" / "PH-1" / "i-contours"
+    source = first / contour_name(1, "i")
+    (first / contour_name(SLICES * PHASES + 1, "i")).write_bytes(source.read_bytes())
+    (output_dir / "dicoms" / STUDIES[0] / "._1.dcm").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        ")
+
+
+def contour_name(number: int, kind: str) -> str:
+    """File name of the contour of one kind on an image."""
+    return f"IM-0001-{number:04d}-{kind}contour-manual.txt"
+
+
+def _write_study(output_dir: pathlib.Path, study_id: str, contour_id: str, rng: np.random.Generator) -> None:
+    images = output_dir / "dicoms" / study_id
+    images.mkdir(parents=True)
+    for kind in "io":
+        (output_dir / "contourfiles" / contour_id / f"{kind}-contours").mkdir(parents=True)
+    heart = Heart(rng)
+    for slice_index in range(SLICES):
+        for phase in range(PHASES):
+            number = slice_index * PHASES + phase + 1
+            pixels = heart.image(slice_index, phase, rng)
+            _dataset(study_id, number, slice_index, phase, heart.spacing_mm, pixels).save_as(
+                images / f"{number}.dcm", enforce_file_format=True
+            )
+            for kind in heart.contoured(phase):
+                folder = output_dir / "contourfiles" / contour_id / f"{kind}-contours"
+                lines = (f"{x:.2f} {y:.2f}\n" for x, y in heart.contour(kind, slice_index, phase))
+                (folder / contour_name(number, kind)).write_text("".join(lines), "ascii")
+
+
+class Heart:
+    """The shape of one heart; lengths in pixels, (0, 0) the outer corner of the top-left pixel."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.spacing_mm = float(rng.choice([1.25, 1.3671875, 1.5]))
+        self._center = rng.uniform(118, 138, 2)
+        self._drift = rng.uniform(-1.5, 1.5, 2)
+        self._radius = rng.uniform(20, 25)
+        self._thickness = rng.uniform(7, 9)
+        self._ejection = rng.uniform(0.22, 0.34)
+        self._lobes = rng.uniform(0.01, 0.05, 3), rng.uniform(0, 2 * math.pi, 3)
+
+    def contoured(self, phase: int) -> Iterator[str]:
+        """The kinds of contour drawn at a phase: both at end-diastole, the inner one at end-systole."""
+        if phase in (0, END_SYSTOLE):
+            yield "i"
+        if phase == 0:
+            yield "o"
+
+    def contour(self, kind: str, slice_index: int, phase: int) -> Polygon:
+        """The outline a reader would draw, its vertices on half pixels: float64 ``(N, 2)``, columns x and y."""
+        angles = np.linspace(0, 2 * math.pi, 240, endpoint=False)
+        radii = self._radii(kind, slice_index, phase, angles)
+        points = self._middle(slice_index) + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        points = np.rint(points * 2) / 2
+        return points[(points != np.roll(points, 1, axis=0)).any(axis=1)]
+
+    def image(self, slice_index: int, phase: int, rng: np.random.Generator) -> npt.NDArray[np.int16]:
+        """``(SIZE, SIZE)``: blood bright, muscle dark, the right ventricle beside the left, and noise."""
+        # A pixel takes the value at its center, half a pixel from its corner.
+        y, x = np.mgrid[:SIZE, :SIZE] + 0.5
+        dx, dy = x - self._middle(slice_index)[0], y - self._middle(slice_index)[1]
+        distance, angle = np.hypot(dx, dy), np.arctan2(dy, dx)
+        outer = self._radii("o", slice_index, phase, angle)
+        body = ((x - SIZE / 2) / 105) ** 2 + ((y - SIZE / 2) / 80) ** 2 < 1
+        values = np.where(body, _BACKGROUND, 0.0)
+        # The right ventricle: a crescent, the part of an ellipse that the left ventricle leaves of it.
+        right = ((dx + 1.35 * outer) / (0.95 * outer)) ** 2 + (dy / (1.25 * outer)) ** 2 < 1
+        values[right] = _BLOOD * 0.9
+        values[distance < outer + 2] = _MUSCLE
+        # One pixel of partial volume at the inner wall.
+        inside = np.clip(self._radii("i", slice_index, phase, angle) - distance + 0.5, 0, 1)
+        values += (_BLOOD - values) * inside
+        values += rng.normal(0, _NOISE, values.shape)
+        return np.rint(np.clip(values, 0, 4095)).astype(np.int16)
+
+    def _middle(self, slice_index: int) -> npt.NDArray[np.float64]:
+        return np.asarray(self._center + self._drift * slice_index)
+
+    def _radii(
+        self, kind: str, slice_index: int, phase: int, angles: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float64]:
+        """Distance of the inner or outer wall from the middle, in each direction."""
+        taper = math.sqrt(1 - (slice_index / (SLICES + 1)) ** 2)
+        beat = math.sin(math.pi * min(phase / END_SYSTOLE, (PHASES - phase) / (PHASES - END_SYSTOLE)) / 2) ** 2
+        base = self._radius * taper
+        inner = base * (1 - self._ejection * beat)
+        # The muscle's area in the slice stays as it is while the cavity shrinks.
+        mean = inner if kind == "i" else math.sqrt(inner**2 + (base + self._thickness) ** 2 - base**2)
+        shape = sum(size * np.cos((n + 2) * angles + turn) for n, (size, turn) in enumerate(zip(*self._lobes, strict=True)))
+        return np.asarray(mean * (1 + shape))
+
+
+def _dataset(
+    study_id: str, number: int, slice_index: int, phase: int, spacing_mm: float, pixels: npt.NDArray[np.int16]
+) -> pydicom.Dataset:
+    """A DICOM file of the MR Image Storage class (PS3.3 A.4)."""
+    normal = np.cross(_ROW, _COLUMN)
+    position = np.array([-120.0, -90.0, 60.0]) - slice_index * _SLICE_SPACING_MM * normal
+    dataset = pydicom.Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = MRImageStorage
+    dataset.SOPInstanceUID = generate_uid(entropy_srcs=[study_id, str(number)])
+    dataset.StudyInstanceUID = generate_uid(entropy_srcs=[study_id, "study"])
+    dataset.SeriesInstanceUID = generate_uid(entropy_srcs=[study_id, "series"])
+    dataset.FrameOfReferenceUID = generate_uid(entropy_srcs=[study_id, "frame"])
+    dataset.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
+    dataset.Modality = "MR"
+    dataset.PatientID = study_id
+    dataset.InstanceNumber = number
+    dataset.SeriesNumber = 1
+    for keyword in _EMPTY:
+        setattr(dataset, keyword, "")
+    dataset.EchoTime = dataset.EchoTrainLength = dataset.RepetitionTime = None
+    dataset.ScanOptions = "CG"
+    dataset.BodyPartExamined = "HEART"
+    dataset.PatientPosition = "HFS"
+    dataset.ScanningSequence = "GR"
+    dataset.SequenceVariant = "SS"
+    dataset.MRAcquisitionType = "2D"
+    dataset.SliceThickness = _SLICE_SPACING_MM
+    dataset.TriggerTime = 45 * phase
+    dataset.NominalInterval = 45 * PHASES
+    dataset.ImagePositionPatient = [round(float(value), 4) for value in position]
+    dataset.ImageOrientationPatient = [*_ROW, *_COLUMN]
+    dataset.PixelSpacing = [spacing_mm, spacing_mm]
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
+    dataset.PixelRepresentation = 1
+    dataset.PixelData = pixels.astype("<i2").tobytes()
+    return dataset
+
+
+def main(argv: Sequence[str]) -> int:
+    """Writes the phantom where the flag says; returns the exit status."""
+    del argv
+    if not _OUTPUT_DIR.value:
+        print("preprocess.phantom: pass --output_dir", file=sys.stderr)
+        return 2
+    try:
+        write_phantom(pathlib.Path(_OUTPUT_DIR.value))
+    except OSError as error:
+        print(f"preprocess.phantom: {error}", file=sys.stderr)
+        return 1
+    print(f"{len(STUDIES)} studies of {SLICES} slices and {PHASES} phases written to {_OUTPUT_DIR.value}")
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main)
