@@ -18,7 +18,6 @@ from pipeline.manifest import DatasetInfo
 from pipeline.order import Positions, Schedule
 from pipeline.records import Index
 
-
 def make_dataset(
     records: str | os.PathLike[str],
     split: str = "train",
@@ -92,7 +91,9 @@ def make_dataset(
     fetch = _Cache(source, info, schedule.count).fetch if source.decoded_bytes(schedule.count) <= cache else source.fetch
     fixed_batch = batch_size if drop_remainder or schedule.share % batch_size == 0 else None
 
-    def load(positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def load(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        positions = tf.numpy_function(schedule.batch, [step], tf.int64, stateful=False)
+        positions.set_shape([None])
         images, masks = fetch(positions)
         images.set_shape((fixed_batch, *info.image_shape))
         masks.set_shape((fixed_batch, *info.mask_shape))
@@ -102,12 +103,12 @@ def make_dataset(
             images = tf.cast(images, tf.float32)
         return images, masks
 
-    batches = tf.data.Dataset.from_generator(schedule.batches, output_signature=tf.TensorSpec([None], tf.int64))
-    batches = batches.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    steps = tf.data.INFINITE_CARDINALITY if schedule.steps is None else schedule.steps
-    batches = batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(tf.data.AUTOTUNE)
+    steps = tf.data.Dataset.counter(start_step)
+    if schedule.steps is not None:
+        steps = steps.take(schedule.steps)
+    batches = steps.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
     options = tf.data.Options()
-    # The shares are made by `shard`; TensorFlow's own sharding would cut the generator's order, or fail to.
+    # The shares are made by `shard`; TensorFlow's own would cut the row of steps, or fail to.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return batches.with_options(options)
 
@@ -119,8 +120,8 @@ class _Source:
         self._paths = tf.constant([os.fspath(pathlib.Path(records, shard)) for shard in index.shards], tf.string)
         self._index = index
         self._shape = info.image_shape
+        self._buffer_bytes = int(index.sizes.max())
         self._image_dtype = tf.as_dtype(info.image_dtype)
-        self._buffer_bytes = int(index.sizes.max(initial=1))
         self._features = {
             schema.IMAGE: tf.io.FixedLenFeature([], tf.string),
             schema.MASK: tf.io.FixedLenFeature([], tf.string),

@@ -145,6 +145,11 @@ class Schedule:
         """Batches from ``start_step`` to the end, None when there is no end."""
         return None if self.epochs is None else self.epochs * self.steps_per_epoch - self.start_step
 
+    def batch(self, step: int) -> Positions:
+        """The record positions of one batch, by its global step, counted from the first epoch's first."""
+        epoch, step = divmod(int(step), self.steps_per_epoch)
+        return self._positions(epoch, step * self.batch_size, (step + 1) * self.batch_size)
+
     def batches(self) -> Iterator[Positions]:
         """Yields each batch's record positions in the split, int64 ``(batch_size,)`` or shorter at an epoch's end."""
         epoch, step = divmod(self.start_step, self.steps_per_epoch)

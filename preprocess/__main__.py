@@ -53,9 +53,8 @@ _OVERWRITE = flags.DEFINE_bool(
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns its exit status."""
     del argv
-    # TensorFlow only writes files here: no GPU is to be looked for, and what it tells of the processor is no news.
+    # TensorFlow only writes files here; what it tells of the processor is no news.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     from preprocess.config import Config
     from preprocess.errors import InputError
     from preprocess.run import run

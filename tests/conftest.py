@@ -1,0 +1,121 @@
+import dataclasses
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+
+from preprocess import phantom
+from preprocess.config import Config
+from preprocess.run import run
+from preprocess.study import ImageHeader, Pair
+from preprocess.writer import RecordsWriter
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def phantom_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("phantom")
+    phantom.write_phantom(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def phantom_records(phantom_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("phantom-records") / "records"
+    run(Config(data_dir=phantom_dir, output_dir=path, split="val=PHANTOM002", num_shards=3))
+    return path
+
+
+@pytest.fixture
+def tree(phantom_dir: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """Two studies of the phantom, flawless: their labeled images, one that is not, and their contours."""
+    root = tmp_path / "tree"
+    for study, contours in (("PHANTOM001", "PH-1"), ("PHANTOM002", "PH-2")):
+        for kind in ("i-contours", "o-contours"):
+            (root / "contourfiles" / contours / kind).mkdir(parents=True)
+        (root / "dicoms" / study).mkdir(parents=True)
+        for number in (1, 9, 10, 21, 29):
+            shutil.copy(phantom_dir / "dicoms" / study / f"{number}.dcm", root / "dicoms" / study)
+            for kind in "io":
+                name = phantom.contour_name(number, kind)
+                source = phantom_dir / "contourfiles" / contours / f"{kind}-contours" / name
+                if source.exists():
+                    shutil.copy(source, root / "contourfiles" / contours / f"{kind}-contours")
+    (root / "link.csv").write_text("patient_id,original_id\nPHANTOM001,PH-1\nPHANTOM002,PH-2\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def real_data() -> pathlib.Path:
+    path = pathlib.Path(os.environ.get("CARDIAC_DATA", ROOT.parent / "shared/data/final_data"))
+    if not path.exists():
+        pytest.skip(f"the real data set is not there ({path}); CARDIAC_DATA names another place")
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_records(real_data: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("real-records") / "records"
+    run(Config(data_dir=real_data, output_dir=path))
+    return path
+
+
+Synthetic = Callable[..., pathlib.Path]
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
+    """Makes records of small random images; equal arguments share one directory."""
+    made: dict[tuple[object, ...], pathlib.Path] = {}
+
+    def make(count: int, shape: tuple[int, int] = (6, 5), dtype: str = "int16", num_shards: int = 3) -> pathlib.Path:
+        key = (count, shape, dtype, num_shards)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("synthetic") / "records"
+            write_synthetic(made[key], *synthetic_arrays(count, shape, dtype), num_shards=num_shards)
+        return made[key]
+
+    return make
+
+
+def synthetic_arrays(
+    count: int, shape: tuple[int, int] = (6, 5), dtype: str = "int16"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images and masks ``(count, H, W)`` that the synthetic records hold, in storage order."""
+    rng = np.random.default_rng(count)
+    if dtype == "float32":
+        images = rng.normal(0, 100, (count, *shape)).astype(np.float32)
+    else:
+        limits = np.iinfo(dtype)
+        images = rng.integers(limits.min, limits.max, (count, *shape), dtype=dtype, endpoint=True)
+    images[:, 0, 0] = np.arange(count)
+    return images, rng.random((count, *shape)) < 0.3
+
+
+def write_synthetic(
+    path: pathlib.Path, images: np.ndarray, masks: np.ndarray, *, num_shards: int = 3, overwrite: bool = False
+) -> None:
+    with RecordsWriter(path, overwrite, images.shape[1:], images.dtype, {"train": len(images)}, num_shards) as writer:
+        for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
+            writer.write("train", synthetic_pair(number), image, mask)
+        writer.publish({"train": ["A"]}, {}, b"")
+
+
+def synthetic_pair(number: int, **header: object) -> Pair:
+    return Pair("A", "B", number, "image", "contour", header_of(instance_number=number, **header), np.zeros((3, 2)), 1, 2)
+
+
+def header_of(**fields: object) -> ImageHeader:
+    plain = ImageHeader(None, None, (6, 5), (0, 1), (1.5, 1.25), None, 3.5, 0.0)
+    return dataclasses.replace(plain, **fields)
+
+
+def contents(directory: pathlib.Path) -> Mapping[str, bytes]:
+    """Every file below a directory, by relative path."""
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }

@@ -1,0 +1,79 @@
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from pipeline import DatasetInfo, RecordsError, schema
+
+from .conftest import Synthetic
+
+
+@pytest.fixture
+def directory(synthetic: Synthetic, tmp_path: pathlib.Path) -> pathlib.Path:
+    return shutil.copytree(synthetic(10), tmp_path / "records")
+
+
+def test_what_a_directory_holds(phantom_records: pathlib.Path) -> None:
+    info = DatasetInfo.load(phantom_records)
+    assert info.cardinality == 36
+    assert info.studies == ("PHANTOM001", "PHANTOM002", "PHANTOM003")
+    assert info.image_shape == info.mask_shape == (256, 256, 1)
+    assert (info.image_dtype, info.mask_dtype) == (np.dtype(np.int16), np.dtype(np.bool_))
+    train = info.splits["train"]
+    assert (train.count, train.studies, len(train.shards)) == (24, ("PHANTOM001", "PHANTOM003"), 3)
+    assert train.steps_per_epoch() == train.steps_per_epoch(batch_size=8) == 3
+    assert (train.steps_per_epoch(7), train.steps_per_epoch(7, drop_remainder=True)) == (4, 3)
+    assert info.settings["contours"] == "i"
+
+
+def test_what_is_dumped_is_read(directory: pathlib.Path) -> None:
+    info = DatasetInfo.read(directory)
+    assert info.dump() == (directory / schema.MANIFEST_FILE).read_bytes()
+
+
+def test_an_absent_directory_says_what_to_do(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(RecordsError, match=r"manifest\.json: missing.*write one with make records"):
+        DatasetInfo.load(tmp_path / "nowhere")
+
+
+def test_a_split_that_is_not_there_names_those_that_are(phantom_records: pathlib.Path) -> None:
+    with pytest.raises(RecordsError, match=r"split 'tset' is not there; these are: train, val"):
+        DatasetInfo.load(phantom_records).split("tset")
+
+
+def test_every_changed_bit_of_the_manifest_is_noticed(directory: pathlib.Path) -> None:
+    path = directory / schema.MANIFEST_FILE
+    text = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in rng.choice(len(text) * 8, 400, replace=False):
+        changed = bytearray(text)
+        changed[place // 8] ^= 1 << place % 8
+        path.write_bytes(changed)
+        with pytest.raises(RecordsError, match="manifest.json"):
+            DatasetInfo.read(directory)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"format": 3}', "[" * 100_000, '{"format": "cardiac-lv-records"}'])
+def test_what_is_no_manifest_is_refused(directory: pathlib.Path, text: str) -> None:
+    (directory / schema.MANIFEST_FILE).write_text(text)
+    with pytest.raises(RecordsError, match="manifest.json"):
+        DatasetInfo.load(directory)
+
+
+def test_a_newer_format_asks_for_an_update(directory: pathlib.Path) -> None:
+    path = directory / schema.MANIFEST_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
+    with pytest.raises(RecordsError, match="schema_version is 99, at most 1 expected; update this package"):
+        DatasetInfo.load(directory)
+
+
+def test_a_missing_or_cut_shard_is_noticed_at_once(directory: pathlib.Path) -> None:
+    shard = directory / DatasetInfo.read(directory).splits["train"].shards[1].name
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(RecordsError, match=rf"{shard.name}: \d+ bytes, \d+ bytes expected"):
+        DatasetInfo.load(directory)
+    shard.unlink()
+    with pytest.raises(RecordsError, match=rf"{shard.name}: missing"):
+        DatasetInfo.load(directory)

@@ -1,0 +1,179 @@
+import itertools
+import math
+import subprocess
+import sys
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from scipy import stats
+
+from pipeline.errors import RecordsError
+from pipeline.order import Schedule, permute, steps_per_epoch
+
+from .conftest import ROOT
+
+
+@pytest.mark.parametrize(
+    ("count", "seed", "epoch", "golden"),
+    [
+        (1, 0, 0, [0]),
+        (10, 0, 0, [9, 5, 2, 1, 3, 0, 7, 8, 4, 6]),
+        (10, 0, 1, [5, 9, 6, 0, 2, 3, 4, 1, 7, 8]),
+        (74, 7, 3, [54, 41, 44, 13, 49, 38, 42, 61, 3, 37]),
+        (10**9, 0, 0, [473209508, 113972087, 526583574, 858307986, 839559884, 900783751, 876812564, 941574198, 84002781, 812332481]),
+        (2**62, 2**128 - 1, 10**6, [1220073222495221954, 3806163388151667348, 204043822526042494, 1939339931966402774, 1080316844785483300, 1002720112526742131, 3821752013524017694, 568824535190998036, 1555126257384132142, 1370439408332532199]),
+    ],
+)
+def test_the_order_is_pinned(count: int, seed: int, epoch: int, golden: list[int]) -> None:
+    assert permute(np.arange(min(count, 10)), count, seed, epoch).tolist() == golden
+
+
+def test_every_count_gives_a_permutation() -> None:
+    for count in range(1, 2001):
+        order = permute(np.arange(count), count, seed=count, epoch=1)
+        assert np.array_equal(np.sort(order), np.arange(count)), count
+
+
+def test_the_order_does_not_depend_on_how_it_is_asked_for() -> None:
+    whole = permute(np.arange(5000), 5000, 3, 2)
+    assert np.array_equal(permute(np.arange(5000)[::-7], 5000, 3, 2), whole[::-7])
+    assert np.concatenate([permute([index], 5000, 3, 2) for index in range(40)]).tolist() == whole[:40].tolist()
+
+
+def test_another_process_agrees() -> None:
+    code = "from pipeline.order import permute; print(permute(range(20), 1000, 5, 6).tolist())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip() == str(permute(np.arange(20), 1000, 5, 6).tolist())
+
+
+def test_epochs_and_seeds_differ() -> None:
+    # 2**32 and (0, 1) would be the same entropy, were seed and epoch words of one list.
+    orders = {
+        tuple(permute(np.arange(30), 30, seed, epoch))
+        for seed in (0, 1, 2, 2**32, 2**64, 2**96)
+        for epoch in (0, 1, 2, 2**32)
+    }
+    assert len(orders) == 24
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 31, 33, 64])
+def test_positions_are_uniform_and_neighbors_independent(count: int) -> None:
+    epochs = 400 * count
+    orders = np.array([permute(np.arange(count), count, 11, epoch) for epoch in range(epochs)])
+    places = np.array([np.bincount(orders[:, index], minlength=count) for index in range(count)])
+    expected = epochs / count
+    # Row and column sums are fixed, so (count - 1)^2 degrees of freedom; the variance of an entry is that of a
+    # permutation matrix, epochs (count - 1) / count^2, hence the factor.
+    statistic = ((places - expected) ** 2 / expected).sum() * (count - 1) / count
+    assert stats.chi2.sf(statistic, (count - 1) ** 2) > 1e-4
+
+    following = np.zeros((count, count))
+    np.add.at(following, (orders[:, :-1].ravel(), orders[:, 1:].ravel()), 1)
+    pairs = following[~np.eye(count, dtype=bool)]
+    assert stats.chisquare(pairs).pvalue > 1e-4
+
+
+def test_every_permutation_of_four_is_as_frequent() -> None:
+    orders = np.array([permute(np.arange(4), 4, 5, epoch) for epoch in range(24 * 300)])
+    seen, counts = np.unique(orders, axis=0, return_counts=True)
+    assert len(seen) == math.factorial(4)
+    assert stats.chisquare(counts).pvalue > 1e-4
+
+
+schedules = st.builds(
+    dict,
+    count=st.integers(1, 60),
+    batch_size=st.integers(1, 20),
+    shuffle=st.booleans(),
+    seed=st.integers(0, 5),
+    epochs=st.integers(0, 3),
+    drop_remainder=st.booleans(),
+    start_step=st.integers(0, 30),
+    shard=st.none() | st.integers(1, 4).flatmap(lambda n: st.tuples(st.integers(0, n - 1), st.just(n))),
+)
+
+
+def plainly(
+    count: int,
+    batch_size: int,
+    shuffle: bool,
+    seed: int,
+    epochs: int,
+    drop_remainder: bool,
+    start_step: int,
+    shard: tuple[int, int] | None,
+) -> list[list[int]]:
+    """The schedule, said in the words of its definition."""
+    index, workers = shard or (0, 1)
+    batches = []
+    for epoch in range(epochs):
+        order = permute(np.arange(count), count, seed, epoch).tolist() if shuffle else list(range(count))
+        share = order[index :: workers][: count // workers]
+        made = [share[first : first + batch_size] for first in range(0, len(share), batch_size)]
+        batches += [batch for batch in made if len(batch) == batch_size or not drop_remainder]
+    return batches[start_step:]
+
+
+@hypothesis.given(schedules)
+def test_a_schedule_is_what_its_definition_says(arguments: dict) -> None:
+    share = arguments["count"] // (arguments["shard"] or (0, 1))[1]
+    steps = steps_per_epoch(share, arguments["batch_size"], arguments["drop_remainder"])
+    if steps == 0 or arguments["start_step"] > arguments["epochs"] * steps:
+        with pytest.raises(RecordsError):
+            Schedule(**arguments)
+        return
+    schedule = Schedule(**arguments)
+    batches = [batch.tolist() for batch in schedule.batches()]
+    assert batches == plainly(**arguments)
+    assert len(batches) == schedule.steps
+    start = schedule.start_step
+    assert [schedule.batch(step).tolist() for step in range(start, start + len(batches))] == batches
+
+
+def test_blocks_are_not_seen_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = [batch.tolist() for batch in Schedule(1000, 7, epochs=2, start_step=5).batches()]
+    monkeypatch.setattr("pipeline.order._BLOCK", 16)
+    assert [batch.tolist() for batch in Schedule(1000, 7, epochs=2, start_step=5).batches()] == whole
+
+
+def test_workers_together_see_every_record_once() -> None:
+    for workers in (2, 3, 5):
+        seen = [
+            position
+            for index in range(workers)
+            for batch in Schedule(30, 4, seed=2, epochs=1, shard=(index, workers)).batches()
+            for position in batch.tolist()
+        ]
+        assert sorted(seen) == list(range(30))
+
+
+def test_without_end_it_goes_on() -> None:
+    schedule = Schedule(5, 2)
+    assert schedule.steps is None
+    assert len(list(itertools.islice(schedule.batches(), 100))) == 100
+
+
+def test_an_epoch_of_a_billion_begins_anywhere() -> None:
+    schedule = Schedule(10**9, 8, start_step=10**9 // 8 * 3 - 1)
+    batch = next(schedule.batches())
+    assert batch.tolist() == permute(np.arange(10**9 - 8, 10**9), 10**9, 0, 2).tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, r"batch_size is 0, at least 1 expected"),
+        ({"seed": -1}, r"seed is -1, at least 0 expected"),
+        ({"start_step": -1}, r"start_step is -1, at least 0"),
+        ({"epochs": -1}, r"epochs is -1, at least 0 expected; None cycles"),
+        ({"shard": (2, 2)}, r"shard is \(2, 2\), \(index, count\) with 0 <= index < count"),
+        ({"shard": (0, 11)}, r"10 records leave none for each of 11 workers"),
+        ({"batch_size": 11, "drop_remainder": True}, r"no batch of 11 can be made of 10 records; lower batch_size"),
+        ({"epochs": 2, "start_step": 5}, r"start_step is 5, at most 4 expected: 2 epochs of 2 steps"),
+    ],
+)
+def test_arguments_out_of_range_say_so(arguments: dict, message: str) -> None:
+    with pytest.raises(RecordsError, match=message):
+        Schedule(count=10, **arguments)

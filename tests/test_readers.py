@@ -1,0 +1,274 @@
+import gc
+import itertools
+import multiprocessing
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import threading
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline import DatasetInfo, RecordsError, iterate_batches, make_dataset
+
+from .conftest import ROOT, Synthetic, synthetic_arrays, write_synthetic
+from .test_order import plainly, schedules
+
+
+def both(records: pathlib.Path, **arguments: object) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The batches of both readers, found equal to the bit."""
+    ours = list(iterate_batches(records, **arguments))
+    theirs = list(make_dataset(records, **arguments).as_numpy_iterator())
+    for (images, masks), (tf_images, tf_masks) in zip(ours, theirs, strict=True):
+        assert images.dtype == tf_images.dtype
+        assert masks.dtype == tf_masks.dtype == np.bool_
+        assert np.array_equal(images, tf_images)
+        assert np.array_equal(masks, tf_masks)
+    return ours
+
+
+@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.given(
+    arguments=schedules,
+    image_dtype=st.sampled_from(["float32", None]),
+    cache=st.sampled_from([0, 1 << 30]),
+    prefetch=st.integers(0, 3),
+)
+def test_both_give_the_records_that_the_schedule_names(
+    synthetic: Synthetic, arguments: dict, image_dtype: str | None, cache: int, prefetch: int
+) -> None:
+    # Few counts, so that few directories are written.
+    arguments["count"] = (1, 7, 16, 33)[arguments["count"] % 4]
+    count, directory = arguments["count"], synthetic(arguments["count"])
+    images, masks = synthetic_arrays(count)
+    rest = {key: value for key, value in arguments.items() if key != "count"}
+    try:
+        ours = iterate_batches(directory, image_dtype=image_dtype, prefetch=prefetch, **rest)
+    except RecordsError as error:
+        with pytest.raises(RecordsError) as raised:
+            make_dataset(directory, image_dtype=image_dtype, cache=cache, **rest)
+        assert str(raised.value) == str(error)
+        return
+    theirs = make_dataset(directory, image_dtype=image_dtype, cache=cache, **rest)
+    expected = plainly(**arguments)
+    assert len(ours) == len(expected) == theirs.cardinality()
+    for found in (list(ours), list(theirs.as_numpy_iterator())):
+        assert len(found) == len(expected)
+        for (found_images, found_masks), positions in zip(found, expected, strict=True):
+            assert found_images.dtype == (np.float32 if image_dtype else np.int16)
+            assert found_masks.dtype == np.bool_
+            assert np.array_equal(found_images, images[positions][..., None].astype(found_images.dtype))
+            assert np.array_equal(found_masks, masks[positions][..., None])
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "int32", "float32"])
+@pytest.mark.parametrize("image_dtype", ["float32", None])
+def test_every_stored_dtype(synthetic: Synthetic, dtype: str, image_dtype: str | None) -> None:
+    directory = synthetic(9, dtype=dtype)
+    images, _ = synthetic_arrays(9, dtype=dtype)
+    batches = both(directory, epochs=1, shuffle=False, image_dtype=image_dtype)
+    found = np.concatenate([batch for batch, _ in batches])
+    assert found.dtype == (image_dtype or dtype)
+    assert np.array_equal(found[..., 0], images.astype(found.dtype))
+
+
+def test_standardized_images_have_zero_mean_and_unit_variance(synthetic: Synthetic, tmp_path: pathlib.Path) -> None:
+    images, masks = synthetic_arrays(9, (40, 40), "int32")
+    # A large offset under small variance is what float32 sums get wrong.
+    images = 1_000_000 + images % 7
+    images[3] = 5
+    write_synthetic(tmp_path / "records", images, masks)
+    ours = np.concatenate([batch for batch, _ in iterate_batches(tmp_path / "records", epochs=1, standardize=True)])
+    dataset = make_dataset(tmp_path / "records", epochs=1, standardize=True)
+    theirs = np.concatenate([batch for batch, _ in dataset.as_numpy_iterator()])
+    assert ours.dtype == theirs.dtype == np.float32
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    constant = (ours == 0).all(axis=(1, 2, 3))
+    assert constant.sum() == 1
+    np.testing.assert_allclose(ours[~constant].mean(axis=(1, 2, 3), dtype=np.float64), 0, atol=1e-6)
+    np.testing.assert_allclose(ours[~constant].std(axis=(1, 2, 3), dtype=np.float64), 1, atol=1e-6)
+
+
+def test_standardize_agrees_with_tensorflow(synthetic: Synthetic) -> None:
+    plain = next(iter(iterate_batches(synthetic(9))))[0]
+    found = next(iter(iterate_batches(synthetic(9), standardize=True)))[0]
+    np.testing.assert_allclose(found, tf.image.per_image_standardization(plain), atol=1e-4)
+
+
+def test_batches_belong_to_the_caller(synthetic: Synthetic) -> None:
+    for prefetch in (0, 2):
+        batches = list(iterate_batches(synthetic(16), batch_size=4, epochs=1, prefetch=prefetch))
+        for images, masks in batches:
+            assert images.flags.writeable
+            assert masks.flags.writeable
+            images[:], masks[:] = -1, True
+        for one, other in itertools.combinations(batches, 2):
+            assert not np.shares_memory(one[0], other[0])
+        again = next(iter(iterate_batches(synthetic(16), batch_size=4, epochs=1, prefetch=prefetch)))
+        assert (again[0] != -1).any()
+
+
+def test_iterating_again_gives_the_same(synthetic: Synthetic) -> None:
+    batches = iterate_batches(synthetic(16), batch_size=3, epochs=2, start_step=2)
+    first, second = list(batches), list(batches)
+    assert len(first) == len(second) == len(batches) == 10
+    assert all(np.array_equal(one[0], other[0]) for one, other in zip(first, second, strict=True))
+    dataset = make_dataset(synthetic(16), batch_size=3, epochs=2, start_step=2)
+    for one, (images, _), (again, _) in zip(
+        first, dataset.as_numpy_iterator(), dataset.as_numpy_iterator(), strict=True
+    ):
+        assert np.array_equal(one[0], images)
+        assert np.array_equal(one[0], again)
+
+
+def test_without_end(synthetic: Synthetic) -> None:
+    batches = iterate_batches(synthetic(16))
+    with pytest.raises(TypeError, match="epochs=None cycles for ever and has no len"):
+        len(batches)
+    dataset = make_dataset(synthetic(16))
+    assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+    assert len(list(itertools.islice(batches, 9))) == len(list(dataset.take(9))) == 9
+
+
+def test_known_shapes_where_they_are_known(synthetic: Synthetic) -> None:
+    assert make_dataset(synthetic(16)).element_spec[0] == tf.TensorSpec((8, 6, 5, 1), tf.float32)
+    assert make_dataset(synthetic(16), drop_remainder=True, batch_size=5).element_spec[1] == tf.TensorSpec(
+        (5, 6, 5, 1), tf.bool
+    )
+    assert make_dataset(synthetic(16), batch_size=5, image_dtype=None).element_spec[0] == tf.TensorSpec(
+        (None, 6, 5, 1), tf.int16
+    )
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 3])
+def test_leaving_early_leaves_nothing_behind(synthetic: Synthetic, prefetch: int) -> None:
+    gc.collect()
+    threads, descriptors = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        for _ in iterate_batches(synthetic(16), batch_size=2, prefetch=prefetch):
+            break
+        iterator = iter(iterate_batches(synthetic(16), batch_size=2, prefetch=prefetch))
+        next(iterator)
+        del iterator
+    gc.collect()
+    assert threading.active_count() == threads
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_a_damaged_record_is_named_where_it_comes(
+    synthetic: Synthetic, tmp_path: pathlib.Path, prefetch: int
+) -> None:
+    directory = shutil.copytree(synthetic(10), tmp_path / "records")
+    shard = directory / "lv-train.tfrecord-00001-of-00003"
+    offset = int(shard.with_name(shard.name + ".idx").read_text().split()[2])
+    changed = bytearray(shard.read_bytes())
+    changed[offset + 60] ^= 1
+    shard.write_bytes(changed)
+    first = len(list(np.loadtxt(directory / "lv-train.tfrecord-00000-of-00003.idx", ndmin=2)))
+
+    iterator = iter(iterate_batches(directory, batch_size=1, shuffle=False, epochs=1, prefetch=prefetch))
+    for _ in range(first + 1):
+        next(iterator)
+    with pytest.raises(RecordsError, match=rf"{shard.name}: record 1 at byte {offset}: CRC-32C does not match"):
+        next(iterator)
+    unchecked = iterate_batches(directory, batch_size=1, epochs=1, check_crc=False, prefetch=prefetch)
+    assert len(list(unchecked)) == 10
+    with pytest.raises(tf.errors.DataLossError):
+        list(make_dataset(directory, shuffle=False, epochs=1))
+
+
+def test_a_shard_that_shrinks_while_it_is_read(synthetic: Synthetic, tmp_path: pathlib.Path) -> None:
+    directory = shutil.copytree(synthetic(10), tmp_path / "records")
+    iterator = iter(iterate_batches(directory, batch_size=1, shuffle=False, prefetch=0))
+    next(iterator)
+    for shard in directory.glob("*-of-00003"):
+        os.truncate(shard, 100)
+    with pytest.raises(RecordsError, match=r"tfrecord-0000.-of-00003: record \d at byte \d+: the shard ends within"):
+        next(iterator)
+
+
+def test_bytes_of_another_format_are_not_taken_for_pixels(synthetic: Synthetic, tmp_path: pathlib.Path) -> None:
+    directory = shutil.copytree(synthetic(10), tmp_path / "records")
+    shard = directory / "lv-train.tfrecord-00000-of-00003"
+    changed = bytearray(shard.read_bytes())
+    changed[12 + 3] ^= 1
+    shard.write_bytes(changed)
+    with pytest.raises(RecordsError, match="the bytes around image and mask are not those of this format"):
+        list(iterate_batches(directory, shuffle=False, epochs=1, check_crc=False))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"split": "test"}, "split 'test' is not there; these are: train"),
+        ({"image_dtype": "float16"}, "image_dtype is 'float16', \"float32\" or None expected"),
+        ({"image_dtype": None, "standardize": True}, "standardize gives float32"),
+        ({"batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_wrong_arguments_say_what_would_be_right(synthetic: Synthetic, arguments: dict, message: str) -> None:
+    for reader in (iterate_batches, make_dataset):
+        with pytest.raises(RecordsError, match=message):
+            reader(synthetic(10), **arguments)
+
+
+def test_arguments_of_one_reader(synthetic: Synthetic) -> None:
+    with pytest.raises(RecordsError, match="prefetch is -1, at least 0 expected"):
+        iterate_batches(synthetic(10), prefetch=-1)
+    with pytest.raises(RecordsError, match="cache is -1, at least 0 expected"):
+        make_dataset(synthetic(10), cache=-1)
+    with pytest.raises(RecordsError, match="check_crc=False is for iterate_batches"):
+        make_dataset(synthetic(10), check_crc=False)
+
+
+def test_reading_needs_no_tensorflow(synthetic: Synthetic) -> None:
+    code = (
+        "import sys, pipeline; from pipeline import iterate_batches, DatasetInfo; import pipeline.verify\n"
+        f"next(iter(iterate_batches({str(synthetic(10))!r})))\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not {"tensorflow", "keras", "pydicom", "cv2", "absl", "preprocess"} & set(result.stdout.split())
+    assert {"pipeline", "numpy", "crc32c"} <= set(result.stdout.split())
+
+
+def _sum_of_first(directory: pathlib.Path) -> float:
+    return float(next(iter(iterate_batches(directory)))[0].sum())
+
+
+def test_spawned_workers_agree(synthetic: Synthetic) -> None:
+    directory = synthetic(10)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(_sum_of_first, (directory,)) == _sum_of_first(directory)
+
+
+def test_keras_trains_without_a_warning(phantom_records: pathlib.Path) -> None:
+    """In a process of its own, whose whole output is looked at: TensorFlow warns past Python's warnings."""
+    steps = DatasetInfo.load(phantom_records).splits["train"].steps_per_epoch(8)
+    code = f"""
+import warnings
+warnings.simplefilter("error")
+import keras
+from pipeline import make_dataset
+model = keras.Sequential([keras.Input((256, 256, 1)), keras.layers.Conv2D(1, 1, activation="sigmoid")])
+model.compile("adam", "binary_crossentropy")
+train = make_dataset({str(phantom_records)!r}, standardize=True)
+val = make_dataset({str(phantom_records)!r}, split="val", shuffle=False, epochs=1, standardize=True)
+history = model.fit(train, epochs=2, steps_per_epoch={steps}, validation_data=val, shuffle=False, verbose=0)
+finite = make_dataset({str(phantom_records)!r}, epochs=1)
+model.fit(finite, epochs=2, shuffle=False, verbose=0)
+print("epochs", len(history.history["val_loss"]))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["epochs", "2"]
+    # Lines that begin with I inform; what TensorFlow says when it starts is about the machine, not the data.
+    starting = ("All log messages before absl", "cuInit", "To enable the following instructions")
+    said = [line for line in result.stderr.splitlines() if not any(words in line for words in starting)]
+    assert [line for line in said if line and not line.startswith("I0000 ")] == []

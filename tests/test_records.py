@@ -1,0 +1,107 @@
+import os
+import pathlib
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline import records, schema
+from pipeline.errors import RecordsError
+from pipeline.manifest import DatasetInfo
+from pipeline.records import Index, Layout, RecordReader
+
+from .conftest import Synthetic, synthetic_arrays
+
+
+def example(image: bytes, mask: bytes, meta: dict[str, bytes]) -> bytes:
+    values = {schema.IMAGE: image, schema.MASK: mask, **meta}
+    feature = {key: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value])) for key, value in values.items()}
+    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString(deterministic=True)
+
+
+@hypothesis.given(
+    image_bytes=st.integers(1, 70_000), mask_bytes=st.integers(1, 35_000), meta=st.binary(max_size=40_000)
+)
+def test_the_layout_is_where_protobuf_puts_the_pixels(image_bytes: int, mask_bytes: int, meta: bytes) -> None:
+    image, mask = b"\xab" * image_bytes, b"\x01" * mask_bytes
+    data = example(image, mask, {schema.STUDY_ID: meta})
+    layout = Layout(image_bytes, mask_bytes)
+    assert data.startswith(layout.head(len(data)) + image + layout.gap + mask)
+
+
+def test_data_too_short_for_its_pixels_says_so() -> None:
+    with pytest.raises(RecordsError, match="20 bytes of data cannot hold an image of 60"):
+        Layout(60, 30).head(20)
+
+
+@hypothesis.given(st.lists(st.binary(max_size=300), max_size=5))
+def test_frames_are_those_that_tensorflow_writes(datas: list[bytes]) -> None:
+    # Not tmp_path: hypothesis runs many examples in one test.
+    path = pathlib.Path(os.environ.get("PYTEST_TMP", "/tmp")) / f"frames-{os.getpid()}"
+    try:
+        with tf.io.TFRecordWriter(os.fspath(path)) as writer:
+            for data in datas:
+                writer.write(data)
+        scanned = list(records.scan(path))
+        assert [data for _, data in scanned] == datas
+        assert [offset for offset, _ in scanned] == np.cumsum([0, *(len(data) + 16 for data in datas)])[:-1].tolist()
+    finally:
+        path.unlink()
+
+
+@pytest.mark.parametrize("dtype", schema.IMAGE_DTYPES)
+def test_records_are_read_by_position(synthetic: Synthetic, dtype: str) -> None:
+    directory = synthetic(20, dtype=dtype)
+    images, masks = synthetic_arrays(20, dtype=dtype)
+    info = DatasetInfo.load(directory)
+    positions = np.array([19, 0, 7, 6, 13, 7])
+    found_images = np.empty((6, *info.image_shape), info.image_dtype)
+    found_masks = np.empty((6, *info.mask_shape), np.bool_)
+    with RecordReader(directory, info, Index.load(directory, info, "train")) as reader:
+        reader.read(positions, found_images, found_masks)
+    assert np.array_equal(found_images[..., 0], images[positions])
+    assert np.array_equal(found_masks[..., 0], masks[positions])
+
+
+def test_many_shards_need_few_descriptors(synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.records._OPEN_SHARDS", 2)
+    directory = synthetic(20, num_shards=10)
+    images, _ = synthetic_arrays(20)
+    info = DatasetInfo.load(directory)
+    found = np.empty((20, *info.image_shape), info.image_dtype)
+    before = len(os.listdir("/proc/self/fd"))
+    with RecordReader(directory, info, Index.load(directory, info, "train")) as reader:
+        reader.read(np.arange(20)[::-1], found, np.empty((20, *info.mask_shape), np.bool_))
+        assert len(os.listdir("/proc/self/fd")) == before + 2
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert np.array_equal(found[::-1, ..., 0], images)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("", 1),
+        ("0 10\n", 2),
+        ("0 10\n10 11\n", 2),
+        ("1 19\n", 1),
+        ("0 10\n11 9\n", 2),
+        ("0 10 3\n10 10 3\n", 2),
+        ("0\n", 1),
+        ("a b\n", 1),
+        ("# 0 20\n", 1),
+        ("0 99999999999999999999\n", 1),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:loadtxt. input contained no data")
+def test_an_index_that_does_not_fit_its_shard_is_refused(tmp_path: pathlib.Path, text: str, count: int) -> None:
+    path = tmp_path / "shard.idx"
+    path.write_text(text)
+    with pytest.raises(RecordsError, match=r"shard\.idx: .*write the records anew"):
+        records.read_index(path, count, 20)
+
+
+def test_a_missing_index_is_named(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(RecordsError, match=r"shard\.idx: cannot be read as an index"):
+        records.read_index(tmp_path / "shard.idx", 1, 20)

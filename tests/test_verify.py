@@ -1,0 +1,172 @@
+import pathlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+import tensorflow as tf
+
+from pipeline import verify
+from pipeline.manifest import DatasetInfo
+from pipeline.records import Index
+
+from .conftest import ROOT, Synthetic, contents
+
+
+@pytest.fixture
+def directory(synthetic: Synthetic, tmp_path: pathlib.Path) -> pathlib.Path:
+    return shutil.copytree(synthetic(10), tmp_path / "records")
+
+
+def shards(directory: pathlib.Path) -> list[pathlib.Path]:
+    return [directory / shard.name for shard in DatasetInfo.read(directory).splits["train"].shards]
+
+
+def test_a_whole_directory_has_no_faults(directory: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(verify.faults(directory)) == []
+    assert verify.main([str(directory)]) == 0
+    assert capsys.readouterr().out == f"{directory}: 10 records in 3 shards, every checksum and count holds\n"
+
+
+def cut_between_records(directory: pathlib.Path) -> str:
+    shard = shards(directory)[0]
+    index = Index.load(directory, DatasetInfo.read(directory), "train")
+    shard.write_bytes(shard.read_bytes()[: index.offsets[1]])
+    return shard.name
+
+
+def cut_within_a_header(directory: pathlib.Path) -> str:
+    shard = shards(directory)[1]
+    index = Index.load(directory, DatasetInfo.read(directory), "train")
+    shard.write_bytes(shard.read_bytes()[: index.offsets[1] + 5])
+    return shard.name
+
+
+def extended(directory: pathlib.Path) -> str:
+    shard = shards(directory)[0]
+    shard.write_bytes(shard.read_bytes() + b"\0")
+    return shard.name
+
+
+def extended_by_a_record(directory: pathlib.Path) -> str:
+    one, other = shards(directory)[:2]
+    one.write_bytes(one.read_bytes() + other.read_bytes())
+    return one.name
+
+
+def emptied(directory: pathlib.Path) -> str:
+    shards(directory)[2].write_bytes(b"")
+    return shards(directory)[2].name
+
+
+def swapped(directory: pathlib.Path) -> str:
+    one, _, other = shards(directory)
+    contents = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(contents)
+    return one.name
+
+
+def renamed(directory: pathlib.Path) -> str:
+    shard = shards(directory)[0]
+    shard.rename(shard.with_name("lv-train.tfrecord-00003-of-00004"))
+    return shard.name
+
+
+def missing(directory: pathlib.Path) -> str:
+    shards(directory)[1].unlink()
+    return shards(directory)[1].name
+
+
+def missing_index(directory: pathlib.Path) -> str:
+    path = shards(directory)[1].with_name(shards(directory)[1].name + ".idx")
+    path.unlink()
+    return path.name
+
+
+def added(directory: pathlib.Path) -> str:
+    (directory / "lv-train.tfrecord-00009-of-00003").write_bytes(b"")
+    return "lv-train.tfrecord-00009-of-00003"
+
+
+def no_manifest(directory: pathlib.Path) -> str:
+    (directory / "manifest.json").unlink()
+    return "manifest.json"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_between_records,
+        cut_within_a_header,
+        extended,
+        extended_by_a_record,
+        emptied,
+        swapped,
+        renamed,
+        missing,
+        missing_index,
+        added,
+        no_manifest,
+    ],
+)
+def test_damage_is_found_and_its_file_named(
+    directory: pathlib.Path, damage: Callable[[pathlib.Path], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = damage(directory)
+    assert verify.main([str(directory)]) == 1
+    assert f"{directory / name}: " in capsys.readouterr().out
+
+
+@hypothesis.settings(max_examples=60, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(st.data())
+def test_one_flipped_bit_anywhere_is_found(directory: pathlib.Path, data: st.DataObject) -> None:
+    name, content = data.draw(st.sampled_from([item for item in sorted(contents(directory).items()) if item[1]]))
+    bit = data.draw(st.integers(0, len(content) * 8 - 1))
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    (directory / name).write_bytes(changed)
+    try:
+        assert any(name in fault for fault in verify.faults(directory))
+    finally:
+        (directory / name).write_bytes(content)
+
+
+def rewritten(directory: pathlib.Path, change: Callable[[tf.train.Example], object]) -> list[str]:
+    """The faults of the record alone, once a shard's first example was changed and framed anew."""
+    shard = shards(directory)[0]
+    datas = [record.numpy() for record in tf.data.TFRecordDataset(str(shard))]
+    first = tf.train.Example.FromString(datas[0])
+    change(first)
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        for data in [first.SerializeToString(deterministic=True), *datas[1:]]:
+            writer.write(data)
+    return [fault for fault in verify.faults(directory) if "record at byte 0" in fault]
+
+
+def test_a_mask_with_other_values_is_found(directory: pathlib.Path) -> None:
+    def change(first: tf.train.Example) -> None:
+        value = first.features.feature["mask"].bytes_list.value
+        value[0] = b"\x02" + value[0][1:]
+
+    assert "mask holds a value other than 0 and 1" in rewritten(directory, change)[0]
+
+
+def test_a_record_of_another_format_is_found(directory: pathlib.Path) -> None:
+    faults = rewritten(directory, lambda first: first.features.feature["imagf"].bytes_list.value.append(b""))
+    assert "not those of this format" in faults[0]
+
+
+def test_as_a_command(directory: pathlib.Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pipeline.verify", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+    assert run(str(directory)).returncode == 0
+    assert run(str(directory / "nowhere")).returncode == 1
+    assert run().returncode == 2
+    assert run(str(directory), "more").returncode == 2
+    assert run("--help").returncode == 0
