@@ -20,20 +20,12 @@ import PIL.ImageDraw
 import shapely
 import skimage.draw
 
+from benchmarks.exact import pixel_areas
 from preprocess import contours, discover, masks
 from preprocess.study import Polygon
 
 _SHAPE = (256, 256)
 _ROUNDS = 5
-
-
-def pixel_areas(polygon: Polygon, shape: tuple[int, int] = _SHAPE) -> npt.NDArray[np.float64]:
-    """Area of each pixel that lies inside the polygon, exact: float64 ``(H, W)``, from 0 to 1."""
-    inside = shapely.make_valid(shapely.Polygon(polygon))
-    shapely.prepare(inside)
-    x, y = np.meshgrid(np.arange(shape[1]), np.arange(shape[0]))
-    areas: npt.NDArray[np.float64] = shapely.area(shapely.intersection(inside, shapely.box(x, y, x + 1, y + 1)))
-    return areas
 
 
 def _pillow(polygon: Polygon) -> npt.NDArray[np.bool_]:
@@ -85,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", required=True, help="folder or zip, as python -m preprocess takes it")
     polygons = _polygons(parser.parse_args().data_dir)
-    areas = [pixel_areas(polygon) for polygon in polygons]
+    areas = [pixel_areas(shapely.make_valid(shapely.Polygon(polygon)), _SHAPE) for polygon in polygons]
     print(f"{len(polygons)} contours, inner and outer\n")
     print("| method | mean area bias | worst | wrong pixels per mask | masks/s |")
     print("|---|---|---|---|---|")

@@ -52,6 +52,8 @@ def read_contour(file: BinaryIO, path: str) -> Polygon:
     distinct = np.unique(polygon, axis=0)
     if len(distinct) < 3:
         raise InputError(path, f"{len(distinct)} distinct points, at least 3 expected", "degenerate_contour")
-    if np.linalg.matrix_rank(distinct - distinct[0]) < 2:
+    # Scaled first: the difference of two numbers near 1e308 is not finite.
+    scaled = distinct / np.abs(distinct).max()
+    if np.linalg.matrix_rank(scaled - scaled[0]) < 2:
         raise InputError(path, "all points lie on one line", "degenerate_contour")
     return polygon

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -63,7 +64,9 @@ def read_header(file: BinaryIO, path: str, max_image_pixels: int) -> ImageHeader
     Raises:
         InputError: ``unreadable_image`` or ``unsupported_image``.
     """
-    return _header(_read(file, path, stop_before_pixels=True, specific_tags=_HEADER_KEYWORDS), path, max_image_pixels)
+    with _silent():
+        dataset = _read(file, path, stop_before_pixels=True, specific_tags=_HEADER_KEYWORDS)
+        return _header(dataset, path, max_image_pixels)
 
 
 def read_pixels(file: BinaryIO, path: str, max_image_pixels: int) -> npt.NDArray[np.generic]:
@@ -82,21 +85,22 @@ def read_pixels(file: BinaryIO, path: str, max_image_pixels: int) -> npt.NDArray
     Raises:
         InputError: ``unreadable_image`` or ``unsupported_image``.
     """
-    dataset = _read(file, path)
-    _header(dataset, path, max_image_pixels)
-    if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise _unsupported(path, "it has no pixels")
-    _check_codec(dataset, path)
-    with _foreign_code(path, "the pixels cannot be decoded"):
-        pixels = pixel_array(dataset)
-        if "ModalityLUTSequence" in dataset:
-            return apply_modality_lut(pixels, dataset)
-    slope, intercept = _rescale(dataset, path)
-    if (slope, intercept) == (1, 0):
-        return pixels
-    if slope.is_integer() and intercept.is_integer() and _stored_range(dataset, path) is not None:
-        return pixels.astype(np.int64) * int(slope) + int(intercept)
-    return pixels.astype(np.float64) * slope + intercept
+    with _silent():
+        dataset = _read(file, path)
+        header = _header(dataset, path, max_image_pixels)
+        if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+            raise _unsupported(path, "it has no pixels")
+        _check_codec(dataset, path)
+        with _foreign_code(path, "the pixels cannot be decoded"):
+            pixels = pixel_array(dataset)
+            if "ModalityLUTSequence" in dataset:
+                return apply_modality_lut(pixels, dataset)
+        slope, intercept = _rescale(dataset, path)
+        if (slope, intercept) == (1, 0):
+            return pixels
+        if header.value_range is not None:
+            return pixels.astype(np.int64) * int(slope) + int(intercept)
+        return pixels.astype(np.float64) * slope + intercept
 
 
 def smallest_dtype(headers: Iterable[ImageHeader]) -> tuple[np.dtype[Any], bool]:
@@ -255,16 +259,28 @@ def _unsupported(path: str, detail: str) -> InputError:
 
 
 @contextlib.contextmanager
-def _foreign_code(path: str, detail: str) -> Iterator[None]:
-    """Makes whatever pydicom and its codecs raise on a bad file an error about that file.
-
-    They raise nearly every built-in exception, so there is no shorter list; our own code stays outside this block. Their
-    messages quote the header, and so does what they warn of, so neither is passed on.
-    """
+def _silent() -> Iterator[None]:
+    """Keeps pydicom from warning and logging: both quote the header, and neither names the file."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings(), pydicom.config.disable_value_validation():
             warnings.simplefilter("ignore")
             yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _foreign_code(path: str, detail: str) -> Iterator[None]:
+    """Makes whatever pydicom and its codecs raise on a bad file an error about that file.
+
+    They raise nearly every built-in exception, so there is no shorter list; our own code stays outside this block. Their
+    messages quote the header, so they are not passed on.
+    """
+    try:
+        yield
     except InputError:
         raise
     except Exception as error:

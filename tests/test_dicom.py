@@ -1,0 +1,304 @@
+import io
+import math
+import pathlib
+import warnings
+from collections.abc import Callable
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.uid import UID, EnhancedMRImageStorage, RLELossless
+
+from preprocess import dicom
+from preprocess.errors import InputError
+
+LIMIT = 1 << 24
+
+
+def pixels_of(name: str) -> np.ndarray:
+    with open(get_testdata_file(name), "rb") as file:
+        return dicom.read_pixels(file, name, LIMIT)
+
+
+def header_of(name: str) -> dicom.ImageHeader:
+    with open(get_testdata_file(name), "rb") as file:
+        return dicom.read_header(file, name, LIMIT)
+
+
+def changed(change: Callable[[pydicom.FileDataset], object], name: str = "MR_small.dcm") -> io.BytesIO:
+    """A sample file of pydicom's with something changed."""
+    dataset = pydicom.dcmread(get_testdata_file(name))
+    change(dataset)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset.save_as(buffer)
+    buffer.seek(0)
+    return buffer
+
+
+def setting(**elements: object) -> Callable[[pydicom.FileDataset], object]:
+    def change(dataset: pydicom.FileDataset) -> None:
+        with pydicom.config.disable_value_validation():
+            for keyword, value in elements.items():
+                if isinstance(value, bytes):
+                    # As it comes from a file: pydicom refuses to be given what is no number.
+                    tag = pydicom.tag.Tag(keyword)
+                    dataset[tag] = RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
+                else:
+                    setattr(dataset, keyword, value)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MR_small_implicit.dcm",
+        "MR_small_bigendian.dcm",
+        "MR_small_padded.dcm",
+        "MR_small_RLE.dcm",
+        "MR_small_jp2klossless.dcm",
+        "MR_small_jpeg_ls_lossless.dcm",
+    ],
+)
+def test_one_image_in_many_encodings(name: str) -> None:
+    expected = pydicom.dcmread(get_testdata_file("MR_small.dcm"))
+    assert np.array_equal(pixels_of(name), expected.pixel_array)
+    assert header_of(name).shape == (64, 64)
+    assert header_of(name).value_range == (-32768, 32767)
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("JPGExtended.dcm", 0, 264),
+        ("JPEG2000.dcm", -30, 245),
+        ("JPEGLSNearLossless_08.dcm", 0, 255),
+        ("JPEGLSNearLossless_16.dcm", 0, 65535),
+        ("examples_overlay.dcm", 0, 1123),
+        ("image_dfl.dcm", 0, 255),
+        ("rtdose_1frame.dcm", 795000, 1254000),
+        ("rtdose_rle_1frame.dcm", 795000, 1254000),
+        ("CT_small.dcm", 128 - 1024, 2191 - 1024),
+        ("J2K_pixelrep_mismatch.dcm", -2000, 1896),
+        ("693_J2KI.dcm", -2971 - 1024, 2836 - 1024),
+    ],
+)
+def test_other_samples_of_pydicom(name: str, low: int, high: int) -> None:
+    pixels = pixels_of(name)
+    assert pixels.dtype.kind in "iu"
+    assert (pixels.min(), pixels.max()) == (low, high)
+    least, most = header_of(name).value_range
+    assert least <= low
+    assert high <= most
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "message"),
+    [
+        ("SC_rgb_jpeg.dcm", "unsupported_image", "it is not grayscale"),
+        ("examples_palette.dcm", "unsupported_image", "it is not grayscale"),
+        ("rtdose.dcm", "unsupported_image", r"NumberOfFrames \(0028,0008\) is 15, 1 expected"),
+        ("test-SR.dcm", "unsupported_image", "it has no pixels"),
+        ("MR_truncated.dcm", "unreadable_image", r"the pixels cannot be decoded \(ValueError\)"),
+        ("JPEG-lossy.dcm", "unreadable_image", r"the pixels cannot be decoded \(RuntimeError\)"),
+        ("no_meta.dcm", "unreadable_image", r"it cannot be read as a DICOM file \(InvalidDicomError\)"),
+        ("meta_missing_tsyntax.dcm", "unreadable_image", "it has no Transfer Syntax UID"),
+        ("badVR.dcm", "unreadable_image", r"Number of Frames \(0028,0008\) cannot be read"),
+    ],
+)
+def test_what_is_not_supported_says_so(name: str, reason: str, message: str) -> None:
+    with pytest.raises(InputError, match=rf"^{name}: .*{message}") as raised:
+        pixels_of(name)
+    assert raised.value.reason == reason
+    assert "\n" not in str(raised.value)
+
+
+def test_the_header_is_read_without_the_pixels() -> None:
+    with open(get_testdata_file("MR_truncated.dcm"), "rb") as file:
+        header = dicom.read_header(file, "MR_truncated.dcm", LIMIT)
+        assert file.tell() < 2000
+    assert header.patient_id == "4MR1"
+    assert header.instance_number == 1
+    assert header.pixel_spacing_mm == (0.3125, 0.3125)
+
+
+@pytest.mark.parametrize(
+    ("slope", "intercept", "expected"),
+    [
+        (None, None, lambda stored: stored),
+        ("", "", lambda stored: stored),
+        (None, 5, lambda stored: stored + 5),
+        (2, None, lambda stored: stored * 2),
+        (-3, 7, lambda stored: stored * -3 + 7),
+        (0.5, None, lambda stored: stored * 0.5),
+        (1, 0.25, lambda stored: stored + 0.25),
+        (1e300, None, lambda stored: stored * 1e300),
+    ],
+)
+def test_rescale(slope: object, intercept: object, expected: Callable[[np.ndarray], np.ndarray]) -> None:
+    elements = {"RescaleSlope": slope, "RescaleIntercept": intercept}
+    given = {keyword: value for keyword, value in elements.items() if value is not None}
+    stored = pydicom.dcmread(get_testdata_file("MR_small.dcm")).pixel_array.astype(np.int64)
+    pixels = dicom.read_pixels(changed(setting(**given)), "a.dcm", LIMIT)
+    assert np.array_equal(pixels, expected(stored))
+    whole = not isinstance(slope, float) and not isinstance(intercept, float)
+    assert (pixels.dtype.kind in "iu") == whole
+    value_range = dicom.read_header(changed(setting(**given)), "a.dcm", LIMIT).value_range
+    ends = sorted(int(expected(np.array(end))) for end in (-32768, 32767))
+    assert value_range == (tuple(ends) if whole else None)
+
+
+def test_monochrome1_is_not_inverted() -> None:
+    pixels = dicom.read_pixels(changed(setting(PhotometricInterpretation="MONOCHROME1")), "a.dcm", LIMIT)
+    assert np.array_equal(pixels, pixels_of("MR_small.dcm"))
+
+
+def test_a_modality_lut_takes_the_place_of_rescale() -> None:
+    def change(dataset: pydicom.FileDataset) -> None:
+        item = pydicom.Dataset()
+        item.LUTDescriptor = [4096, 0, 16]
+        item["LUTDescriptor"].VR = "US"
+        item.add_new("ModalityLUTType", "LO", "US")
+        item.add_new("LUTData", "US", [(7 * value) % 65536 for value in range(4096)])
+        dataset.ModalityLUTSequence = [item]
+
+    pixels = dicom.read_pixels(changed(change), "a.dcm", LIMIT)
+    assert np.array_equal(pixels, pixels_of("MR_small.dcm").astype(int) * 7 % 65536)
+    assert dicom.read_header(changed(change), "a.dcm", LIMIT).value_range == (0, 65535)
+
+
+def test_float_pixels() -> None:
+    values = np.linspace(-1, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
+
+    def change(dataset: pydicom.FileDataset) -> None:
+        del dataset.PixelData, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation
+        dataset.BitsAllocated = 32
+        dataset.FloatPixelData = values.tobytes()
+
+    assert np.array_equal(dicom.read_pixels(changed(change), "a.dcm", LIMIT), values)
+    assert dicom.read_header(changed(change), "a.dcm", LIMIT).value_range is None
+
+
+def test_a_promise_of_gigabytes_is_refused_before_decoding() -> None:
+    def change(dataset: pydicom.FileDataset) -> None:
+        dataset.file_meta.TransferSyntaxUID = RLELossless
+        dataset.PixelData = pydicom.encaps.encapsulate([b"\x01" + b"\0" * 70])
+        dataset["PixelData"].is_undefined_length = True
+        dataset.Rows = dataset.Columns = 65535
+
+    expected = r"Rows × Columns is 65535 × 65535, at most 16777216 pixels expected; raise --max_image_pixels"
+    for read in (dicom.read_header, dicom.read_pixels):
+        with pytest.raises(InputError, match=expected):
+            read(changed(change), "a.dcm", LIMIT)
+    with pytest.raises(InputError, match="at most 4095 pixels expected"):
+        dicom.read_header(changed(setting()), "a.dcm", 4095)
+
+
+def test_a_codec_that_is_not_there() -> None:
+    def change(dataset: pydicom.FileDataset) -> None:
+        dataset.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.100")
+
+    with pytest.raises(InputError, match=r"no codec for its transfer syntax \(MPEG2 Main Profile") as raised:
+        dicom.read_pixels(changed(change, "MR_small_RLE.dcm"), "a.dcm", LIMIT)
+    assert raised.value.reason == "unsupported_image"
+
+
+def test_a_codec_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", property(lambda decoder: False))
+    with pytest.raises(InputError, match="the codec for JPEG-LS Lossless .* is not installed") as raised:
+        pixels_of("MR_small_jpeg_ls_lossless.dcm")
+    assert raised.value.reason == "unsupported_image"
+
+
+@pytest.mark.parametrize(
+    ("elements", "reason", "message"),
+    [
+        ({"PixelSpacing": b"0.5\\SECRET"}, "unreadable_image", r"Pixel Spacing \(0028,0030\) cannot be read"),
+        ({"PixelSpacing": [1, 1, 1]}, "unreadable_image", r"Pixel Spacing \(0028,0030\) is not 2 finite numbers"),
+        ({"InstanceNumber": b"SECRET"}, "unreadable_image", r"Instance Number \(0020,0013\) cannot be read"),
+        ({"RescaleSlope": "0"}, "unreadable_image", "Rescale Slope and Intercept are not a finite scale"),
+        ({"RescaleIntercept": "inf"}, "unreadable_image", "Rescale Slope and Intercept are not a finite scale"),
+        ({"SOPClassUID": EnhancedMRImageStorage}, "unsupported_image", "of an enhanced, multi-frame class"),
+        ({"Rows": None}, "unsupported_image", r"Rows \(0028,0010\) or Columns \(0028,0011\) is missing"),
+        ({"BitsStored": 64}, "unsupported_image", r"Bits Stored \(0028,0101\) is 64, 1 to 32 expected"),
+        ({"PhotometricInterpretation": "SECRET"}, "unsupported_image", "not grayscale"),
+    ],
+)
+def test_a_bad_element_is_named_and_its_text_is_not(
+    elements: dict[str, object], reason: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as raised:
+        dicom.read_header(changed(setting(**elements)), "a.dcm", LIMIT)
+    assert raised.value.reason == reason
+    assert "SECRET" not in str(raised.value)
+
+
+def test_what_a_header_does_not_say() -> None:
+    def change(dataset: pydicom.FileDataset) -> None:
+        for keyword in ("PatientID", "InstanceNumber", "PixelSpacing", "ImagePositionPatient", "TriggerTime"):
+            if keyword in dataset:
+                delattr(dataset, keyword)
+
+    header = dicom.read_header(changed(change), "a.dcm", LIMIT)
+    assert (header.patient_id, header.instance_number) == (None, None)
+    assert all(map(math.isnan, (*header.pixel_spacing_mm, header.location_mm, header.trigger_time_ms)))
+
+
+def test_location_is_along_the_slice_normal() -> None:
+    elements = {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1], "ImagePositionPatient": [-12.5, 30, 40]}
+    assert dicom.read_header(changed(setting(**elements)), "a.dcm", LIMIT).location_mm == 12.5
+
+
+def header_with(value_range: tuple[int, int] | None) -> dicom.ImageHeader:
+    return dicom.ImageHeader(None, None, (1, 1), value_range, (1, 1), None, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "dtype", "exact"),
+    [
+        ([(0, 255)], "int16", True),
+        ([(-32768, 32767), (0, 4095)], "int16", True),
+        ([(0, 65535)], "uint16", True),
+        ([(0, 65535), (-1, 0)], "int32", True),
+        ([(-(2**31), 2**31 - 1)], "int32", True),
+        ([(0, 2**32 - 1)], "float32", False),
+        ([None], "float32", False),
+        ([(0, 255), None], "float32", False),
+    ],
+)
+def test_the_smallest_dtype(ranges: list, dtype: str, exact: bool) -> None:
+    assert dicom.smallest_dtype(map(header_with, ranges)) == (np.dtype(dtype), exact)
+
+
+def test_values_never_wrap() -> None:
+    assert dicom.to_dtype(np.array([[40000]]), np.dtype(np.uint16), "a.dcm").dtype == np.uint16
+    for value in (40000, -32769):
+        with pytest.raises(InputError, match="a.dcm: values beyond int16, which its header rules out"):
+            dicom.to_dtype(np.array([[value]]), np.dtype(np.int16), "a.dcm")
+    with pytest.raises(InputError, match="a.dcm: values that are not finite"):
+        dicom.to_dtype(np.array([[np.nan]]), np.dtype(np.float32), "a.dcm")
+
+
+@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.given(st.data())
+def test_a_damaged_file_gives_an_image_or_an_input_error(data: st.DataObject) -> None:
+    content = bytearray(pathlib.Path(get_testdata_file("MR_small_RLE.dcm")).read_bytes())
+    if data.draw(st.booleans()):
+        content = content[: data.draw(st.integers(0, len(content)))]
+    for place in data.draw(st.lists(st.integers(0, max(0, min(len(content), 2000) - 1)), max_size=4)):
+        if place < len(content):
+            content[place] = data.draw(st.integers(0, 255))
+    try:
+        dicom.read_header(io.BytesIO(content), "a.dcm", LIMIT)
+        pixels = dicom.read_pixels(io.BytesIO(content), "a.dcm", LIMIT)
+    except InputError as error:
+        assert error.reason in ("unreadable_image", "unsupported_image")
+    else:
+        assert pixels.ndim == 2

@@ -1,0 +1,165 @@
+import functools
+import pathlib
+
+import hypothesis
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import shapely
+from scipy import stats
+
+from benchmarks.exact import pixel_areas
+from preprocess.errors import InputError
+from preprocess.masks import rasterize
+
+SHAPE = (40, 44)
+
+
+def exact_areas(polygon: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Area of each pixel inside the polygon, even-odd, by shapely: the triangles of a fan, each toggling what it covers.
+
+    Unlike ``shapely.make_valid`` this is right where edges lie on one another, too.
+    """
+    triangles = [shapely.Polygon([polygon[0], *polygon[i : i + 2]]) for i in range(1, len(polygon) - 1)]
+    inside = functools.reduce(shapely.symmetric_difference, triangles)
+    return pixel_areas(inside, shape)
+
+
+def doubt(mask: np.ndarray, areas: np.ndarray) -> float:
+    """How far from one half the area of the worst pixel is that is not as the rule says."""
+    wrong = mask != (areas > 0.5)
+    return float(np.abs(areas - 0.5)[wrong].max(initial=0))
+
+
+def polygons(number: st.SearchStrategy[float]) -> st.SearchStrategy[np.ndarray]:
+    return hnp.arrays(np.float64, st.tuples(st.integers(3, 20), st.just(2)), elements=number)
+
+
+anywhere = st.floats(1, 39, width=32)
+on_half_pixels = st.integers(2, 78).map(lambda n: n / 2)
+
+
+# Concave, self-crossing, self-touching, with edges on one another: whatever 3 to 20 points make.
+@hypothesis.settings(max_examples=120, deadline=None)
+@hypothesis.given(polygons(anywhere) | polygons(on_half_pixels))
+def test_random_polygons(polygon: np.ndarray) -> None:
+    areas = exact_areas(polygon, SHAPE)
+    try:
+        mask = rasterize(polygon, SHAPE, "c.txt")
+    except InputError as error:
+        assert error.reason == "degenerate_contour"
+        mask = np.zeros(SHAPE, np.bool_)
+    assert doubt(mask, areas) <= 0.15
+
+
+def test_random_outlines() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(60):
+        count = rng.integers(3, 60)
+        angles = np.sort(rng.uniform(0, 2 * np.pi, count))
+        radii = rng.uniform(2, 17, (count, 1)) if rng.random() < 0.5 else rng.uniform(5, 17)
+        polygon = [20, 20] + radii * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        polygon = np.rint(polygon * 2) / 2 if rng.random() < 0.5 else polygon
+        areas = exact_areas(polygon, SHAPE)
+        if (areas > 0.65).any():
+            assert doubt(rasterize(polygon, SHAPE, "c.txt"), areas) <= 0.1
+
+
+def test_real_contours_have_no_wrong_pixel(real_data: pathlib.Path) -> None:
+    biases = []
+    for path in sorted(real_data.rglob("IM-*contour-manual.txt")):
+        polygon = np.loadtxt(path)
+        mask = rasterize(polygon, (256, 256), path.name)
+        areas = pixel_areas(shapely.make_valid(shapely.Polygon(polygon)), (256, 256))
+        # Vertices lie on half pixels, so that some pixels are halved exactly; those are not judged.
+        assert doubt(mask, areas) < 1e-9, path.name
+        biases.append(mask.sum() / areas.sum() - 1)
+    assert len(biases) == 111
+    assert abs(np.mean(biases)) < 0.005
+    assert np.abs(biases).max() < 0.024
+
+
+@pytest.mark.parametrize(
+    ("polygon", "shape", "expected"),
+    [
+        ([(1, 2), (4, 2), (4, 3), (1, 3)], (5, 6), [[2, 1], [2, 2], [2, 3]]),
+        ([(0, 0), (6, 0), (6, 5), (0, 5)], (5, 6), [[r, c] for r in range(5) for c in range(6)]),
+        # A vertex up to a pixel beyond the edge is drawn, as far as the image goes.
+        ([(-1, -1), (2, -1), (2, 1), (-1, 1)], (5, 6), [[0, 0], [0, 1]]),
+        ([(5, 4), (7, 4), (7, 6), (5, 6)], (5, 6), [[4, 5]]),
+        # 0.6 of a pixel is more than half, 0.4 is not.
+        ([(1.4, 1), (3.4, 1), (3.4, 2), (1.4, 2)], (5, 6), [[1, 1], [1, 2]]),
+    ],
+)
+def test_by_hand(polygon: list[tuple[float, float]], shape: tuple[int, int], expected: list[list[int]]) -> None:
+    assert np.argwhere(rasterize(np.array(polygon, float), shape, "c.txt")).tolist() == expected
+
+
+def test_the_center_convention_moves_the_contour_by_half_a_pixel() -> None:
+    square = np.array([(10.0, 12.0), (20.0, 12.0), (20.0, 22.0), (10.0, 22.0)])
+    corner = rasterize(square + 0.5, SHAPE, "c.txt", "corner")
+    assert np.array_equal(rasterize(square, SHAPE, "c.txt", "center"), corner)
+    assert not np.array_equal(rasterize(square + 0.25, SHAPE, "c.txt", "corner"), corner)
+
+
+def test_direction_and_first_vertex_do_not_matter_inside() -> None:
+    rng = np.random.default_rng(0)
+    angles = np.sort(rng.uniform(0, 2 * np.pi, 50))
+    polygon = [20, 20] + 15 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    areas = exact_areas(polygon, SHAPE)
+    clear = np.abs(areas - 0.5) > 0.05
+    mask = rasterize(polygon, SHAPE, "c.txt")
+    for other in (polygon[::-1], np.roll(polygon, 7, axis=0), np.vstack([polygon, polygon[:1]])):
+        assert np.array_equal(rasterize(other, SHAPE, "c.txt")[clear], mask[clear])
+
+
+def test_pixels_in_doubt_lean_to_neither_side() -> None:
+    """Over many circles at random places the area has no bias."""
+    rng = np.random.default_rng(1)
+    angles = np.linspace(0, 2 * np.pi, 400, endpoint=False)
+    biases = []
+    for _ in range(200):
+        radius, center = rng.uniform(4, 15), rng.uniform(18, 22, 2)
+        polygon = center + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        biases.append(rasterize(polygon, SHAPE, "c.txt").sum() - np.pi * radius**2)
+    assert stats.ttest_1samp(biases, 0).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("vertex", "shape"),
+    [((-1.01, 5), (20, 30)), ((31.01, 5), (20, 30)), ((5, -1.01), (20, 30)), ((5, 21.01), (20, 30)), ((2**30, 5), (20, 30))],
+)
+def test_a_vertex_outside_the_image(vertex: tuple[float, float], shape: tuple[int, int]) -> None:
+    polygon = np.array([vertex, (5, 5), (6, 8)], float)
+    with pytest.raises(InputError, match=r"lies beyond the image's 30 columns and 20 rows") as raised:
+        rasterize(polygon, shape, "c.txt")
+    assert raised.value.reason == "outside_image"
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
+def test_no_number_is_drawn_that_is_none(bad: float) -> None:
+    with pytest.raises(InputError, match="lies beyond"):
+        rasterize(np.array([(bad, 5), (5, 5), (6, 8)], float), SHAPE, "c.txt")
+
+
+@pytest.mark.parametrize(
+    "polygon",
+    [
+        [(5.1, 5.1), (5.4, 5.1), (5.4, 5.4)],
+        # There and back along one path.
+        [(5, 5), (10, 5), (15, 9), (10, 5)],
+    ],
+)
+def test_a_contour_that_covers_no_pixel(polygon: list[tuple[float, float]]) -> None:
+    with pytest.raises(InputError, match="no pixel has more than half of its area inside") as raised:
+        rasterize(np.array(polygon, float), SHAPE, "c.txt")
+    assert raised.value.reason == "degenerate_contour"
+
+
+def test_a_large_contour_is_drawn_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    angles = np.sort(rng.uniform(0, 2 * np.pi, 60))
+    polygon = [20, 20] + rng.uniform(5, 18, (60, 1)) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    monkeypatch.setattr("preprocess.masks._MAX_SUBPIXELS", 1)
+    assert doubt(rasterize(polygon, SHAPE, "c.txt"), exact_areas(polygon, SHAPE)) <= 0.1
