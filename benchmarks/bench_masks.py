@@ -2,8 +2,8 @@
 
     python -m benchmarks.bench_masks --data_dir=final_data
 
-Bias: area of the mask against the polygon's own, mean and worst. Wrong: pixels per mask that are not those of which more
-than half lies inside; pixels halved exactly do not count.
+Bias: area of the mask against the polygon's own, mean and worst. Wrong: pixels per mask that are not as the rule says,
+inside when more than half of the pixel lies inside; pixels halved exactly do not count.
 """
 
 from __future__ import annotations

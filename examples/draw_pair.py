@@ -1,6 +1,6 @@
 """Draws the README's picture: an image of the phantom, its contour, and its mask as this project and others draw it.
 
-    python examples/draw_pair.py phantom docs/pair.png
+python examples/draw_pair.py phantom docs/pair.png
 """
 
 from __future__ import annotations

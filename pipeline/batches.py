@@ -58,8 +58,8 @@ def iterate_batches(
         prefetch: batches prepared ahead by a thread of their own; 0 for none.
 
     Returns:
-        An iterable of ``(images, masks)``: images float32 (or the stored dtype) ``(batch_size, H, W, 1)``, masks bool of
-        that shape. Both are new arrays, writable, the caller's own. It can be iterated again and gives the same
+        An iterable of ``(images, masks)``: images float32 (or the stored dtype) ``(batch_size, H, W, 1)``, masks bool
+        of that shape. Both are new arrays, writable, the caller's own. It can be iterated again and gives the same
         sequence; with finite ``epochs`` it has a ``len``, the batches from ``start_step`` on.
 
     Raises:

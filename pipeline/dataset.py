@@ -18,6 +18,7 @@ from pipeline.manifest import DatasetInfo
 from pipeline.order import Positions, Schedule
 from pipeline.records import Index
 
+
 def make_dataset(
     records: str | os.PathLike[str],
     split: str = "train",
@@ -88,7 +89,9 @@ def make_dataset(
     )
     source = _Source(records, info, Index.load(records, info, split))
     # Shares move through the whole split from epoch to epoch, so what a worker caches is the split, not its share.
-    fetch = _Cache(source, info, schedule.count).fetch if source.decoded_bytes(schedule.count) <= cache else source.fetch
+    fetch = (
+        _Cache(source, info, schedule.count).fetch if source.decoded_bytes(schedule.count) <= cache else source.fetch
+    )
     fixed_batch = batch_size if drop_remainder or schedule.share % batch_size == 0 else None
 
     def load(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -129,7 +132,7 @@ class _Source:
 
     def decoded_bytes(self, count: int) -> int:
         """Memory that ``count`` records take as arrays."""
-        return count * math.prod(self._shape) * (self._image_dtype.size + 1)
+        return count * math.prod(self._shape) * (int(self._image_dtype.size) + 1)
 
     def fetch(self, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Images in the stored dtype and bool masks, both ``(n, H, W, 1)``, at int64 ``(n,)`` positions."""

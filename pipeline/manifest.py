@@ -140,7 +140,9 @@ class DatasetInfo:
         """
         path = pathlib.Path(directory, schema.MANIFEST_FILE)
         if not path.is_file():
-            raise RecordsError(f"{path}: missing, so this is no complete records directory; write one with make records")
+            raise RecordsError(
+                f"{path}: missing, so this is no complete records directory; write one with make records"
+            )
         text = path.read_bytes()
         try:
             fields = json.loads(text)

@@ -211,14 +211,14 @@ class RecordReader:
             expected_gap = self._layout.gap
             head, gap = bytearray(len(expected_head)), bytearray(len(expected_gap))
             tail = bytearray(size - len(head) - len(image) - len(gap) - len(mask))
-            buffers = [head, image, gap, mask, tail]
+            buffers: list[bytearray | memoryview] = [head, image.data, gap, mask.data, tail]
             if os.preadv(self._open(shard), buffers, offset) != size:
                 raise RecordsError("the shard ends within the record")
             if head != expected_head or gap != expected_gap:
                 raise RecordsError("the bytes around image and mask are not those of this format")
             if self._check_crc:
                 checksum = crc32c.crc32c(memoryview(head)[LENGTH_BYTES:])
-                for part in (image, gap, mask, memoryview(tail)[:-4]):
+                for part in (image.data, gap, mask.data, memoryview(tail)[:-4]):
                     checksum = crc32c.crc32c(part, checksum)
                 if tail[-4:] != _CHECKSUM.pack(masked(checksum)):
                     raise RecordsError("CRC-32C does not match")

@@ -1,1 +1,1 @@
-"""Turns MRI studies (DICOM) and left-ventricle contours (text) into sharded TFRecords: ``python -m preprocess --help``."""
+"""Turns MRI studies (DICOM) and left-ventricle contours (text) into TFRecords: ``python -m preprocess --help``."""

@@ -14,9 +14,13 @@ import os
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from absl import app, flags, logging
+
+from preprocess.config import Config
+from preprocess.errors import InputError
+from preprocess.study import ContourKind, Origin
 
 if TYPE_CHECKING:
     from preprocess.run import Summary
@@ -53,18 +57,12 @@ _OVERWRITE = flags.DEFINE_bool(
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns its exit status."""
     del argv
-    # TensorFlow only writes files here; what it tells of the processor is no news.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    from preprocess.config import Config
-    from preprocess.errors import InputError
-    from preprocess.run import run
-
     try:
         config = Config(
             data_dir=pathlib.Path(_DATA_DIR.value),
             output_dir=pathlib.Path(_OUTPUT_DIR.value),
-            contours=_CONTOURS.value,
-            contour_origin=_CONTOUR_ORIGIN.value,
+            contours=cast(ContourKind, _CONTOURS.value),
+            contour_origin=cast(Origin, _CONTOUR_ORIGIN.value),
             split=_SPLIT.value,
             exclude=pathlib.Path(_EXCLUDE.value) if _EXCLUDE.value else None,
             num_shards=_NUM_SHARDS.value,
@@ -75,6 +73,11 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         print(f"preprocess: {error}", file=sys.stderr)
         return 2
+    # TensorFlow only writes files here; what it tells of the processor is no news. It takes seconds to import, so only
+    # now.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    from preprocess.run import run
+
     try:
         summary = run(config)
     except InputError as error:

@@ -100,7 +100,8 @@ def read_exclusions(path: pathlib.Path) -> dict[tuple[str, int], str]:
                 study_id, number = (row["study_id"] or "").strip(), (row["instance_number"] or "").strip()
                 if not study_id or not (number.isascii() and number.isdigit()):
                     raise InputError(
-                        str(path), f"line {reader.line_num}: study_id and a whole instance_number expected, one pair a row"
+                        str(path),
+                        f"line {reader.line_num}: study_id and a whole instance_number expected, one pair a row",
                     )
                 exclusions[study_id, int(number)] = (row["reason"] or "").strip()
     except (OSError, UnicodeDecodeError, csv.Error) as error:

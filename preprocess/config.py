@@ -7,8 +7,7 @@ import pathlib
 from typing import Any
 
 from preprocess import splits
-from preprocess.masks import Origin
-from preprocess.study import ContourKind
+from preprocess.study import ContourKind, Origin
 
 
 @dataclasses.dataclass(frozen=True)

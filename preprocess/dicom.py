@@ -118,7 +118,7 @@ def smallest_dtype(headers: Iterable[ImageHeader]) -> tuple[np.dtype[Any], bool]
             dtype = np.dtype(name)
             if dtype.kind != "f" and np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
                 return dtype, True
-    return np.dtype(np.float32), len(integers) == len(ranges) and -(1 << 24) <= low and high <= 1 << 24
+    return np.dtype(np.float32), len(integers) == len(ranges) and low >= -(1 << 24) and high <= 1 << 24
 
 
 def to_dtype(values: npt.NDArray[np.generic], dtype: np.dtype[Any], path: str) -> npt.NDArray[np.generic]:
@@ -197,7 +197,7 @@ def _value_range(dataset: pydicom.Dataset, path: str) -> tuple[int, int] | None:
     if stored is None or not slope.is_integer() or not intercept.is_integer():
         return None
     ends = sorted(value * int(slope) + int(intercept) for value in stored)
-    return (ends[0], ends[1]) if -_MAX_INTEGER <= ends[0] and ends[1] <= _MAX_INTEGER else None
+    return (ends[0], ends[1]) if ends[0] >= -_MAX_INTEGER and ends[1] <= _MAX_INTEGER else None
 
 
 def _stored_range(dataset: pydicom.Dataset, path: str) -> tuple[int, int] | None:
@@ -276,8 +276,8 @@ def _silent() -> Iterator[None]:
 def _foreign_code(path: str, detail: str) -> Iterator[None]:
     """Makes whatever pydicom and its codecs raise on a bad file an error about that file.
 
-    They raise nearly every built-in exception, so there is no shorter list; our own code stays outside this block. Their
-    messages quote the header, so they are not passed on.
+    They raise nearly every built-in exception, so there is no shorter list; our own code stays outside this block.
+    Their messages quote the header, so they are not passed on.
     """
     try:
         yield

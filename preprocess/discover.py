@@ -59,7 +59,7 @@ class Folder:
     @classmethod
     def list(cls, root: pathlib.Path) -> Self:
         """Lists every file below ``root``."""
-        paths = []
+        paths: list[str] = []
         seen = set()
         for folder, subfolders, files in os.walk(root, followlinks=True):
             status = os.stat(folder)
@@ -192,10 +192,13 @@ def _the_only(source: Source, kind: Literal["file", "folder"], name: str, found:
     there = sorted(path for path in found if path is not None)
     if not there:
         raise InputError(
-            source.name, f"holds no {kind} named {name}; --data_dir holds dicoms/, contourfiles/ and link.csv at any depth"
+            source.name,
+            f"holds no {kind} named {name}; --data_dir holds dicoms/, contourfiles/ and link.csv at any depth",
         )
     if len(there) > 1:
-        raise InputError(source.name, f"holds {len(there)} {kind}s named {name}: {', '.join(there)}; point --data_dir at one")
+        raise InputError(
+            source.name, f"holds {len(there)} {kind}s named {name}: {', '.join(there)}; point --data_dir at one"
+        )
     return there[0]
 
 
@@ -217,12 +220,15 @@ def _read_link(source: Source, link: str) -> tuple[list[tuple[str, str]], list[F
             reader = csv.DictReader(io.StringIO(file.read().decode("utf-8-sig"), newline=""))
             if not set(_LINK_COLUMNS) <= set(reader.fieldnames or ()):
                 raise InputError(link, f"the first line does not name the columns {','.join(_LINK_COLUMNS)}")
-            lines = [(reader.line_num, tuple((row[column] or "").strip() for column in _LINK_COLUMNS)) for row in reader]
+            lines = [
+                (reader.line_num, tuple((row[column] or "").strip() for column in _LINK_COLUMNS)) for row in reader
+            ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(link, f"cannot be read as UTF-8 CSV ({error})") from error
     rows: list[tuple[str, str]] = []
     findings = []
-    uses = [collections.Counter(ids) for ids in zip(*dict.fromkeys(ids for _, ids in lines), strict=True)] or [{}, {}]
+    distinct = dict.fromkeys(ids for _, ids in lines)
+    uses = [collections.Counter(ids[column] for ids in distinct) for column in (0, 1)]
     for line, (study_id, contour_id) in lines:
         if not (_names_a_folder(study_id) and _names_a_folder(contour_id)):
             problem = "an id that names no folder directly below dicoms/ or contourfiles/"
@@ -239,10 +245,12 @@ def _read_link(source: Source, link: str) -> tuple[list[tuple[str, str]], list[F
 
 def _names_a_folder(name: str) -> bool:
     """Whether a name, put below a folder, stays directly below it on every system."""
-    return bool(name) and name not in (".", "..") and not re.search(r'[/\\:\x00-\x1f]', name)
+    return bool(name) and name not in (".", "..") and not re.search(r"[/\\:\x00-\x1f]", name)
 
 
-def _images(study_id: str, paths: Iterable[str], junk: collections.Counter[str]) -> tuple[dict[int, str], list[Finding]]:
+def _images(
+    study_id: str, paths: Iterable[str], junk: collections.Counter[str]
+) -> tuple[dict[int, str], list[Finding]]:
     numbered = []
     for path in paths:
         folder, _, name = path.rpartition("/")

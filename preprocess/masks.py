@@ -1,23 +1,19 @@
 """Polygon → mask: a pixel is foreground when more than half of its area lies inside the polygon.
 
-``cv2.fillPoly`` alone does not do that: it rounds vertices to pixels and paints the whole boundary, which makes masks of
-the left ventricle about 6 % too large. On a grid sixteen times finer, with the boundary counted half and the grid
+``cv2.fillPoly`` alone does not do that: it rounds vertices to pixels and paints the whole boundary, which makes masks
+of the left ventricle about 6 % too large. On a grid sixteen times finer, with the boundary counted half and the grid
 averaged down, what is left of the error is under 0.1 of a pixel's area, so that only pixels that the polygon halves
 almost exactly are in doubt (eight times finer: 0.16, for polygons whose vertices lie on half pixels).
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from preprocess.errors import InputError
-from preprocess.study import Polygon
-
-Origin = Literal["corner", "center"]
+from preprocess.study import Origin, Polygon
 
 _FINE = 16
 """Subpixels along a pixel's edge."""
@@ -40,8 +36,7 @@ def rasterize(polygon: Polygon, shape: tuple[int, int], path: str, origin: Origi
         polygon: float ``(N, 2)``, columns x and y, in pixels.
         shape: rows and columns of the image.
         path: what errors call the contour.
-        origin: which point of the top-left pixel is (0, 0): its outer ``corner``, so that pixel (r, c) is the square
-            [c, c+1] × [r, r+1], or its ``center``.
+        origin: which point of the top-left pixel is (0, 0), its outer ``corner`` or its ``center``.
 
     Returns:
         bool ``(H, W)``, True inside.

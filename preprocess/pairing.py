@@ -86,8 +86,8 @@ def locate(headers: Mapping[int, ImageHeader]) -> dict[int, Place]:
     """Slice and phase of each image of a study.
 
     Images of one orientation whose positions along the slice normal agree are a slice; slices are numbered along the
-    normal, from the end that has the lower image number. Within a slice phases are numbered by Trigger Time, or by image
-    number where an image has none.
+    normal, from the end that has the lower image number. Within a slice phases are numbered by Trigger Time, or by
+    image number where an image has none.
     """
     places = {number: Place(-1, -1) for number in headers}
     views: dict[tuple[float, ...], list[int]] = collections.defaultdict(list)

@@ -126,7 +126,8 @@ class Heart:
         radii = self._radii(kind, slice_index, phase, angles)
         points = self._middle(slice_index) + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
         points = np.rint(points * 2) / 2
-        return points[(points != np.roll(points, 1, axis=0)).any(axis=1)]
+        repeated = (points == np.roll(points, 1, axis=0)).all(axis=1)
+        return np.asarray(points[~repeated])
 
     def image(self, slice_index: int, phase: int, rng: np.random.Generator) -> npt.NDArray[np.int16]:
         """``(SIZE, SIZE)``: blood bright, muscle dark, the right ventricle beside the left, and noise."""
@@ -145,7 +146,7 @@ class Heart:
         inside = np.clip(self._radii("i", slice_index, phase, angle) - distance + 0.5, 0, 1)
         values += (_BLOOD - values) * inside
         values += rng.normal(0, _NOISE, values.shape)
-        return np.rint(np.clip(values, 0, 4095)).astype(np.int16)
+        return np.asarray(np.rint(np.clip(values, 0, 4095)), np.int16)
 
     def _middle(self, slice_index: int) -> npt.NDArray[np.float64]:
         return np.asarray(self._center + self._drift * slice_index)
@@ -160,7 +161,9 @@ class Heart:
         inner = base * (1 - self._ejection * beat)
         # The muscle's area in the slice stays as it is while the cavity shrinks.
         mean = inner if kind == "i" else math.sqrt(inner**2 + (base + self._thickness) ** 2 - base**2)
-        shape = sum(size * np.cos((n + 2) * angles + turn) for n, (size, turn) in enumerate(zip(*self._lobes, strict=True)))
+        shape = sum(
+            size * np.cos((n + 2) * angles + turn) for n, (size, turn) in enumerate(zip(*self._lobes, strict=True))
+        )
         return np.asarray(mean * (1 + shape))
 
 

@@ -77,7 +77,7 @@ def run(config: Config) -> Summary:
         "exclude": [[study_id, number] for study_id, number in sorted(exclusions)],
         "exact_values": exact,
     }
-    written = collections.Counter({name: 0 for name in assigned})
+    written = collections.Counter(dict.fromkeys(assigned, 0))
     with (
         writer.RecordsWriter(
             config.output_dir,

@@ -11,7 +11,9 @@ from preprocess.errors import InputError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
-HELP = "a split's name, fractions by study as train:0.6,val:0.2,test:0.2, or studies as val=A+B,test=C (the rest: train)"
+HELP = (
+    "a split's name, fractions by study as train:0.6,val:0.2,test:0.2, or studies as val=A+B,test=C (the rest: train)"
+)
 
 
 def assign(rule: str, studies: Collection[str]) -> dict[str, tuple[str, ...]]:
@@ -107,5 +109,8 @@ def _by_name(parts: Mapping[str, str], studies: Collection[str]) -> dict[str, tu
             left.remove(study)
         named[name] = tuple(sorted(wanted))
     if left:
-        named = {"train": tuple(sorted({*named.get("train", ()), *left})), **{k: v for k, v in named.items() if k != "train"}}
+        named = {
+            "train": tuple(sorted({*named.get("train", ()), *left})),
+            **{k: v for k, v in named.items() if k != "train"},
+        }
     return named

@@ -10,6 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 ContourKind = Literal["i", "o"]
+"""Inner (endocardial) or outer (epicardial)."""
+
+Origin = Literal["corner", "center"]
+"""Which point of the top-left pixel is (0, 0): its outer corner, so that pixel (r, c) is the square
+[c, c+1] × [r, r+1], or its center."""
 
 Polygon = npt.NDArray[np.float64]
 """Vertices, float64 ``(N, 2)``, columns x (image column) and y (image row), in pixels; the last joins the first."""

@@ -106,7 +106,9 @@ def write_synthetic(
 
 
 def synthetic_pair(number: int, **header: object) -> Pair:
-    return Pair("A", "B", number, "image", "contour", header_of(instance_number=number, **header), np.zeros((3, 2)), 1, 2)
+    return Pair(
+        "A", "B", number, "image", "contour", header_of(instance_number=number, **header), np.zeros((3, 2)), 1, 2
+    )
 
 
 def header_of(**fields: object) -> ImageHeader:

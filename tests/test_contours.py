@@ -34,7 +34,9 @@ def test_every_way_to_write_the_same_points(text: str) -> None:
 finite = st.floats(allow_nan=False, allow_infinity=False, width=64)
 
 
-@hypothesis.given(st.lists(st.tuples(finite, finite), min_size=3, max_size=30), st.sampled_from([" ", ",", "\t", " , "]))
+@hypothesis.given(
+    st.lists(st.tuples(finite, finite), min_size=3, max_size=30), st.sampled_from([" ", ",", "\t", " , "])
+)
 def test_what_is_written_is_read(points: list[tuple[float, float]], separator: str) -> None:
     text = "".join(f"{x!r}{separator}{y!r}\n" for x, y in points)
     try:

@@ -212,7 +212,7 @@ def test_a_codec_that_is_not_there() -> None:
 
 def test_a_codec_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", property(lambda decoder: False))
-    with pytest.raises(InputError, match="the codec for JPEG-LS Lossless .* is not installed") as raised:
+    with pytest.raises(InputError, match=r"the codec for JPEG-LS Lossless .* is not installed") as raised:
         pixels_of("MR_small_jpeg_ls_lossless.dcm")
     assert raised.value.reason == "unsupported_image"
 
@@ -231,9 +231,7 @@ def test_a_codec_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"PhotometricInterpretation": "SECRET"}, "unsupported_image", "not grayscale"),
     ],
 )
-def test_a_bad_element_is_named_and_its_text_is_not(
-    elements: dict[str, object], reason: str, message: str
-) -> None:
+def test_a_bad_element_is_named_and_its_text_is_not(elements: dict[str, object], reason: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as raised:
         dicom.read_header(changed(setting(**elements)), "a.dcm", LIMIT)
     assert raised.value.reason == reason
@@ -280,9 +278,9 @@ def test_the_smallest_dtype(ranges: list, dtype: str, exact: bool) -> None:
 def test_values_never_wrap() -> None:
     assert dicom.to_dtype(np.array([[40000]]), np.dtype(np.uint16), "a.dcm").dtype == np.uint16
     for value in (40000, -32769):
-        with pytest.raises(InputError, match="a.dcm: values beyond int16, which its header rules out"):
+        with pytest.raises(InputError, match=r"a\.dcm: values beyond int16, which its header rules out"):
             dicom.to_dtype(np.array([[value]]), np.dtype(np.int16), "a.dcm")
-    with pytest.raises(InputError, match="a.dcm: values that are not finite"):
+    with pytest.raises(InputError, match=r"a\.dcm: values that are not finite"):
         dicom.to_dtype(np.array([[np.nan]]), np.dtype(np.float32), "a.dcm")
 
 

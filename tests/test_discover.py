@@ -130,8 +130,12 @@ def test_two_files_of_one_number_are_both_left_out(tree: pathlib.Path) -> None:
     assert 1 not in studies[0].images
     assert 9 not in studies[0].contours["i"]
     found = findings_of(tree)
-    assert [line.rpartition(": ")[2] for line in found["duplicate_image"]] == ["2 files bear the number 1; keep one"] * 2
-    assert [line.rpartition(": ")[2] for line in found["duplicate_contour"]] == ["2 files bear the number 9; keep one"] * 2
+    assert [line.rpartition(": ")[2] for line in found["duplicate_image"]] == [
+        "2 files bear the number 1; keep one"
+    ] * 2
+    assert [line.rpartition(": ")[2] for line in found["duplicate_contour"]] == [
+        "2 files bear the number 9; keep one"
+    ] * 2
 
 
 def test_folders_behind_links_are_read_once(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -51,14 +51,16 @@ def test_every_changed_bit_of_the_manifest_is_noticed(directory: pathlib.Path) -
         changed = bytearray(text)
         changed[place // 8] ^= 1 << place % 8
         path.write_bytes(changed)
-        with pytest.raises(RecordsError, match="manifest.json"):
+        with pytest.raises(RecordsError, match=r"manifest\.json"):
             DatasetInfo.read(directory)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"format": 3}', "[" * 100_000, '{"format": "cardiac-lv-records"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", "null", '{"format": 3}', "[" * 100_000, '{"format": "cardiac-lv-records"}']
+)
 def test_what_is_no_manifest_is_refused(directory: pathlib.Path, text: str) -> None:
     (directory / schema.MANIFEST_FILE).write_text(text)
-    with pytest.raises(RecordsError, match="manifest.json"):
+    with pytest.raises(RecordsError, match=r"manifest\.json"):
         DatasetInfo.load(directory)
 
 

@@ -17,7 +17,7 @@ SHAPE = (40, 44)
 
 
 def exact_areas(polygon: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Area of each pixel inside the polygon, even-odd, by shapely: the triangles of a fan, each toggling what it covers.
+    """Area of each pixel inside the polygon, even-odd, by shapely: triangles of a fan, each toggling what it covers.
 
     Unlike ``shapely.make_valid`` this is right where edges lie on one another, too.
     """
@@ -128,7 +128,13 @@ def test_pixels_in_doubt_lean_to_neither_side() -> None:
 
 @pytest.mark.parametrize(
     ("vertex", "shape"),
-    [((-1.01, 5), (20, 30)), ((31.01, 5), (20, 30)), ((5, -1.01), (20, 30)), ((5, 21.01), (20, 30)), ((2**30, 5), (20, 30))],
+    [
+        ((-1.01, 5), (20, 30)),
+        ((31.01, 5), (20, 30)),
+        ((5, -1.01), (20, 30)),
+        ((5, 21.01), (20, 30)),
+        ((2**30, 5), (20, 30)),
+    ],
 )
 def test_a_vertex_outside_the_image(vertex: tuple[float, float], shape: tuple[int, int]) -> None:
     polygon = np.array([vertex, (5, 5), (6, 8)], float)

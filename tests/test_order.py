@@ -22,8 +22,40 @@ from .conftest import ROOT
         (10, 0, 0, [9, 5, 2, 1, 3, 0, 7, 8, 4, 6]),
         (10, 0, 1, [5, 9, 6, 0, 2, 3, 4, 1, 7, 8]),
         (74, 7, 3, [54, 41, 44, 13, 49, 38, 42, 61, 3, 37]),
-        (10**9, 0, 0, [473209508, 113972087, 526583574, 858307986, 839559884, 900783751, 876812564, 941574198, 84002781, 812332481]),
-        (2**62, 2**128 - 1, 10**6, [1220073222495221954, 3806163388151667348, 204043822526042494, 1939339931966402774, 1080316844785483300, 1002720112526742131, 3821752013524017694, 568824535190998036, 1555126257384132142, 1370439408332532199]),
+        (
+            10**9,
+            0,
+            0,
+            [
+                473209508,
+                113972087,
+                526583574,
+                858307986,
+                839559884,
+                900783751,
+                876812564,
+                941574198,
+                84002781,
+                812332481,
+            ],
+        ),
+        (
+            2**62,
+            2**128 - 1,
+            10**6,
+            [
+                1220073222495221954,
+                3806163388151667348,
+                204043822526042494,
+                1939339931966402774,
+                1080316844785483300,
+                1002720112526742131,
+                3821752013524017694,
+                568824535190998036,
+                1555126257384132142,
+                1370439408332532199,
+            ],
+        ),
     ],
 )
 def test_the_order_is_pinned(count: int, seed: int, epoch: int, golden: list[int]) -> None:
@@ -110,7 +142,7 @@ def plainly(
     batches = []
     for epoch in range(epochs):
         order = permute(np.arange(count), count, seed, epoch).tolist() if shuffle else list(range(count))
-        share = order[index :: workers][: count // workers]
+        share = order[index::workers][: count // workers]
         made = [share[first : first + batch_size] for first in range(0, len(share), batch_size)]
         batches += [batch for batch in made if len(batch) == batch_size or not drop_remainder]
     return batches[start_step:]

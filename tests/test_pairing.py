@@ -59,7 +59,7 @@ def test_pairs_and_what_is_left_over() -> None:
         3: header_of(patient_id="OTHER", instance_number=3),
         5: header_of(patient_id="S", instance_number=6),
     }
-    polygons = {number: SQUARE for number in (1, 2, 3, 4, 9)}
+    polygons = dict.fromkeys((1, 2, 3, 4, 9), SQUARE)
     pairs, findings = pairing.pair(study, "i", headers, polygons)
     assert [(pair.number, pair.image_path, pair.contour_path) for pair in pairs] == [
         (1, "dicoms/S/1.dcm", "contourfiles/C/1"),

@@ -161,9 +161,7 @@ def test_leaving_early_leaves_nothing_behind(synthetic: Synthetic, prefetch: int
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
-def test_a_damaged_record_is_named_where_it_comes(
-    synthetic: Synthetic, tmp_path: pathlib.Path, prefetch: int
-) -> None:
+def test_a_damaged_record_is_named_where_it_comes(synthetic: Synthetic, tmp_path: pathlib.Path, prefetch: int) -> None:
     directory = shutil.copytree(synthetic(10), tmp_path / "records")
     shard = directory / "lv-train.tfrecord-00001-of-00003"
     offset = int(shard.with_name(shard.name + ".idx").read_text().split()[2])

@@ -121,7 +121,9 @@ def test_damage_is_found_and_its_file_named(
     assert f"{directory / name}: " in capsys.readouterr().out
 
 
-@hypothesis.settings(max_examples=60, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.settings(
+    max_examples=60, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
 @hypothesis.given(st.data())
 def test_one_flipped_bit_anywhere_is_found(directory: pathlib.Path, data: st.DataObject) -> None:
     name, content = data.draw(st.sampled_from([item for item in sorted(contents(directory).items()) if item[1]]))

@@ -1,0 +1,103 @@
+"""The program as it is run from a shell."""
+
+import os
+import pathlib
+import pty
+import re
+import subprocess
+import sys
+import termios
+
+import pytest
+
+from .conftest import ROOT, contents
+
+
+def preprocess(*arguments: object, module: str = "preprocess") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def test_a_run_and_its_last_lines(phantom_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    output = tmp_path / "records"
+    result = preprocess(f"--data_dir={phantom_dir}", f"--output_dir={output}", "--split=val=PHANTOM003")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        f"36 pairs written to {output} (24 train, 12 val)",
+        "2 inputs left out: 1 no_image, 1 missing_study",
+        f"audit: {output}/audit.csv",
+    ]
+    # Elsewhere than on a terminal the log tells of the progress.
+    assert "PHANTOM002: 120 images, 12 pairs" in result.stderr
+
+    before = contents(output)
+    again = preprocess(f"--data_dir={phantom_dir}", f"--output_dir={output}")
+    assert (again.returncode, again.stdout) == (1, "")
+    assert f"preprocess: {output}: exists already" in again.stderr
+    assert contents(output) == before
+
+
+def test_a_bar_on_a_terminal(phantom_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    command = [sys.executable, "-m", "preprocess", f"--data_dir={phantom_dir}", f"--output_dir={tmp_path / 'records'}"]
+    main, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 100))
+    process = subprocess.Popen(command, cwd=ROOT, stdout=terminal, stderr=terminal, stdin=terminal)
+    os.close(terminal)
+    shown = b""
+    try:
+        while chunk := os.read(main, 4096):
+            shown += chunk
+    except OSError:
+        pass  # The terminal is gone with the process.
+    os.close(main)
+    assert process.wait() == 0
+    assert re.search(rb"headers: +\d+%\|.*/360 ", shown)
+    assert b"audit: " in shown.splitlines()[-1]
+
+
+def test_help_explains_every_flag() -> None:
+    result = preprocess("--help")
+    assert result.returncode == 0
+    for flag in (
+        "data_dir", "output_dir", "contours", "contour_origin", "split", "exclude", "num_shards", "max_image_pixels",
+        "strict", "overwrite",
+    ):  # fmt: skip
+        assert re.search(rf"--(\[no\])?{flag}: ", result.stdout), flag
+    assert "python -m preprocess --data_dir=final_data --output_dir=records" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "flag --data_dir=None: Flag --data_dir must have a value other than None."),
+        (["--data_dir=x"], "flag --output_dir=None"),
+        (["--data_dir=x", "--output_dir=y", "--worker=3"], "Unknown command line flag 'worker'"),
+        (["--data_dir=x", "--output_dir=y", "stray"], "'stray' is no flag."),
+        (["--data_dir=x", "--output_dir=y", "--contours=e"], "value should be one of <i|o>"),
+        (["--data_dir=x", "--output_dir=y", "--num_shards=0"], "num_shards is 0, 1 to 99999 expected"),
+        (["--data_dir=x", "--output_dir=y", "--split=a:0.5"], "fractions above 0 that add up to 1 expected"),
+    ],
+)
+def test_bad_flags_exit_with_2(arguments: list[str], message: str) -> None:
+    result = preprocess(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_what_cannot_be_done_exits_with_1(tmp_path: pathlib.Path) -> None:
+    result = preprocess(f"--data_dir={tmp_path / 'nowhere'}", f"--output_dir={tmp_path / 'records'}")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[-1] == (
+        f"preprocess: {tmp_path / 'nowhere'}: no such folder or zip archive; pass one as --data_dir"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_phantom_as_a_command(tmp_path: pathlib.Path) -> None:
+    result = preprocess(module="preprocess.phantom")
+    assert (result.returncode, result.stderr) == (2, "preprocess.phantom: pass --output_dir\n")
+    (tmp_path / "dicoms" / "PHANTOM001").mkdir(parents=True)
+    result = preprocess(f"--output_dir={tmp_path}", module="preprocess.phantom")
+    assert result.returncode == 1
+    assert "File exists" in result.stderr

@@ -1,0 +1,126 @@
+"""The four real studies, where they are there."""
+
+import csv
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pydicom
+import pytest
+import shapely
+import tensorflow as tf
+
+from benchmarks.exact import pixel_areas
+from pipeline import DatasetInfo, iterate_batches, make_dataset, verify
+
+from .conftest import ROOT
+
+STUDIES = {"SCD0000101": "SC-HF-I-1", "SCD0000201": "SC-HF-I-2", "SCD0000301": "SC-HF-I-4", "SCD0000401": "SC-HF-I-5"}
+
+Key = tuple[str, int]
+
+
+@pytest.fixture(scope="module")
+def images(real_data: pathlib.Path) -> dict[bytes, Key]:
+    """Study and number by pixels, of every image that has an i-contour: read by pydicom alone."""
+    found = {}
+    for study, contours in STUDIES.items():
+        for path in (real_data / "contourfiles" / contours / "i-contours").iterdir():
+            number = int(path.name[8:12])
+            pixels = pydicom.dcmread(real_data / "dicoms" / study / f"{number}.dcm").pixel_array
+            found[pixels.tobytes()] = study, number
+    assert len(found) == 74
+    return found
+
+
+def epochs_of(batches: object, images: dict[bytes, Key]) -> list[list[Key]]:
+    """The pairs of each of two epochs, in their order, told by the pixels."""
+    keys = [images[image.tobytes()] for batch, _ in batches for image in batch]
+    assert len(keys) == 148
+    return [keys[:74], keys[74:]]
+
+
+def test_the_job_writes_74_records(real_records: pathlib.Path) -> None:
+    info = DatasetInfo.load(real_records)
+    assert info.cardinality == 74
+    assert info.studies == tuple(STUDIES)
+    assert (info.image_shape, info.image_dtype) == ((256, 256, 1), np.int16)
+    assert list(verify.faults(real_records)) == []
+
+
+def test_the_audit_has_one_missing_study_and_846_unlabeled_images(real_records: pathlib.Path) -> None:
+    with (real_records / "audit.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["study_id"], row["level"]) for row in rows if row["reason"] == "missing_study"] == [
+        ("SCD0000501", "error")
+    ]
+    unlabeled = [int(row["detail"].split()[0]) for row in rows if row["reason"] == "unlabeled_images"]
+    assert (len(unlabeled), sum(unlabeled)) == (4, 846)
+    assert len(rows) == 5
+
+
+def test_both_readers_give_every_pair_once_an_epoch(real_records: pathlib.Path, images: dict[bytes, Key]) -> None:
+    ours = epochs_of(iterate_batches(real_records, seed=4, epochs=2, image_dtype=None), images)
+    dataset = make_dataset(real_records, seed=4, epochs=2, image_dtype=None)
+    assert epochs_of(dataset.as_numpy_iterator(), images) == ours
+    assert set(ours[0]) == set(ours[1]) == set(images.values())
+    assert ours[0] != ours[1]
+    other = epochs_of(iterate_batches(real_records, seed=5, epochs=2, image_dtype=None), images)
+    assert other[0] != ours[0]
+
+    code = (
+        "from pipeline import iterate_batches\nimport zlib\n"
+        f"batches = iterate_batches({str(real_records)!r}, seed=4, epochs=2, image_dtype=None)\n"
+        "print(*(zlib.crc32(image.tobytes()) for batch, _ in batches for image in batch))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    expected = [
+        tf.io.decode_raw(image.tobytes(), tf.int16).numpy().tobytes()
+        for batch, _ in dataset.as_numpy_iterator()
+        for image in batch
+    ]
+    import zlib
+
+    assert result.stdout.split() == [str(zlib.crc32(content)) for content in expected]
+
+
+def test_every_mask_is_that_of_the_contour(
+    real_records: pathlib.Path, real_data: pathlib.Path, images: dict[bytes, Key]
+) -> None:
+    seen = 0
+    for batch, masks in iterate_batches(real_records, epochs=1, image_dtype=None):
+        for image, mask in zip(batch, masks, strict=True):
+            study, number = images[image.tobytes()]
+            name = f"IM-0001-{number:04d}-icontour-manual.txt"
+            polygon = np.loadtxt(real_data / "contourfiles" / STUDIES[study] / "i-contours" / name)
+            areas = pixel_areas(shapely.make_valid(shapely.Polygon(polygon)), (256, 256))
+            clear = np.abs(areas - 0.5) > 1e-9
+            assert np.array_equal(mask[clear, 0], areas[clear] > 0.5), (study, number)
+            seen += 1
+    assert seen == 74
+
+
+def test_slice_and_phase_are_those_of_the_numbering(real_records: pathlib.Path) -> None:
+    for path in real_records.glob("*.tfrecord-?????-of-?????"):
+        for data in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            feature = tf.train.Example.FromString(data).features.feature
+            number, slice_index, phase_index = (
+                feature[f"meta/{name}"].int64_list.value[0]
+                for name in ("instance_number", "slice_index", "phase_index")
+            )
+            assert (slice_index, phase_index) == divmod(number - 1, 20)
+
+
+def test_keras_trains_two_epochs(real_records: pathlib.Path) -> None:
+    import keras
+
+    model = keras.Sequential(
+        [keras.Input((256, 256, 1)), keras.layers.Conv2D(1, 3, padding="same", activation="sigmoid")]
+    )
+    model.compile("adam", "binary_crossentropy")
+    train = make_dataset(real_records, standardize=True)
+    steps = DatasetInfo.load(real_records).splits["train"].steps_per_epoch(8)
+    history = model.fit(train, epochs=2, steps_per_epoch=steps, shuffle=False, verbose=0)
+    first, second = history.history["loss"]
+    assert second < first

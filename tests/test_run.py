@@ -1,0 +1,352 @@
+"""Whole runs on small trees: the phantom plus one flaw."""
+
+import csv
+import os
+import pathlib
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import pydicom
+import pytest
+import tensorflow as tf
+
+from pipeline import DatasetInfo, iterate_batches, verify
+from preprocess import phantom
+from preprocess.audit import LEVELS
+from preprocess.config import Config
+from preprocess.errors import InputError
+from preprocess.run import run
+
+from .conftest import contents
+
+I_CONTOURS = "contourfiles/PH-1/i-contours"
+
+
+def audit_of(records: pathlib.Path) -> list[dict[str, str]]:
+    with (records / "audit.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def image(tree: pathlib.Path, number: int) -> pathlib.Path:
+    return tree / "dicoms" / "PHANTOM001" / f"{number}.dcm"
+
+
+def contour(tree: pathlib.Path, number: int) -> pathlib.Path:
+    return tree / I_CONTOURS / phantom.contour_name(number, "i")
+
+
+def edited(path: pathlib.Path, **elements: object) -> None:
+    dataset = pydicom.dcmread(path)
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path)
+
+
+# Each flaw touches pair 9 of PHANTOM001, unless its row says otherwise.
+
+
+def missing_study(tree: pathlib.Path) -> None:
+    with (tree / "link.csv").open("a") as file:
+        file.write("PHANTOM009,PH-9\n")
+
+
+def unlinked_study(tree: pathlib.Path) -> None:
+    shutil.copytree(tree / "dicoms" / "PHANTOM002", tree / "dicoms" / "PHANTOM008")
+
+
+def bad_link(tree: pathlib.Path) -> None:
+    with (tree / "link.csv").open("a") as file:
+        file.write("../PHANTOM002,PH-9\n")
+
+
+def no_image(tree: pathlib.Path) -> None:
+    image(tree, 9).unlink()
+
+
+def unreadable_image(tree: pathlib.Path) -> None:
+    image(tree, 9).write_bytes(b"no DICOM")
+
+
+def cut_pixels(tree: pathlib.Path) -> None:
+    image(tree, 9).write_bytes(image(tree, 9).read_bytes()[:-10])
+
+
+def unsupported_image(tree: pathlib.Path) -> None:
+    edited(image(tree, 9), PhotometricInterpretation="RGB", SamplesPerPixel=3)
+
+
+def another_patient(tree: pathlib.Path) -> None:
+    edited(image(tree, 9), PatientID="SOMEBODY")
+
+
+def another_number(tree: pathlib.Path) -> None:
+    edited(image(tree, 9), InstanceNumber=10)
+
+
+def unreadable_contour(tree: pathlib.Path) -> None:
+    contour(tree, 9).write_text("1 2\n3\n")
+
+
+def degenerate_contour(tree: pathlib.Path) -> None:
+    contour(tree, 9).write_text("1 2\n3 4\n")
+
+
+def tiny_contour(tree: pathlib.Path) -> None:
+    contour(tree, 9).write_text("100.1 100.1\n100.2 100.1\n100.2 100.2\n")
+
+
+def nonfinite_contour(tree: pathlib.Path) -> None:
+    contour(tree, 9).write_text("1 2\n3 4\n4 nan\n")
+
+
+def oversized_contour(tree: pathlib.Path) -> None:
+    contour(tree, 9).write_text("1 2\n3 4\n5 0\n" * 40_000)
+
+
+def outside_image(tree: pathlib.Path) -> None:
+    contour(tree, 9).write_text("1 2\n300 4\n5 9\n")
+
+
+def size_mismatch(tree: pathlib.Path) -> None:
+    edited(image(tree, 9), Rows=128, Columns=512)
+
+
+def duplicate_image(tree: pathlib.Path) -> None:
+    shutil.copy(image(tree, 9), image(tree, 9).with_name("0009.dcm"))
+
+
+def duplicate_contour(tree: pathlib.Path) -> None:
+    shutil.copy(contour(tree, 9), contour(tree, 9).with_name("IM-0002-0009-icontour-manual.txt"))
+
+
+def junk(tree: pathlib.Path) -> None:
+    image(tree, 9).with_name("._9.dcm").write_bytes(b"")
+
+
+AUDITED = [
+    # flaw, reasons of the rows it adds, kind of the first, pairs it costs
+    (missing_study, ["missing_study"], "study", 0),
+    (unlinked_study, ["unlinked_study"], "study", 0),
+    (bad_link, ["bad_link"], "link", 0),
+    (no_image, ["no_image"], "contour", 1),
+    (unreadable_image, ["no_image", "unreadable_image"], "contour", 1),
+    (cut_pixels, ["no_image", "unreadable_image"], "contour", 1),
+    (unsupported_image, ["no_image", "unsupported_image"], "contour", 1),
+    (another_patient, ["header_mismatch"], "image", 1),
+    (another_number, ["header_mismatch"], "image", 1),
+    (unreadable_contour, ["unreadable_contour"], "contour", 1),
+    (degenerate_contour, ["degenerate_contour"], "contour", 1),
+    (tiny_contour, ["degenerate_contour"], "contour", 1),
+    (nonfinite_contour, ["nonfinite_contour"], "contour", 1),
+    (oversized_contour, ["oversized_contour"], "contour", 1),
+    (outside_image, ["outside_image"], "contour", 1),
+    (size_mismatch, ["size_mismatch"], "pair", 1),
+    (duplicate_image, ["duplicate_image", "duplicate_image", "no_image"], "image", 1),
+    (duplicate_contour, ["duplicate_contour", "duplicate_contour"], "contour", 1),
+    (junk, ["junk"], "file", 0),
+]
+
+
+@pytest.mark.parametrize(("flaw", "reasons", "kind", "cost"), AUDITED, ids=[row[0].__name__ for row in AUDITED])
+def test_a_flaw_is_told_and_costs_its_pair_alone(
+    tree: pathlib.Path,
+    tmp_path: pathlib.Path,
+    flaw: Callable[[pathlib.Path], None],
+    reasons: list[str],
+    kind: str,
+    cost: int,
+) -> None:
+    run(Config(tree, tmp_path / "before"))
+    flaw(tree)
+    summary = run(Config(tree, tmp_path / "after"))
+    assert list(verify.faults(tmp_path / "after")) == []
+    assert summary.records == {"train": 8 - cost}
+    rows = [row for row in audit_of(tmp_path / "after") if row["reason"] != "unlabeled_images"]
+    assert sorted(row["reason"] for row in rows) == reasons
+    first = next(row for row in rows if row["reason"] == reasons[0])
+    assert first["kind"] == kind
+    for row in rows:
+        assert row["level"] == LEVELS[row["reason"]]
+        assert row["detail"]
+        assert not row["path"].startswith("/")
+        if kind in ("image", "contour", "pair"):
+            assert (row["study_id"], row["instance_number"]) == ("PHANTOM001", "9")
+            assert "9" in row["path"]
+    assert sum(summary.left_out.values()) == sum(row["level"] == "error" for row in rows)
+    # What is left is what it was.
+    kept = [pair for pair in pairs_of(tmp_path / "before") if cost == 0 or pair[0] != ("PHANTOM001", 9)]
+    assert pairs_of(tmp_path / "after") == kept
+
+
+def pairs_of(records: pathlib.Path) -> list[tuple[tuple[str, int], bytes, bytes]]:
+    """Study, number, image and mask of every record, in storage order, read by TensorFlow."""
+    found = []
+    for path in sorted(records.glob("*.tfrecord-?????-of-?????")):
+        for data in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            feature = tf.train.Example.FromString(data).features.feature
+            key = (
+                feature["meta/study_id"].bytes_list.value[0].decode(),
+                feature["meta/instance_number"].int64_list.value[0],
+            )
+            found.append((key, feature["image"].bytes_list.value[0], feature["mask"].bytes_list.value[0]))
+    return found
+
+
+def test_every_reason_of_this_stage_is_provoked() -> None:
+    provoked = {reason for _, reasons, _, _ in AUDITED for reason in reasons}
+    assert provoked | {"unlabeled_images", "excluded"} == set(LEVELS)
+
+
+def test_unlabeled_images_are_counted_by_study(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    run(Config(tree, tmp_path / "records"))
+    assert [(row["study_id"], row["path"], row["detail"]) for row in audit_of(tmp_path / "records")] == [
+        ("PHANTOM001", "dicoms/PHANTOM001", "1 of 5 images have no i-contour"),
+        ("PHANTOM002", "dicoms/PHANTOM002", "1 of 5 images have no i-contour"),
+    ]
+
+
+def test_a_row_of_the_audit_excludes_its_pair_and_only_it(
+    tree: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outside_image(tree)
+    run(Config(tree, tmp_path / "first"))
+    header, *rows = (tmp_path / "first" / "audit.csv").read_text().splitlines()
+    (row,) = [row for row in rows if "outside_image" in row]
+    (tmp_path / "exclude.csv").write_text(
+        f"{header}\n{row}\nPHANTOM002,pair,,21,error,blurred,\nPHANTOM002,pair,,99,,,\n"
+    )
+    shutil.copy(tree / "contourfiles/PH-1/o-contours" / phantom.contour_name(1, "o"), contour(tree, 9))
+    summary = run(Config(tree, tmp_path / "second", exclude=tmp_path / "exclude.csv"))
+    assert summary.records == {"train": 6}
+    excluded = [row for row in audit_of(tmp_path / "second") if row["reason"] == "excluded"]
+    assert [(row["study_id"], row["instance_number"], row["level"], row["detail"]) for row in excluded] == [
+        ("PHANTOM001", "9", "info", "left out by --exclude: outside_image"),
+        ("PHANTOM002", "21", "info", "left out by --exclude: blurred"),
+    ]
+    assert "--exclude names PHANTOM002, 99, but there is no such pair" in caplog.text
+
+
+def test_outer_contours(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    run(Config(tree, tmp_path / "i"))
+    run(Config(tree, tmp_path / "o", contours="o"))
+    inner = {key: mask for key, _, mask in pairs_of(tmp_path / "i")}
+    outer = {key: mask for key, _, mask in pairs_of(tmp_path / "o")}
+    assert outer.keys() < inner.keys()
+    assert all(outer[key].count(1) > inner[key].count(1) for key in outer)
+
+
+def test_the_contour_origin_moves_masks_not_images(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for origin in ("corner", "center"):
+        run(Config(tree, tmp_path / origin, contour_origin=origin))
+    corner, center = pairs_of(tmp_path / "corner"), pairs_of(tmp_path / "center")
+    assert all(one[:2] == other[:2] and one[2] != other[2] for one, other in zip(corner, center, strict=True))
+
+
+def test_splits_hold_whole_studies(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    summary = run(Config(tree, tmp_path / "records", split="train:0.5,val:0.5"))
+    assert summary.records == {"train": 4, "val": 4}
+    info = DatasetInfo.load(tmp_path / "records")
+    assert sorted(study for split in info.splits.values() for study in split.studies) == ["PHANTOM001", "PHANTOM002"]
+    for name, split in info.splits.items():
+        (images, _) = next(iter(iterate_batches(tmp_path / "records", split=name, image_dtype=None)))
+        stored = {
+            pydicom.dcmread(path).pixel_array.tobytes() for path in (tree / "dicoms" / split.studies[0]).iterdir()
+        }
+        assert {image.tobytes() for image in images} < stored
+
+
+def test_the_same_input_gives_the_same_bytes(
+    tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(Config(tree, tmp_path / "one", num_shards=2))
+    # Another place, another listing order, another day.
+    shutil.copytree(tree, tmp_path / "elsewhere" / "data")
+    walk = os.walk
+    monkeypatch.setattr("os.walk", lambda *args, **kwargs: ((a, b, c[::-1]) for a, b, c in walk(*args, **kwargs)))
+    monkeypatch.setenv("TZ", "Pacific/Auckland")
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    run(Config(tmp_path / "elsewhere" / "data", tmp_path / "other", num_shards=2))
+    assert contents(tmp_path / "one") == contents(tmp_path / "other")
+
+
+def test_values_that_are_not_whole_are_rounded_to_float32_and_said_so(
+    tree: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edited(image(tree, 9), RescaleSlope="0.1", RescaleIntercept="0")
+    run(Config(tree, tmp_path / "records"))
+    info = DatasetInfo.load(tmp_path / "records")
+    assert (info.image_dtype, info.settings["exact_values"]) == (np.float32, False)
+    assert "images are rounded to float32" in caplog.text
+    (found,) = [data for key, data, _ in pairs_of(tmp_path / "records") if key == ("PHANTOM001", 9)]
+    expected = (pydicom.dcmread(image(tree, 9)).pixel_array * 0.1).astype(np.float32)
+    assert found == expected.tobytes()
+
+
+def test_rescaled_integers_stay_integers(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    edited(image(tree, 9), RescaleSlope="2", RescaleIntercept="-100")
+    run(Config(tree, tmp_path / "records"))
+    info = DatasetInfo.load(tmp_path / "records")
+    assert (info.image_dtype, info.settings["exact_values"]) == (np.int32, True)
+    (found,) = [data for key, data, _ in pairs_of(tmp_path / "records") if key == ("PHANTOM001", 9)]
+    expected = pydicom.dcmread(image(tree, 9)).pixel_array.astype(np.int32) * 2 - 100
+    assert found == expected.tobytes()
+
+
+def test_where_nothing_can_be_paired_nothing_is_published(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for path in (tree / "contourfiles").rglob("*.txt"):
+        path.write_text("no contour\n")
+    with pytest.raises(
+        InputError, match=r"no image and contour could be paired\n  unreadable_contour: contourfiles/PH-1"
+    ):
+        run(Config(tree, tmp_path / "records"))
+    assert not (tmp_path / "records").exists()
+
+
+def test_a_split_that_is_left_empty_is_an_error(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for path in (tree / "dicoms" / "PHANTOM002").iterdir():
+        path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(InputError, match="no image and contour could be paired in split val"):
+        run(Config(tree, tmp_path / "records", split="val=PHANTOM002"))
+    assert not (tmp_path / "records").exists()
+
+
+def test_strict_publishes_nothing_where_there_is_an_error(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    assert run(Config(tree, tmp_path / "flawless", strict=True)).records == {"train": 8}
+    cut_pixels(tree)
+    with pytest.raises(InputError, match=r"--strict: nothing published, for the audit has errors\n  no_image: .*9"):
+        run(Config(tree, tmp_path / "records", strict=True))
+    assert not (tmp_path / "records").exists()
+
+
+def test_nothing_of_a_header_leaves_it(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for number, elements in (
+        (1, {"PatientName": "CANARY^NAME", "InstitutionName": "CANARY", "StudyDate": "19770707"}),
+        (9, {"PatientID": "CANARY", "PatientName": "CANARY"}),
+        (21, {"PhotometricInterpretation": "CANARY"}),
+    ):
+        edited(image(tree, number), **elements)
+    dataset = pydicom.dcmread(image(tree, 29))
+    dataset.private_block(0x0011, "CANARY", create=True).add_new(1, "LO", "CANARY")
+    dataset.preamble = b"CANARY".ljust(128)
+    dataset.save_as(image(tree, 29))
+    run(Config(tree, tmp_path / "records"))
+    written = contents(tmp_path / "records")
+    assert "header_mismatch" in written["audit.csv"].decode()
+    for name, content in written.items():
+        assert b"CANARY" not in content, name
+        assert b"19770707" not in content, name
+        assert str(tmp_path).encode() not in content, name
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_shards": 0}, "num_shards is 0, 1 to 99999 expected"),
+        ({"max_image_pixels": 0}, "max_image_pixels is 0, at least 1 expected"),
+        ({"split": "train:2"}, "fractions above 0 that add up to 1"),
+    ],
+)
+def test_settings_check_themselves(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Config(pathlib.Path("data"), pathlib.Path("records"), **settings)
