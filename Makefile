@@ -27,7 +27,7 @@ test-slow: $(READY) ## the tests that make test leaves out
 verify: $(READY) ## check a records directory whole: OUT=directory
 	@$(RUN) -m pipeline.verify "$(OUT)"
 
-bench: $(READY) $(PHANTOM) ## the benchmarks: mask accuracy and speed on DATA= (default: the phantom)
+bench: $(READY) $(if $(DATA),,$(PHANTOM)) ## the benchmarks: mask accuracy and speed on DATA= (default: the phantom)
 	@$(RUN) -m benchmarks.bench_masks --data_dir="$(or $(DATA),$(PHANTOM))"
 
 lint: $(READY) ## ruff and mypy

@@ -10,7 +10,13 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
+
+try:
+    import tensorflow as tf
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "make_dataset needs TensorFlow: pip install tensorflow. iterate_batches gives the same batches without it."
+    ) from error
 
 from pipeline import schema
 from pipeline.errors import RecordsError

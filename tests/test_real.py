@@ -4,7 +4,9 @@ import csv
 import pathlib
 import subprocess
 import sys
+import zlib
 
+import keras
 import numpy as np
 import pydicom
 import pytest
@@ -80,8 +82,6 @@ def test_both_readers_give_every_pair_once_an_epoch(real_records: pathlib.Path, 
         for batch, _ in dataset.as_numpy_iterator()
         for image in batch
     ]
-    import zlib
-
     assert result.stdout.split() == [str(zlib.crc32(content)) for content in expected]
 
 
@@ -113,8 +113,6 @@ def test_slice_and_phase_are_those_of_the_numbering(real_records: pathlib.Path) 
 
 
 def test_keras_trains_two_epochs(real_records: pathlib.Path) -> None:
-    import keras
-
     model = keras.Sequential(
         [keras.Input((256, 256, 1)), keras.layers.Conv2D(1, 3, padding="same", activation="sigmoid")]
     )

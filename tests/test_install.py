@@ -1,0 +1,50 @@
+"""Installed without TensorFlow, as the reader of records does who needs only NumPy."""
+
+import pathlib
+import subprocess
+import sys
+import zlib
+
+import pytest
+
+from pipeline import iterate_batches
+
+from .conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+def test_reading_in_an_environment_without_tensorflow(phantom_records: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    python = tmp_path / "environment" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", python.parent.parent], check=True)
+    # A copy, because a build writes beside its sources.
+    source = tmp_path / "source"
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in listing.split("\0")[:-1]:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run([python, "-m", "pip", "install", "--quiet", source], check=True)
+    code = f"""
+import importlib.util, zlib
+assert importlib.util.find_spec("tensorflow") is None
+from pipeline import iterate_batches
+for images, masks in iterate_batches({str(phantom_records)!r}, seed=3, epochs=1, standardize=True):
+    print(zlib.crc32(images.tobytes()), zlib.crc32(masks.tobytes()))
+"""
+    result = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    expected = [
+        f"{zlib.crc32(images.tobytes())} {zlib.crc32(masks.tobytes())}"
+        for images, masks in iterate_batches(phantom_records, seed=3, epochs=1, standardize=True)
+    ]
+    assert result.stdout.splitlines() == expected
+    listed = subprocess.run(
+        [python, "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True, check=True
+    )
+    packages = {line.partition("==")[0].lower() for line in listed.stdout.splitlines()}
+    assert packages - {"pip", "setuptools"} == {"cardiac-lv-records", "numpy", "crc32c"}
+
+    verified = subprocess.run([python, "-m", "pipeline.verify", phantom_records], cwd=tmp_path, check=False)
+    assert verified.returncode == 0
+    asked = "from pipeline import make_dataset"
+    failed = subprocess.run([python, "-c", asked], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "make_dataset needs TensorFlow: pip install tensorflow" in failed.stderr
