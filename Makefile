@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PHANTOM := build/phantom
 
 .DEFAULT_GOAL := help
-.PHONY: help records test test-slow verify lint format bench picture clean
+.PHONY: help records test test-slow test-clients verify lint format bench picture clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -19,10 +19,13 @@ records: $(READY) $(if $(DATA),,$(PHANTOM)) ## the main job: DATA=folder or .zip
 	@$(RUN) -m preprocess --data_dir="$(or $(DATA),$(PHANTOM))" --output_dir="$(OUT)" --overwrite $(FLAGS)
 
 test: $(READY) ## the test suite; real-data tests run where CARDIAC_DATA, or ../shared/data/final_data, is there
-	@$(RUN) -m pytest -m "not slow" $(FLAGS)
+	@$(RUN) -m pytest -m "not slow and not clients" $(FLAGS)
 
 test-slow: $(READY) ## the tests that make test leaves out
 	@$(RUN) -m pytest -m slow $(FLAGS)
+
+test-clients: $(VENV)/.clients ## the tests with the readers that other people use
+	@$(RUN) -m pytest -m clients $(FLAGS)
 
 verify: $(READY) ## check a records directory whole: OUT=directory
 	@$(RUN) -m pipeline.verify "$(OUT)"
@@ -49,6 +52,10 @@ $(PHANTOM): preprocess/phantom.py | $(READY)
 	@rm -rf $@ $@.partial
 	@$(RUN) -m preprocess.phantom --output_dir=$@.partial
 	@mv $@.partial $@
+	@touch $@
+
+$(VENV)/.clients: requirements-clients.txt $(READY)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt --requirement $<
 	@touch $@
 
 $(READY): requirements.txt

@@ -21,7 +21,7 @@ import shapely
 import skimage.draw
 
 from benchmarks.exact import pixel_areas
-from preprocess import contours, discover, masks
+from preprocess import contours, discover, masks, sources
 from preprocess.study import Polygon
 
 _SHAPE = (256, 256)
@@ -63,7 +63,7 @@ _METHODS: dict[str, Callable[[Polygon], npt.NDArray[np.bool_]]] = {
 
 
 def _polygons(data_dir: str) -> list[Polygon]:
-    source = discover.open_source(data_dir)
+    source = sources.open_source(data_dir)
     polygons = []
     for study in discover.discover(source)[0]:
         for paths in study.contours.values():

@@ -7,15 +7,16 @@ import concurrent.futures
 import itertools
 import os
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import RecordsError
+from pipeline.index import Index
 from pipeline.manifest import DatasetInfo
 from pipeline.order import Positions, Schedule
-from pipeline.records import Index, RecordReader
+from pipeline.pixels import Conversion, ImageDtype
+from pipeline.records import RecordReader
 
 Batch = tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]
 
@@ -31,7 +32,7 @@ def iterate_batches(
     drop_remainder: bool = False,
     start_step: int = 0,
     shard: tuple[int, int] | None = None,
-    image_dtype: Literal["float32"] | None = "float32",
+    image_dtype: ImageDtype = "float32",
     standardize: bool = False,
     check_crc: bool = True,
     prefetch: int = 2,
@@ -66,10 +67,7 @@ def iterate_batches(
         RecordsError: the directory is missing, incomplete or damaged, or an argument is out of its range. While
             iterating: a record is damaged; the message names shard, record and byte offset.
     """
-    if image_dtype not in ("float32", None):
-        raise RecordsError(f'image_dtype is {image_dtype!r}, "float32" or None expected')
-    if standardize and image_dtype is None:
-        raise RecordsError('standardize gives float32 images; leave image_dtype at "float32"')
+    conversion = Conversion(image_dtype, standardize)
     if prefetch < 0:
         raise RecordsError(f"prefetch is {prefetch}, at least 0 expected")
     info = DatasetInfo.load(records)
@@ -89,8 +87,7 @@ def iterate_batches(
         info,
         index,
         schedule,
-        as_float=image_dtype is not None,
-        standardize=standardize,
+        conversion,
         check_crc=check_crc,
         prefetch=prefetch,
     )
@@ -105,9 +102,8 @@ class Batches:
         info: DatasetInfo,
         index: Index,
         schedule: Schedule,
+        conversion: Conversion,
         *,
-        as_float: bool,
-        standardize: bool,
         check_crc: bool,
         prefetch: int,
     ) -> None:
@@ -115,8 +111,7 @@ class Batches:
         self._info = info
         self._index = index
         self._schedule = schedule
-        self._as_float = as_float
-        self._standardize = standardize
+        self._conversion = conversion
         self._check_crc = check_crc
         self._prefetch = prefetch
 
@@ -156,20 +151,4 @@ class Batches:
         images: npt.NDArray[np.generic] = np.empty(shape, self._info.image_dtype)
         masks = np.empty(shape, np.bool_)
         reader.read(positions, images, masks)
-        if self._standardize:
-            return standardized(images), masks
-        if self._as_float:
-            return images.astype(np.float32, copy=False), masks
-        return images, masks
-
-
-def standardized(images: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-    """Each image with zero mean and unit variance: float32 ``(n, H, W, 1)`` from any real dtype.
-
-    Summed in float64: in float32 an image with a large offset comes out wrong by 1e-3 and more.
-    """
-    values = images.astype(np.float64)
-    values -= values.mean(axis=(1, 2, 3), keepdims=True)
-    deviation = values.std(axis=(1, 2, 3), keepdims=True)
-    values /= np.maximum(deviation, 1 / np.sqrt(values[0].size))
-    return values.astype(np.float32)
+        return self._conversion.apply(images), masks

@@ -6,7 +6,6 @@ import math
 import os
 import pathlib
 import threading
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +19,10 @@ except ModuleNotFoundError as error:
 
 from pipeline import schema
 from pipeline.errors import RecordsError
+from pipeline.index import Index
 from pipeline.manifest import DatasetInfo
 from pipeline.order import Positions, Schedule
-from pipeline.records import Index
+from pipeline.pixels import Conversion, ImageDtype
 
 
 def make_dataset(
@@ -36,7 +36,7 @@ def make_dataset(
     drop_remainder: bool = False,
     start_step: int = 0,
     shard: tuple[int, int] | None = None,
-    image_dtype: Literal["float32"] | None = "float32",
+    image_dtype: ImageDtype = "float32",
     standardize: bool = False,
     check_crc: bool = True,
     cache: int = 1 << 30,
@@ -74,10 +74,7 @@ def make_dataset(
         RecordsError: the directory is missing, incomplete or damaged, or an argument is out of its range. A record that
             turns out damaged while iterating is TensorFlow's own ``DataLossError``; ``make verify`` says which it is.
     """
-    if image_dtype not in ("float32", None):
-        raise RecordsError(f'image_dtype is {image_dtype!r}, "float32" or None expected')
-    if standardize and image_dtype is None:
-        raise RecordsError('standardize gives float32 images; leave image_dtype at "float32"')
+    conversion = Conversion(image_dtype, standardize)
     if not check_crc:
         raise RecordsError("check_crc=False is for iterate_batches: TensorFlow's reader always checks")
     if cache < 0:
@@ -100,15 +97,17 @@ def make_dataset(
     )
     fixed_batch = batch_size if drop_remainder or schedule.share % batch_size == 0 else None
 
+    # There is nothing here for AutoGraph to convert, and under Python 3.13 it warns that it cannot.
+    @tf.autograph.experimental.do_not_convert
     def load(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         positions = tf.numpy_function(schedule.batch, [step], tf.int64, stateful=False)
         positions.set_shape([None])
         images, masks = fetch(positions)
         images.set_shape((fixed_batch, *info.image_shape))
         masks.set_shape((fixed_batch, *info.mask_shape))
-        if standardize:
+        if conversion.standardize:
             images = _standardized(images)
-        elif image_dtype is not None:
+        elif conversion.image_dtype is not None:
             images = tf.cast(images, tf.float32)
         return images, masks
 
@@ -208,7 +207,7 @@ class _Cache:
 
 
 def _standardized(images: tf.Tensor) -> tf.Tensor:
-    """As :func:`pipeline.batches.standardized`."""
+    """As :func:`pipeline.pixels.standardized`."""
     values = tf.cast(images, tf.float64)
     values -= tf.reduce_mean(values, axis=(1, 2, 3), keepdims=True)
     deviation = tf.math.reduce_std(values, axis=(1, 2, 3), keepdims=True)

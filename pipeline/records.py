@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from pipeline import schema
 from pipeline.errors import RecordsError
+from pipeline.index import Index
 from pipeline.manifest import DatasetInfo
 
 LENGTH_BYTES = 12
@@ -112,59 +113,6 @@ def _varint(number: int) -> bytes:
         number >>= 7
     encoded.append(number)
     return bytes(encoded)
-
-
-@dataclasses.dataclass(frozen=True)
-class Index:
-    """Where each record of a split begins: 16 bytes of memory a record.
-
-    Attributes:
-        shards: file names.
-        first: int64 ``(shards + 1,)``, the split's position of each shard's first record, and the record count.
-        offsets: int64 ``(count,)``, the byte in its shard at which each record's frame begins.
-        sizes: int64 ``(count,)``, bytes of each record's frame.
-    """
-
-    shards: tuple[str, ...]
-    first: npt.NDArray[np.int64]
-    offsets: npt.NDArray[np.int64]
-    sizes: npt.NDArray[np.int64]
-
-    @classmethod
-    def load(cls, directory: str | os.PathLike[str], info: DatasetInfo, split: str) -> Self:
-        """Reads the index files of a split; the time grows with the records, about 0.3 s a million.
-
-        Raises:
-            RecordsError: an index is missing or does not fit its shard.
-        """
-        shards = info.split(split).shards
-        tables = [
-            read_index(pathlib.Path(directory, schema.index_name(shard.name)), shard.count, shard.bytes)
-            for shard in shards
-        ]
-        offsets, sizes = np.concatenate(tables).T if tables else np.empty((2, 0), np.int64)
-        first = np.cumsum([0, *(shard.count for shard in shards)], dtype=np.int64)
-        return cls(tuple(shard.name for shard in shards), first, offsets.copy(), sizes.copy())
-
-    def shard_of(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The number of the shard that holds each of the positions."""
-        return np.searchsorted(self.first, positions, side="right") - 1
-
-
-def read_index(path: pathlib.Path, count: int, shard_bytes: int) -> npt.NDArray[np.int64]:
-    """Reads an index file: int64 ``(count, 2)``, columns offset and size, in bytes.
-
-    Raises:
-        RecordsError: it is missing, malformed, or does not cover a shard of ``count`` records and ``shard_bytes``.
-    """
-    try:
-        table = np.loadtxt(path, dtype=np.int64, ndmin=2, comments=None)
-    except (OSError, ValueError) as error:
-        raise RecordsError(f"{path}: cannot be read as an index ({error}); write the records anew") from error
-    ends = np.concatenate([[0], table[:, 0] + table[:, -1]])
-    if table.shape != (count, 2) or not np.array_equal(ends, [*table[:, 0], shard_bytes]):
-        raise RecordsError(f"{path}: does not cover {count} records in {shard_bytes} bytes; write the records anew")
-    return table
 
 
 class RecordReader:

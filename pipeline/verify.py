@@ -18,8 +18,9 @@ import numpy as np
 
 from pipeline import schema
 from pipeline.errors import RecordsError
+from pipeline.index import read_index
 from pipeline.manifest import DatasetInfo, FileInfo, ShardInfo
-from pipeline.records import FRAME_BYTES, Layout, read_index, scan
+from pipeline.records import FRAME_BYTES, Layout, scan
 
 
 def faults(directory: str | os.PathLike[str], progress: Callable[[str], object] = lambda line: None) -> Iterator[str]:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
@@ -17,7 +17,6 @@ from pydicom.pixels import apply_modality_lut, get_decoder, pixel_array
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
-from pipeline import schema
 from preprocess.errors import InputError
 from preprocess.study import ImageHeader
 
@@ -101,39 +100,6 @@ def read_pixels(file: BinaryIO, path: str, max_image_pixels: int) -> npt.NDArray
         if header.value_range is not None:
             return pixels.astype(np.int64) * int(slope) + int(intercept)
         return pixels.astype(np.float64) * slope + intercept
-
-
-def smallest_dtype(headers: Iterable[ImageHeader]) -> tuple[np.dtype[Any], bool]:
-    """The smallest dtype of ``schema.IMAGE_DTYPES`` for every value that the headers allow.
-
-    Returns:
-        The dtype, and whether it holds them all exactly; float32 rounds what does not fit its 24 bits.
-    """
-    ranges = [header.value_range for header in headers]
-    integers = [bounds for bounds in ranges if bounds is not None]
-    low = min((bounds[0] for bounds in integers), default=0)
-    high = max((bounds[1] for bounds in integers), default=0)
-    if len(integers) == len(ranges):
-        for name in schema.IMAGE_DTYPES:
-            dtype = np.dtype(name)
-            if dtype.kind != "f" and np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-                return dtype, True
-    return np.dtype(np.float32), len(integers) == len(ranges) and low >= -(1 << 24) and high <= 1 << 24
-
-
-def to_dtype(values: npt.NDArray[np.generic], dtype: np.dtype[Any], path: str) -> npt.NDArray[np.generic]:
-    """The values in a data set's dtype; integers never wrap.
-
-    Raises:
-        InputError: ``unreadable_image``, the file holds values that its header rules out.
-    """
-    if dtype.kind == "i" or dtype.kind == "u":
-        limits = np.iinfo(dtype)
-        if values.min() < limits.min or values.max() > limits.max:
-            raise InputError(path, f"values beyond {dtype}, which its header rules out", "unreadable_image")
-    elif not np.isfinite(values).all():
-        raise InputError(path, "values that are not finite", "unreadable_image")
-    return values.astype(dtype)
 
 
 def _read(file: BinaryIO, path: str, **options: Any) -> pydicom.FileDataset:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import tqdm
 
-from preprocess import audit, contours, dicom, discover, masks, pairing, splits, writer
+from preprocess import audit, contours, dicom, discover, masks, pairing, sources, splits, values, writer
 from preprocess.config import Config
 from preprocess.errors import Finding, InputError
 from preprocess.study import ImageHeader, Pair, Polygon, Study
@@ -44,7 +44,7 @@ def run(config: Config) -> Summary:
     """
     writer.check_output(config.output_dir, config.overwrite)
     exclusions = audit.read_exclusions(config.exclude) if config.exclude else {}
-    source = discover.open_source(config.data_dir)
+    source = sources.open_source(config.data_dir)
     studies, findings = discover.discover(source)
     _log.info("%s: %d studies, %d files", source.name, len(studies), len(source.paths))
     found = audit.Audit()
@@ -65,7 +65,7 @@ def run(config: Config) -> Summary:
     found.add(findings)
     if not pairs:
         raise _nothing(config, found)
-    dtype, exact = dicom.smallest_dtype(pair.header for pair in pairs)
+    dtype, exact = values.smallest_dtype(pair.header for pair in pairs)
     if not exact:
         _log.warning("modality values are not all integers that float32 holds: images are rounded to float32")
 
@@ -113,7 +113,7 @@ def _progress(total: int, what: str) -> tqdm.tqdm[None]:
 
 
 def _read_study(
-    source: discover.Source, study: Study, config: Config, bar: tqdm.tqdm[None]
+    source: sources.Source, study: Study, config: Config, bar: tqdm.tqdm[None]
 ) -> tuple[dict[int, ImageHeader], dict[int, Polygon], list[Finding]]:
     """Every header of a study, and every contour of the kind asked for, by number."""
     headers: dict[int, ImageHeader] = {}
@@ -136,7 +136,7 @@ def _read_study(
 
 
 @contextlib.contextmanager
-def _opened(source: discover.Source, path: str, reason: str) -> Iterator[BinaryIO]:
+def _opened(source: sources.Source, path: str, reason: str) -> Iterator[BinaryIO]:
     """Opens a file; what the system says against reading it is an error about that file."""
     try:
         with source.open(path) as file:
@@ -179,7 +179,7 @@ def _of_one_shape(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Finding]]:
 
 
 def _read_pair(
-    source: discover.Source, pair: Pair, config: Config, dtype: np.dtype[Any]
+    source: sources.Source, pair: Pair, config: Config, dtype: np.dtype[Any]
 ) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
     """Image ``(H, W)`` of the data set's dtype, and its mask.
 
@@ -188,10 +188,10 @@ def _read_pair(
     """
     mask = masks.rasterize(pair.polygon, pair.header.shape, pair.contour_path, config.contour_origin)
     with _opened(source, pair.image_path, "unreadable_image") as file:
-        values = dicom.read_pixels(file, pair.image_path, config.max_image_pixels)
-    if values.shape != pair.header.shape:
+        pixels = dicom.read_pixels(file, pair.image_path, config.max_image_pixels)
+    if pixels.shape != pair.header.shape:
         raise InputError(pair.image_path, "its pixels are not Rows × Columns", "unreadable_image")
-    return dicom.to_dtype(values, dtype, pair.image_path), mask
+    return values.to_dtype(pixels, dtype, pair.image_path), mask
 
 
 def _left_out(pair: Pair, error: InputError) -> list[Finding]:

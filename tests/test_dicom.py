@@ -14,7 +14,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.uid import UID, EnhancedMRImageStorage, RLELossless
 
-from preprocess import dicom
+from preprocess import dicom, values
 from preprocess.errors import InputError
 
 LIMIT = 1 << 24
@@ -272,16 +272,16 @@ def header_with(value_range: tuple[int, int] | None) -> dicom.ImageHeader:
     ],
 )
 def test_the_smallest_dtype(ranges: list, dtype: str, exact: bool) -> None:
-    assert dicom.smallest_dtype(map(header_with, ranges)) == (np.dtype(dtype), exact)
+    assert values.smallest_dtype(map(header_with, ranges)) == (np.dtype(dtype), exact)
 
 
 def test_values_never_wrap() -> None:
-    assert dicom.to_dtype(np.array([[40000]]), np.dtype(np.uint16), "a.dcm").dtype == np.uint16
+    assert values.to_dtype(np.array([[40000]]), np.dtype(np.uint16), "a.dcm").dtype == np.uint16
     for value in (40000, -32769):
         with pytest.raises(InputError, match=r"a\.dcm: values beyond int16, which its header rules out"):
-            dicom.to_dtype(np.array([[value]]), np.dtype(np.int16), "a.dcm")
+            values.to_dtype(np.array([[value]]), np.dtype(np.int16), "a.dcm")
     with pytest.raises(InputError, match=r"a\.dcm: values that are not finite"):
-        dicom.to_dtype(np.array([[np.nan]]), np.dtype(np.float32), "a.dcm")
+        values.to_dtype(np.array([[np.nan]]), np.dtype(np.float32), "a.dcm")
 
 
 @hypothesis.settings(max_examples=150, deadline=None)

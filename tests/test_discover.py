@@ -4,8 +4,9 @@ import zipfile
 
 import pytest
 
-from preprocess.discover import discover, open_source
+from preprocess.discover import discover
 from preprocess.errors import InputError
+from preprocess.sources import open_source
 
 from .conftest import contents
 

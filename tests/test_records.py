@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from pipeline import records, schema
 from pipeline.errors import RecordsError
+from pipeline.index import Index, read_index
 from pipeline.manifest import DatasetInfo
-from pipeline.records import Index, Layout, RecordReader
+from pipeline.records import Layout, RecordReader
 
 from .conftest import Synthetic, synthetic_arrays
 
@@ -99,9 +100,9 @@ def test_an_index_that_does_not_fit_its_shard_is_refused(tmp_path: pathlib.Path,
     path = tmp_path / "shard.idx"
     path.write_text(text)
     with pytest.raises(RecordsError, match=r"shard\.idx: .*write the records anew"):
-        records.read_index(path, count, 20)
+        read_index(path, count, 20)
 
 
 def test_a_missing_index_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(RecordsError, match=r"shard\.idx: cannot be read as an index"):
-        records.read_index(tmp_path / "shard.idx", 1, 20)
+        read_index(tmp_path / "shard.idx", 1, 20)

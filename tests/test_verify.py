@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 
 from pipeline import verify
+from pipeline.index import Index
 from pipeline.manifest import DatasetInfo
-from pipeline.records import Index
 
 from .conftest import ROOT, Synthetic, contents
 
