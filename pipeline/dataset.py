@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import pathlib
-import threading
 
 import numpy as np
 import numpy.typing as npt
@@ -176,7 +175,6 @@ class _Cache:
         self._images: npt.NDArray[np.generic] = np.empty((count, *info.image_shape), info.image_dtype)
         self._masks = np.empty((count, *info.mask_shape), np.bool_)
         self._filled = np.zeros(count, np.bool_)
-        self._lock = threading.Lock()
 
     def fetch(self, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """As :meth:`_Source.fetch`, from memory where the records are there."""
@@ -196,10 +194,9 @@ class _Cache:
 
     def _store(self, positions: Positions, images: npt.NDArray[np.generic], masks: npt.NDArray[np.bool_]) -> np.int64:
         # Two batches of neighboring epochs may bring the same record at once; the bytes are the same.
-        with self._lock:
-            self._images[positions] = images
-            self._masks[positions] = masks
-            self._filled[positions] = True
+        self._images[positions] = images
+        self._masks[positions] = masks
+        self._filled[positions] = True
         return np.int64(len(positions))
 
     def _gather(self, positions: Positions) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:

@@ -36,6 +36,8 @@ IMAGE_DTYPES = ("int16", "uint16", "int32", "float32")
 
 MANIFEST_FILE = "manifest.json"
 AUDIT_FILE = "audit.csv"
+PAIRS_FILE = "pairs.csv"
+STUDIES_FILE = "studies.csv"
 DATASET_INFO_FILE = "dataset_info.json"
 FEATURES_FILE = "features.json"
 

@@ -26,11 +26,18 @@ LEVELS = {
     "nonfinite_contour": "error",
     "oversized_contour": "error",
     "outside_image": "error",
+    "self_intersecting": "warning",
+    "not_nested": "warning",
+    "misregistered": "warning",
+    "volume_order": "warning",
     "size_mismatch": "error",
     "excluded": "info",
     "junk": "info",
 }
-"""Every reason and its level. An ``error`` leaves its pair, file or study out of the records; the rest goes on."""
+"""Every reason and its level, unless the finding has one of its own.
+
+An ``error`` leaves its pair, file or study out of the records; the rest goes on.
+"""
 
 COLUMNS = ("study_id", "kind", "path", "instance_number", "level", "reason", "detail")
 
@@ -47,7 +54,7 @@ class Audit:
 
     def of_level(self, level: str) -> list[Finding]:
         """The findings of a level, in the audit's order."""
-        return [finding for finding in self._sorted() if LEVELS[finding.reason] == level]
+        return [finding for finding in self._sorted() if _level(finding) == level]
 
     def counts(self, level: str) -> dict[str, int]:
         """How many findings of a level there are, by reason, the most frequent first."""
@@ -60,10 +67,8 @@ class Audit:
         writer.writerow(COLUMNS)
         for finding in self._sorted():
             number = "" if finding.instance_number is None else finding.instance_number
-            level = LEVELS[finding.reason]
-            writer.writerow(
-                (finding.study_id, finding.kind, finding.path, number, level, finding.reason, finding.detail)
-            )
+            row = finding.study_id, finding.kind, finding.path, number, _level(finding), finding.reason, finding.detail
+            writer.writerow(row)
         # A file name need not be UTF-8; what is not is written as an escape.
         return text.getvalue().encode("utf-8", "backslashreplace")
 
@@ -78,6 +83,10 @@ class Audit:
                 finding.detail,
             ),
         )
+
+
+def _level(finding: Finding) -> str:
+    return finding.level or LEVELS[finding.reason]
 
 
 def read_exclusions(path: pathlib.Path) -> dict[tuple[str, int], str]:

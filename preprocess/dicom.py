@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import math
 import warnings
@@ -42,6 +43,8 @@ _HEADER_KEYWORDS = [
     "RescaleIntercept",
     "ModalityLUTSequence",
 ]
+
+_PIXEL_KEYWORDS = ["PixelData", "FloatPixelData", "DoubleFloatPixelData"]
 
 _ENHANCED = frozenset(
     UID(f"1.2.840.10008.5.1.4.1.1.{suffix}") for suffix in ("2.1", "2.2", "4.1", "4.3", "4.4", "128.1", "130")
@@ -87,7 +90,7 @@ def read_pixels(file: BinaryIO, path: str, max_image_pixels: int) -> npt.NDArray
     with _silent():
         dataset = _read(file, path)
         header = _header(dataset, path, max_image_pixels)
-        if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        if not any(keyword in dataset for keyword in _PIXEL_KEYWORDS):
             raise _unsupported(path, "it has no pixels")
         _check_codec(dataset, path)
         with _foreign_code(path, "the pixels cannot be decoded"):
@@ -100,6 +103,18 @@ def read_pixels(file: BinaryIO, path: str, max_image_pixels: int) -> npt.NDArray
         if header.value_range is not None:
             return pixels.astype(np.int64) * int(slope) + int(intercept)
         return pixels.astype(np.float64) * slope + intercept
+
+
+def read_digest(file: BinaryIO, path: str) -> bytes:
+    """SHA-256 of an image's pixels as the file holds them, not decoded.
+
+    Raises:
+        InputError: ``unreadable_image``.
+    """
+    with _silent():
+        dataset = _read(file, path, specific_tags=_PIXEL_KEYWORDS)
+        with _foreign_code(path, "the pixels cannot be read"):
+            return hashlib.sha256(b"".join(dataset[name].value for name in _PIXEL_KEYWORDS if name in dataset)).digest()
 
 
 def _read(file: BinaryIO, path: str, **options: Any) -> pydicom.FileDataset:

@@ -23,7 +23,7 @@ class InputError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One row of the audit, but for its level.
+    """One row of the audit.
 
     Attributes:
         reason: a key of ``audit.LEVELS``.
@@ -32,6 +32,7 @@ class Finding:
         detail: what was found, and what to do.
         study_id: ``patient_id`` of the study, where one is concerned.
         instance_number: the number in the file's name, where one pair is concerned.
+        level: ``error``, ``warning`` or ``info``, where it is not the reason's own in ``audit.LEVELS``.
     """
 
     reason: str
@@ -40,6 +41,7 @@ class Finding:
     detail: str
     study_id: str = ""
     instance_number: int | None = None
+    level: str = ""
 
     @classmethod
     def of(cls, error: InputError, kind: str, study_id: str, instance_number: int) -> Finding:

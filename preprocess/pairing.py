@@ -6,64 +6,79 @@ import collections
 import itertools
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from preprocess.errors import Finding
-from preprocess.study import ContourKind, ImageHeader, Pair, Polygon, Study
+from preprocess.study import ContourKind, ImageHeader, Pair, Place, Polygon, Study
 
 # Two positions further apart than this are two slices. Scanners round positions to 0.001 mm.
 _SAME_SLICE_MM = 0.1
 
 
-class Place(NamedTuple):
-    """Where an image lies in its study; -1 where the headers do not say."""
-
-    slice_index: int
-    phase_index: int
+def confirm(study: Study, headers: Mapping[int, ImageHeader]) -> tuple[dict[int, ImageHeader], list[Finding]]:
+    """The headers that agree with folder and file name, by number, and a finding for each of the others."""
+    confirmed, findings = {}, []
+    for number, header in sorted(headers.items()):
+        disagreeing = _disagreeing(study, number, header)
+        if disagreeing:
+            path = study.images[number]
+            findings.append(Finding("header_mismatch", "image", path, disagreeing, study.study_id, number))
+        else:
+            confirmed[number] = header
+    return confirmed, findings
 
 
 def pair(
-    study: Study, kind: ContourKind, headers: Mapping[int, ImageHeader], polygons: Mapping[int, Polygon]
-) -> tuple[list[Pair], list[Finding]]:
-    """Pairs a study's images with its contours of one kind.
+    study: Study,
+    kind: ContourKind,
+    headers: Mapping[int, ImageHeader],
+    places: Mapping[int, Place],
+    polygons: Mapping[int, Polygon],
+) -> list[Pair]:
+    """A study's images with the contour of one kind on each, by number.
 
     Args:
         study: the study.
         kind: which contours.
-        headers: header of each image that could be read, by number.
+        headers: header of each image that was confirmed, by number.
+        places: slice and phase of each of them.
         polygons: polygon of each contour that could be read, by number.
-
-    Returns:
-        The pairs, by number, and a finding for all that is left over.
     """
-    findings = []
-    confirmed = {}
-    for number, header in sorted(headers.items()):
-        disagreeing = _disagreeing(study, number, header)
-        if disagreeing:
-            findings.append(
-                Finding("header_mismatch", "image", study.images[number], disagreeing, study.study_id, number)
-            )
-        else:
-            confirmed[number] = header
-    places = locate(confirmed)
-    pairs = []
-    for number, polygon in sorted(polygons.items()):
-        path = study.contours[kind][number]
-        if number in confirmed:
-            image_path = study.images[number]
-            header = confirmed[number]
-            pairs.append(
-                Pair(study.study_id, study.contour_id, number, image_path, path, header, polygon, *places[number])
-            )
-        elif number not in headers:
-            findings.append(without_image(study.study_id, number, study.images.get(number), path))
-    unlabeled = study.images.keys() - study.contours[kind].keys()
-    if unlabeled:
-        folder = study.images[min(unlabeled)].rpartition("/")[0]
-        detail = f"{len(unlabeled)} of {len(study.images)} images have no {kind}-contour"
-        findings.append(Finding("unlabeled_images", "study", folder, detail, study.study_id))
-    return pairs, findings
+    return [
+        Pair(
+            study.study_id,
+            study.contour_id,
+            kind,
+            number,
+            study.images[number],
+            study.contours[kind][number],
+            headers[number],
+            polygon,
+            *places[number],
+        )
+        for number, polygon in sorted(polygons.items())
+        if number in headers
+    ]
+
+
+def left_over(
+    study: Study, kind: ContourKind, headers: Mapping[int, ImageHeader], polygons: Mapping[int, Polygon]
+) -> list[Finding]:
+    """Contours of one kind without an image: ``headers`` are those of all images that could be read."""
+    return [
+        without_image(study.study_id, number, study.images.get(number), study.contours[kind][number])
+        for number in sorted(polygons)
+        if number not in headers
+    ]
+
+
+def unlabeled(study: Study, kind: ContourKind) -> list[Finding]:
+    """How many of a study's images have no contour of one kind: one finding, or none."""
+    numbers = study.images.keys() - study.contours[kind].keys()
+    if not numbers:
+        return []
+    folder = study.images[min(numbers)].rpartition("/")[0]
+    detail = f"{len(numbers)} of {len(study.images)} images have no {kind}-contour"
+    return [Finding("unlabeled_images", "study", folder, detail, study.study_id)]
 
 
 def without_image(study_id: str, number: int, image_path: str | None, contour_path: str) -> Finding:

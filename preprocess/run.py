@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
-import numpy.typing as npt
 import tqdm
 
-from preprocess import audit, contours, dicom, discover, masks, pairing, sources, splits, values, writer
+from pipeline import schema
+from preprocess import audit, checks, discover, measurements, polygons, sources, splits, values, writer
 from preprocess.config import Config
 from preprocess.errors import Finding, InputError
-from preprocess.study import ImageHeader, Pair, Polygon, Study
+from preprocess.examine import Examined, examine, left_out, read_pair
+from preprocess.measurements import PairRow, Registration, StudyRow, Volumes
+from preprocess.sources import Source
+from preprocess.study import KINDS, ContourKind, Key, Pair
+from preprocess.writer import RecordsWriter
 
 _log = logging.getLogger(__name__)
 
@@ -45,41 +46,30 @@ def run(config: Config) -> Summary:
     writer.check_output(config.output_dir, config.overwrite)
     exclusions = audit.read_exclusions(config.exclude) if config.exclude else {}
     source = sources.open_source(config.data_dir)
-    studies, findings = discover.discover(source)
-    _log.info("%s: %d studies, %d files", source.name, len(studies), len(source.paths))
     found = audit.Audit()
-    found.add(findings)
-
-    pairs: list[Pair] = []
-    with _progress(sum(len(study.images) for study in studies), "headers") as bar:
-        for study in studies:
-            headers, polygons, findings = _read_study(source, study, config, bar)
-            found.add(findings)
-            paired, findings = pairing.pair(study, config.contours, headers, polygons)
-            found.add(findings)
-            pairs += paired
-            _log.info("%s: %d images, %d pairs", study.study_id, len(study.images), len(paired))
-    pairs, findings = _without_excluded(pairs, exclusions)
-    found.add(findings)
-    pairs, findings = _of_one_shape(pairs)
+    examined = _examine(source, config, found)
+    found.add(_excluded(examined, config, exclusions))
+    kept: dict[ContourKind, list[Pair]] = {
+        kind: [pair for content in examined for pair in content.pairs[kind] if pair.key not in exclusions]
+        for kind in KINDS
+    }
+    outside = _outside(kept)
+    found.add(_check(kept, examined, outside))
+    rejected = Rejected.of(found.of_level("error"))
+    pairs, findings = _of_one_shape(rejected.others(kept[config.contours]))
     found.add(findings)
     if not pairs:
-        raise _nothing(config, found)
+        raise _listing("no image and contour could be paired", config, found)
     dtype, exact = values.smallest_dtype(pair.header for pair in pairs)
     if not exact:
         _log.warning("modality values are not all integers that float32 holds: images are rounded to float32")
-
     assigned = splits.assign(config.split, {pair.study_id for pair in pairs})
-    split_of = {study_id: name for name, members in assigned.items() for study_id in members}
-    planned = collections.Counter(split_of[pair.study_id] for pair in pairs)
-    settings = {
-        **config.shaping(),
-        "exclude": [[study_id, number] for study_id, number in sorted(exclusions)],
-        "exact_values": exact,
-    }
-    written = collections.Counter(dict.fromkeys(assigned, 0))
+    split_of_study = {study_id: name for name, members in assigned.items() for study_id in members}
+    split_of = {pair.contour_path: split_of_study[pair.study_id] for pair in pairs}
+    planned = collections.Counter(split_of.values())
+
     with (
-        writer.RecordsWriter(
+        RecordsWriter(
             config.output_dir,
             config.overwrite,
             pairs[0].header.shape,
@@ -89,22 +79,31 @@ def run(config: Config) -> Summary:
         ) as records,
         _progress(len(pairs), "records") as bar,
     ):
-        for pair in pairs:
-            try:
-                image, mask = _read_pair(source, pair, config, dtype)
-            except InputError as error:
-                found.add(_left_out(pair, error))
-            else:
-                records.write(split_of[pair.study_id], pair, image, mask)
-                written[split_of[pair.study_id]] += 1
-            bar.update()
-        empty = [name for name, count in written.items() if count == 0]
+        pair_rows: list[PairRow] = []
+        study_rows: list[StudyRow] = []
+        for content in examined:
+            inner = rejected.others(content.pairs["i"])
+            rows, study_row = _write_study(source, content, inner, config, records, split_of, outside, found, bar)
+            pair_rows += rows
+            study_rows.append(study_row)
+        empty = assigned.keys() - {split_of[row.contour_path] for row in pair_rows if row.written}
         if empty:
-            raise _nothing(config, found, f" in split {', '.join(empty)}")
+            raise _listing(f"no image and contour could be paired in split {', '.join(sorted(empty))}", config, found)
         if config.strict and found.counts("error"):
             raise _listing("--strict: nothing published, for the audit has errors", config, found)
-        records.publish(assigned, settings, found.dump())
-    return Summary(dict(written), found.counts("error"), found.counts("warning"))
+        settings = {
+            **config.shaping(),
+            "exclude": [[study_id, number] for study_id, number in sorted(exclusions)],
+            "exact_values": exact,
+        }
+        tables = {
+            schema.AUDIT_FILE: found.dump(),
+            schema.PAIRS_FILE: measurements.dump_table(PairRow, pair_rows),
+            schema.STUDIES_FILE: measurements.dump_table(StudyRow, study_rows),
+        }
+        info = records.publish(assigned, settings, tables)
+    counts = {name: split.count for name, split in info.splits.items()}
+    return Summary(counts, found.counts("error"), found.counts("warning"))
 
 
 def _progress(total: int, what: str) -> tqdm.tqdm[None]:
@@ -112,54 +111,120 @@ def _progress(total: int, what: str) -> tqdm.tqdm[None]:
     return tqdm.tqdm(total=total, desc=what, unit="file", disable=None, leave=False)
 
 
-def _read_study(
-    source: sources.Source, study: Study, config: Config, bar: tqdm.tqdm[None]
-) -> tuple[dict[int, ImageHeader], dict[int, Polygon], list[Finding]]:
-    """Every header of a study, and every contour of the kind asked for, by number."""
-    headers: dict[int, ImageHeader] = {}
-    polygons: dict[int, Polygon] = {}
+def _examine(source: Source, config: Config, found: audit.Audit) -> list[Examined]:
+    studies, findings = discover.discover(source)
+    found.add(findings)
+    _log.info("%s: %d studies, %d files", source.name, len(studies), len(source.paths))
+    examined = []
+    with _progress(sum(len(study.images) for study in studies), "headers") as bar:
+        for study in studies:
+            content = examine(source, study, config, bar.update)
+            found.add(content.findings)
+            examined.append(content)
+            pairs = len(content.pairs[config.contours])
+            _log.info("%s: %d images, %d pairs", study.study_id, len(study.images), pairs)
+    return examined
+
+
+def _excluded(examined: Iterable[Examined], config: Config, exclusions: Mapping[Key, str]) -> list[Finding]:
     findings = []
-    for number, path in study.images.items():
-        try:
-            with _opened(source, path, "unreadable_image") as file:
-                headers[number] = dicom.read_header(file, path, config.max_image_pixels)
-        except InputError as error:
-            findings.append(Finding.of(error, "image", study.study_id, number))
-        bar.update()
-    for number, path in study.contours[config.contours].items():
-        try:
-            with _opened(source, path, "unreadable_contour") as file:
-                polygons[number] = contours.read_contour(file, path)
-        except InputError as error:
-            findings.append(Finding.of(error, "contour", study.study_id, number))
-    return headers, polygons, findings
-
-
-@contextlib.contextmanager
-def _opened(source: sources.Source, path: str, reason: str) -> Iterator[BinaryIO]:
-    """Opens a file; what the system says against reading it is an error about that file."""
-    try:
-        with source.open(path) as file:
-            yield file
-    except OSError as error:
-        raise InputError(path, f"cannot be read: {error.strerror or error}", reason) from error
-
-
-def _without_excluded(
-    pairs: Sequence[Pair], exclusions: Mapping[tuple[str, int], str]
-) -> tuple[list[Pair], list[Finding]]:
-    kept, findings = [], []
-    unused = dict(exclusions)
-    for pair in pairs:
-        reason = unused.pop((pair.study_id, pair.number), None)
-        if reason is None:
-            kept.append(pair)
-        else:
-            detail = f"left out by --exclude: {reason or 'no reason given'}"
-            findings.append(Finding("excluded", "pair", pair.contour_path, detail, pair.study_id, pair.number))
-    for study_id, number in unused:
+    unknown = set(exclusions)
+    for content in examined:
+        for pair in content.pairs[config.contours]:
+            if pair.key in exclusions:
+                unknown.remove(pair.key)
+                detail = f"left out by --exclude: {exclusions[pair.key] or 'no reason given'}"
+                findings.append(Finding("excluded", "pair", pair.contour_path, detail, *pair.key))
+    for study_id, number in sorted(unknown):
         _log.warning("--exclude names %s, %d, but there is no such pair", study_id, number)
-    return kept, findings
+    return findings
+
+
+def _outside(kept: Mapping[ContourKind, Iterable[Pair]]) -> dict[Key, float]:
+    """Share of each i-contour's area outside its o-contour, where there are both."""
+    outer = {pair.key: pair.polygon for pair in kept["o"]}
+    return {pair.key: polygons.share_outside(pair.polygon, outer[pair.key]) for pair in kept["i"] if pair.key in outer}
+
+
+def _check(
+    kept: Mapping[ContourKind, Sequence[Pair]], examined: Iterable[Examined], outside: Mapping[Key, float]
+) -> list[Finding]:
+    """What only all studies together show, before any pixel is read."""
+    both = [*kept["i"], *kept["o"]]
+    digests = {path: digest for content in examined for path, digest in content.digests.items()}
+    copies = [finding for pairs in kept.values() for finding in checks.duplicate_contours(pairs, outside)]
+    wrong = {finding.path for finding in copies if finding.level == "error"}
+    copied = {pair.key: pair.contour_path for pair in kept["o"] if pair.contour_path in wrong}
+    return [
+        *checks.duplicate_images(both, digests),
+        *copies,
+        *checks.not_nested(kept["i"], outside, copied),
+        *checks.self_intersecting(both, {pair.contour_path: polygons.crosses_itself(pair.polygon) for pair in both}),
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rejected:
+    """What the findings of level error leave out: files by path, whole pairs by study and number."""
+
+    paths: frozenset[str]
+    keys: frozenset[tuple[str, int | None]]
+
+    @classmethod
+    def of(cls, errors: Sequence[Finding]) -> Rejected:
+        """From findings, all of level error."""
+        return cls(
+            frozenset(finding.path for finding in errors),
+            frozenset((finding.study_id, finding.instance_number) for finding in errors if finding.kind == "pair"),
+        )
+
+    def others(self, pairs: Iterable[Pair]) -> list[Pair]:
+        """The pairs that are not left out."""
+        return [
+            pair
+            for pair in pairs
+            if pair.key not in self.keys and not self.paths & {pair.contour_path, pair.image_path}
+        ]
+
+
+def _write_study(
+    source: Source,
+    content: Examined,
+    inner: Sequence[Pair],
+    config: Config,
+    records: RecordsWriter,
+    split_of: Mapping[str, str],
+    outside: Mapping[Key, float],
+    found: audit.Audit,
+    bar: tqdm.tqdm[None],
+) -> tuple[list[PairRow], StudyRow]:
+    """Writes the pairs of a study that ``split_of`` names by contour path, and measures the study by its i-contours."""
+    rows = {pair.contour_path: measurements.unmeasured(pair, outside) for pair in content.pairs[config.contours]}
+    registration = Registration()
+    for pair in [*content.pairs[config.contours], *(() if config.contours == "i" else inner)]:
+        split = split_of.get(pair.contour_path)
+        if split is None and pair.kind == config.contours:
+            continue
+        try:
+            image, mask = read_pair(source, pair, config.contour_origin, config.max_image_pixels)
+            if split is not None:
+                bar.update()
+                records.write(split, pair, values.to_dtype(image, records.image_dtype, pair.image_path), mask)
+                rows[pair.contour_path] = measurements.measured(rows[pair.contour_path], image, mask)
+            if pair.kind == "i":
+                registration.add(image, mask)
+        except InputError as error:
+            found.add(left_out(pair, error))
+    spacing = measurements.slice_spacing_mm(content.headers, content.places)
+    volumes = Volumes.of(((pair, polygons.area(pair.polygon)) for pair in inner), spacing)
+    written = sum(row.written for row in rows.values())
+    row = measurements.study_row(
+        content.study, content.headers, content.places, written, spacing, registration, volumes
+    )
+    found.add(checks.volume_order(inner, volumes))
+    if inner:
+        found.add(checks.misregistered(row, inner[0].contour_path.rpartition("/")[0], config.contour_origin))
+    return list(rows.values()), row
 
 
 def _of_one_shape(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Finding]]:
@@ -176,36 +241,6 @@ def _of_one_shape(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Finding]]:
             sizes = "{} × {} pixels, {} × {} expected, as most images have".format(*pair.header.shape, *common)
             findings.append(Finding("size_mismatch", "pair", pair.image_path, sizes, pair.study_id, pair.number))
     return kept, findings
-
-
-def _read_pair(
-    source: sources.Source, pair: Pair, config: Config, dtype: np.dtype[Any]
-) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
-    """Image ``(H, W)`` of the data set's dtype, and its mask.
-
-    Raises:
-        InputError: either cannot be made.
-    """
-    mask = masks.rasterize(pair.polygon, pair.header.shape, pair.contour_path, config.contour_origin)
-    with _opened(source, pair.image_path, "unreadable_image") as file:
-        pixels = dicom.read_pixels(file, pair.image_path, config.max_image_pixels)
-    if pixels.shape != pair.header.shape:
-        raise InputError(pair.image_path, "its pixels are not Rows × Columns", "unreadable_image")
-    return values.to_dtype(pixels, dtype, pair.image_path), mask
-
-
-def _left_out(pair: Pair, error: InputError) -> list[Finding]:
-    """What is found of a pair of which one file cannot be used."""
-    if error.path == pair.contour_path:
-        return [Finding.of(error, "contour", pair.study_id, pair.number)]
-    return [
-        Finding.of(error, "image", pair.study_id, pair.number),
-        pairing.without_image(pair.study_id, pair.number, pair.image_path, pair.contour_path),
-    ]
-
-
-def _nothing(config: Config, found: audit.Audit, where: str = "") -> InputError:
-    return _listing(f"no image and contour could be paired{where}", config, found)
 
 
 def _listing(message: str, config: Config, found: audit.Audit) -> InputError:

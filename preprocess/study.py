@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 ContourKind = Literal["i", "o"]
 """Inner (endocardial) or outer (epicardial)."""
+
+KINDS: tuple[ContourKind, ...] = ("i", "o")
 
 Origin = Literal["corner", "center"]
 """Which point of the top-left pixel is (0, 0): its outer corner, so that pixel (r, c) is the square
@@ -62,11 +64,23 @@ class ImageHeader:
     trigger_time_ms: float
 
 
+Key = tuple[str, int]
+"""Study id and number: an image, and at most one contour of each kind."""
+
+
+class Place(NamedTuple):
+    """Where an image lies in its study; -1 where the headers do not say."""
+
+    slice_index: int
+    phase_index: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Pair:
     """One image and the contour drawn on it.
 
     Attributes:
+        kind: of the contour.
         number: the number in both files' names.
         slice_index: 0 at the end of the stack that was numbered first, -1 when unknown.
         phase_index: 0 at the start of the cardiac cycle, -1 when unknown.
@@ -74,6 +88,7 @@ class Pair:
 
     study_id: str
     contour_id: str
+    kind: ContourKind
     number: int
     image_path: str
     contour_path: str
@@ -81,3 +96,8 @@ class Pair:
     polygon: Polygon
     slice_index: int
     phase_index: int
+
+    @property
+    def key(self) -> Key:
+        """Study and number."""
+        return self.study_id, self.number

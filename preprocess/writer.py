@@ -82,7 +82,7 @@ class RecordsWriter:
         check_output(self._output, overwrite)
         self._overwrite = overwrite
         self._shape = (*shape, 1)
-        self._image_dtype = image_dtype
+        self.image_dtype = image_dtype
         try:
             self._output.parent.mkdir(parents=True, exist_ok=True)
             self._partial = pathlib.Path(
@@ -98,22 +98,25 @@ class RecordsWriter:
 
     def write(self, split: str, pair: Pair, image: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_]) -> None:
         """Adds a record: ``image`` ``(H, W)`` of the data set's dtype, ``mask`` bool ``(H, W)``."""
-        self._splits[split].write(_serialize(pair, image.astype(self._image_dtype.newbyteorder("<")), mask))
+        self._splits[split].write(_serialize(pair, image.astype(self.image_dtype.newbyteorder("<")), mask))
 
-    def publish(self, studies: Mapping[str, Sequence[str]], settings: Mapping[str, Any], audit: bytes) -> DatasetInfo:
+    def publish(
+        self, studies: Mapping[str, Sequence[str]], settings: Mapping[str, Any], tables: Mapping[str, bytes]
+    ) -> DatasetInfo:
         """Completes the directory and moves it into place.
 
         Args:
             studies: the studies of each split.
             settings: what the manifest keeps of the settings.
-            audit: content of ``audit.csv``.
+            tables: content of the audit and of the tables beside it, by file name.
 
         Raises:
             InputError: the output directory came into being meanwhile.
         """
         splits = {name: SplitInfo(tuple(studies[name]), writer.close()) for name, writer in self._splits.items()}
-        dtype = self._image_dtype.name
-        self._add(schema.AUDIT_FILE, audit)
+        dtype = self.image_dtype.name
+        for name, content in tables.items():
+            self._add(name, content)
         self._add(schema.FEATURES_FILE, tfds.features(self._shape, dtype))
         self._add(schema.DATASET_INFO_FILE, tfds.dataset_info(splits))
         shards = {shard.name for split in splits.values() for shard in split.shards}

@@ -102,12 +102,12 @@ def write_synthetic(
     with RecordsWriter(path, overwrite, images.shape[1:], images.dtype, {"train": len(images)}, num_shards) as writer:
         for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
             writer.write("train", synthetic_pair(number), image, mask)
-        writer.publish({"train": ["A"]}, {}, b"")
+        writer.publish({"train": ["A"]}, {}, {"audit.csv": b""})
 
 
 def synthetic_pair(number: int, **header: object) -> Pair:
     return Pair(
-        "A", "B", number, "image", "contour", header_of(instance_number=number, **header), np.zeros((3, 2)), 1, 2
+        "A", "B", "i", number, "image", "contour", header_of(instance_number=number, **header), np.zeros((3, 2)), 1, 2
     )
 
 

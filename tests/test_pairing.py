@@ -3,8 +3,7 @@ import math
 import numpy as np
 
 from preprocess import pairing
-from preprocess.pairing import Place
-from preprocess.study import ImageHeader, Study
+from preprocess.study import ImageHeader, Place, Study
 
 from .conftest import header_of
 
@@ -60,7 +59,9 @@ def test_pairs_and_what_is_left_over() -> None:
         5: header_of(patient_id="S", instance_number=6),
     }
     polygons = dict.fromkeys((1, 2, 3, 4, 9), SQUARE)
-    pairs, findings = pairing.pair(study, "i", headers, polygons)
+    confirmed, findings = pairing.confirm(study, headers)
+    pairs = pairing.pair(study, "i", confirmed, pairing.locate(confirmed), polygons)
+    findings += pairing.left_over(study, "i", headers, polygons) + pairing.unlabeled(study, "i")
     assert [(pair.number, pair.image_path, pair.contour_path) for pair in pairs] == [
         (1, "dicoms/S/1.dcm", "contourfiles/C/1"),
         (2, "dicoms/S/2.dcm", "contourfiles/C/2"),

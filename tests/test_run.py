@@ -124,6 +124,20 @@ def junk(tree: pathlib.Path) -> None:
     image(tree, 9).with_name("._9.dcm").write_bytes(b"")
 
 
+def moved(path: pathlib.Path, dx: float) -> None:
+    np.savetxt(path, np.loadtxt(path) + (dx, 0), "%.2f")
+
+
+def outer(tree: pathlib.Path, number: int, contour_id: str = "PH-1") -> pathlib.Path:
+    return tree / "contourfiles" / contour_id / "o-contours" / phantom.contour_name(number, "o")
+
+
+def self_intersecting(tree: pathlib.Path) -> None:
+    points = np.loadtxt(contour(tree, 9))
+    points[20:90] = points[20:90][::-1]
+    np.savetxt(contour(tree, 9), points, "%.2f")
+
+
 AUDITED = [
     # flaw, reasons of the rows it adds, kind of the first, pairs it costs
     (missing_study, ["missing_study"], "study", 0),
@@ -145,6 +159,7 @@ AUDITED = [
     (duplicate_image, ["duplicate_image", "duplicate_image", "no_image"], "image", 1),
     (duplicate_contour, ["duplicate_contour", "duplicate_contour"], "contour", 1),
     (junk, ["junk"], "file", 0),
+    (self_intersecting, ["self_intersecting"], "contour", 0),
 ]
 
 
@@ -174,9 +189,12 @@ def test_a_flaw_is_told_and_costs_its_pair_alone(
             assert (row["study_id"], row["instance_number"]) == ("PHANTOM001", "9")
             assert "9" in row["path"]
     assert sum(summary.left_out.values()) == sum(row["level"] == "error" for row in rows)
-    # What is left is what it was.
-    kept = [pair for pair in pairs_of(tmp_path / "before") if cost == 0 or pair[0] != ("PHANTOM001", 9)]
-    assert pairs_of(tmp_path / "after") == kept
+    # The others are what they were.
+    before, after = pairs_of(tmp_path / "before"), pairs_of(tmp_path / "after")
+    assert len(after) == len(before) - cost
+    assert [pair for pair in after if pair[0] != ("PHANTOM001", 9)] == [
+        pair for pair in before if pair[0] != ("PHANTOM001", 9)
+    ]
 
 
 def pairs_of(records: pathlib.Path) -> list[tuple[tuple[str, int], bytes, bytes]]:
@@ -193,9 +211,96 @@ def pairs_of(records: pathlib.Path) -> list[tuple[tuple[str, int], bytes, bytes]
     return found
 
 
-def test_every_reason_of_this_stage_is_provoked() -> None:
+def found_by(records: pathlib.Path, *reasons: str) -> list[tuple[str, str, str]]:
+    """Study, number and level of each row of the audit that has one of the reasons."""
+    return [
+        (row["study_id"], row["instance_number"], row["level"]) for row in audit_of(records) if row["reason"] in reasons
+    ]
+
+
+@pytest.mark.parametrize(("dx", "level", "written"), [(0, None, 8), (10.5, "warning", 8), (14, "error", 7)])
+def test_an_inner_contour_outside_the_outer_one(
+    tree: pathlib.Path, tmp_path: pathlib.Path, dx: float, level: str | None, written: int
+) -> None:
+    moved(contour(tree, 21), dx)
+    for kind, complete in (("i", 8), ("o", 4)):
+        summary = run(Config(tree, tmp_path / kind, contours=kind))
+        assert found_by(tmp_path / kind, "not_nested") == ([("PHANTOM001", "21", level)] if level else [])
+        assert summary.records == {"train": complete - (8 - written)}
+
+
+def test_a_cavity_that_grows_at_end_systole(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    one, other = contour(tree, 21).read_bytes(), contour(tree, 29).read_bytes()
+    contour(tree, 21).write_bytes(other)
+    contour(tree, 29).write_bytes(one)
+    assert run(Config(tree, tmp_path / "records")).records == {"train": 8}
+    assert found_by(tmp_path / "records", "volume_order") == [("PHANTOM001", "29", "warning")]
+
+
+@pytest.mark.parametrize("origin", ["corner", "center"])
+@pytest.mark.parametrize(("dx", "expected"), [(4, [("PHANTOM001", "", "warning")]), (0, [])])
+def test_contours_that_lie_off_their_images(
+    tree: pathlib.Path, tmp_path: pathlib.Path, origin: str, dx: float, expected: list[tuple[str, str, str]]
+) -> None:
+    for path in (tree / "contourfiles" / "PH-1").rglob("*.txt"):
+        moved(path, dx)
+    assert run(Config(tree, tmp_path / "records", contour_origin=origin)).records == {"train": 8}
+    assert found_by(tmp_path / "records", "misregistered") == expected
+
+
+def test_outer_contours_copied_from_another_study(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """The owner keeps its records; of the other, only the o-contours are lost."""
+    for number in (1, 21):
+        # Other line ends, so that the files are not the same bytes.
+        outer(tree, number).write_bytes(outer(tree, number, "PH-2").read_bytes().replace(b"\n", b"\r\n"))
+    assert run(Config(tree, tmp_path / "o", contours="o")).records == {"train": 2}
+    assert run(Config(tree, tmp_path / "i", contours="i")).records == {"train": 8}
+    assert DatasetInfo.load(tmp_path / "o").studies == ("PHANTOM002",)
+    for records in (tmp_path / "i", tmp_path / "o"):
+        assert found_by(records, "duplicate_contour") == [
+            ("PHANTOM001", "1", "error"),
+            ("PHANTOM001", "21", "error"),
+            ("PHANTOM002", "1", "warning"),
+            ("PHANTOM002", "21", "warning"),
+        ]
+        assert found_by(records, "not_nested") == [("PHANTOM001", "1", "error"), ("PHANTOM001", "21", "error")]
+
+
+def test_contours_that_nothing_tells_apart(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    copy = contour(tree, 9).read_bytes()
+    (tree / "contourfiles/PH-2/i-contours" / phantom.contour_name(9, "i")).write_bytes(copy)
+    assert run(Config(tree, tmp_path / "records")).records == {"train": 6}
+    assert found_by(tmp_path / "records", "duplicate_contour") == [
+        ("PHANTOM001", "9", "error"),
+        ("PHANTOM002", "9", "error"),
+    ]
+
+
+def test_a_contour_carried_over_within_a_study_is_a_warning(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    contour(tree, 29).write_bytes(contour(tree, 9).read_bytes())
+    assert run(Config(tree, tmp_path / "records")).records == {"train": 8}
+    assert found_by(tmp_path / "records", "duplicate_contour") == [
+        ("PHANTOM001", "9", "warning"),
+        ("PHANTOM001", "29", "warning"),
+    ]
+
+
+def test_an_image_in_two_studies_is_in_neither(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    copy = pydicom.dcmread(image(tree, 9)).PixelData
+    edited(tree / "dicoms" / "PHANTOM002" / "9.dcm", PixelData=copy)
+    # Among unlabeled images nobody minds.
+    edited(tree / "dicoms" / "PHANTOM002" / "10.dcm", PixelData=copy)
+    assert run(Config(tree, tmp_path / "records")).records == {"train": 6}
+    assert found_by(tmp_path / "records", "duplicate_image") == [
+        ("PHANTOM001", "9", "error"),
+        ("PHANTOM002", "9", "error"),
+    ]
+
+
+def test_every_reason_is_provoked() -> None:
     provoked = {reason for _, reasons, _, _ in AUDITED for reason in reasons}
-    assert provoked | {"unlabeled_images", "excluded"} == set(LEVELS)
+    own_tests = {"unlabeled_images", "excluded", "not_nested", "volume_order", "misregistered"}
+    assert provoked | own_tests == set(LEVELS)
 
 
 def test_unlabeled_images_are_counted_by_study(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:

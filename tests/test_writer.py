@@ -22,7 +22,7 @@ def test_tensorflow_reads_every_feature(tmp_path: pathlib.Path) -> None:
     image, mask = np.arange(30, dtype=np.uint16).reshape(6, 5), np.eye(6, 5, dtype=bool)
     with RecordsWriter(tmp_path / "records", False, (6, 5), np.dtype(np.uint16), {"val": 1}, None) as records:
         records.write("val", synthetic_pair(42), image, mask)
-        records.publish({"val": ["A"]}, {}, b"")
+        records.publish({"val": ["A"]}, {}, {})
     path = tmp_path / "records" / "lv-val.tfrecord-00000-of-00001"
     (data,) = tf.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator()
     features = tf.train.Example.FromString(data).features.feature
@@ -42,7 +42,7 @@ def test_an_instance_number_that_the_header_does_not_say(tmp_path: pathlib.Path)
     images, masks = synthetic_arrays(1)
     with RecordsWriter(tmp_path / "records", False, (6, 5), np.dtype(np.int16), {"train": 1}, None) as records:
         records.write("train", synthetic_pair(None), images[0], masks[0])
-        records.publish({"train": ["A"]}, {}, b"")
+        records.publish({"train": ["A"]}, {}, {})
     path = tmp_path / "records" / "lv-train.tfrecord-00000-of-00001"
     (data,) = tf.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator()
     assert tf.train.Example.FromString(data).features.feature["meta/instance_number"].int64_list.value[:] == [-1]
@@ -81,7 +81,7 @@ def test_fewer_records_than_planned(tmp_path: pathlib.Path) -> None:
     with RecordsWriter(tmp_path / "records", False, (6, 5), np.dtype(np.int16), {"train": 10}, 5) as records:
         for number in range(5):
             records.write("train", synthetic_pair(number), images[number], masks[number])
-        records.publish({"train": ["A"]}, {}, b"")
+        records.publish({"train": ["A"]}, {}, {})
     assert [shard.count for shard in DatasetInfo.load(tmp_path / "records").splits["train"].shards] == [2, 2, 1]
     assert list(verify.faults(tmp_path / "records")) == []
 
@@ -160,7 +160,7 @@ def test_an_output_that_comes_into_being_meanwhile_is_kept(tmp_path: pathlib.Pat
         with RecordsWriter(path, False, (6, 5), images.dtype, {"train": 1}, 1) as records:
             records.write("train", synthetic_pair(0), images[0], masks[0])
             path.mkdir()
-            records.publish({"train": ["A"]}, {}, b"")
+            records.publish({"train": ["A"]}, {}, {})
 
     with pytest.raises(InputError, match="records: exists already"):
         race()

@@ -1,0 +1,141 @@
+"""What only the whole data set shows: copies, contours that do not nest, contours off their images.
+
+A check returns its findings; a contour or an image that one of level ``error`` names is left out.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from preprocess.errors import Finding
+from preprocess.measurements import StudyRow, Volumes
+from preprocess.study import Key, Origin, Pair
+
+OUTSIDE_WARNING, OUTSIDE_ERROR = 0.005, 0.05
+"""Share of an i-contour's area outside its o-contour."""
+
+MISREGISTERED_PX = 2.0
+
+
+def self_intersecting(pairs: Iterable[Pair], crosses: Mapping[str, bool]) -> list[Finding]:
+    """Contours that cross themselves, by path."""
+    detail = "the polygon crosses itself; what lies inside is told by the even-odd rule"
+    return [_of_contour("self_intersecting", pair, detail) for pair in pairs if crosses[pair.contour_path]]
+
+
+def duplicate_images(pairs: Iterable[Pair], digests: Mapping[str, bytes]) -> list[Finding]:
+    """Images, by path, whose pixels are the same bytes: nothing tells which contour belongs to them."""
+    by_path = {pair.image_path: pair for pair in pairs}
+    groups: dict[bytes, list[Pair]] = collections.defaultdict(list)
+    for path, pair in sorted(by_path.items()):
+        groups[digests[path]].append(pair)
+    return [
+        Finding(
+            "duplicate_image",
+            "image",
+            pair.image_path,
+            f"the same pixels as {_others(pair.image_path, [other.image_path for other in same])}; keep the right one",
+            pair.study_id,
+            pair.number,
+        )
+        for same in groups.values()
+        if len(same) > 1
+        for pair in same
+    ]
+
+
+def duplicate_contours(pairs: Iterable[Pair], outside: Mapping[Key, float]) -> list[Finding]:
+    """Contours of one kind whose points are the same, so that line ends do not hide it.
+
+    Within a study, where contours are carried over from phase to phase, that is a warning. Across studies the owner is
+    the study whose i-contours lie within the o-contours in question while the others' do not: a warning for it and an
+    error for the others. When nothing tells them apart, all are errors.
+
+    Args:
+        pairs: of one kind.
+        outside: share of each i-contour's area outside its o-contour.
+    """
+    groups: dict[bytes, list[Pair]] = collections.defaultdict(list)
+    for pair in pairs:
+        groups[hashlib.sha256(pair.polygon.tobytes()).digest()].append(pair)
+    copies = [same for same in groups.values() if len(same) > 1]
+    # A whole set is copied as a rule: one contour may nest by chance, the set will not.
+    shares: dict[str, list[float]] = collections.defaultdict(list)
+    for same in copies:
+        for pair in same:
+            if len({other.study_id for other in same}) > 1 and pair.key in outside:
+                shares[pair.study_id].append(outside[pair.key])
+    fitting = {study_id for study_id, found in shares.items() if sum(found) / len(found) <= OUTSIDE_ERROR}
+    findings = []
+    for same in copies:
+        studies = {pair.study_id for pair in same}
+        owners = studies & fitting if len(studies & fitting) == 1 and studies <= shares.keys() else set()
+        for pair in same:
+            others = _others(pair.contour_path, [other.contour_path for other in same])
+            if len(studies) == 1:
+                level, what = "warning", "within one study"
+            elif pair.study_id in owners:
+                level, what = "warning", "and this study's i-contours lie within: it is the owner"
+            elif owners:
+                level, what = "error", "and this study's i-contours do not lie within: it is not the owner"
+            else:
+                level, what = "error", "and nothing tells whose it is; remove the wrong one"
+            findings.append(_of_contour("duplicate_contour", pair, f"the same points as {others}, {what}", level))
+    return findings
+
+
+def not_nested(inner: Iterable[Pair], outside: Mapping[Key, float], copied: Mapping[Key, str]) -> list[Finding]:
+    """I-contours of which a part lies outside their o-contour.
+
+    Where the o-contour is known to be another study's (``copied``: its path, by study and number), the i-contour is not
+    to blame: the finding names the o-contour.
+    """
+    findings = []
+    for pair in inner:
+        share = outside.get(pair.key, 0.0)
+        if share <= OUTSIDE_WARNING:
+            continue
+        level = "error" if share > OUTSIDE_ERROR else "warning"
+        detail = f"{share:.1%} of the i-contour's area lies outside its o-contour"
+        path, kind = (copied[pair.key], "contour") if pair.key in copied else (pair.contour_path, "pair")
+        findings.append(Finding("not_nested", kind, path, detail, *pair.key, level))
+    return findings
+
+
+def volume_order(inner: Sequence[Pair], volumes: Volumes) -> list[Finding]:
+    """Slices of one study whose cavity is larger at end-systole than at end-diastole."""
+    before = volumes.areas_px.get(volumes.end_diastole, {})
+    after = volumes.areas_px.get(volumes.end_systole, {})
+    findings = []
+    for pair in inner:
+        index = pair.slice_index
+        if pair.phase_index == volumes.end_systole and index in before and after[index] > before[index]:
+            detail = (
+                f"slice {index}: {after[index]:.1f} square pixels at end-systole (phase {volumes.end_systole}), "
+                f"{before[index]:.1f} at end-diastole (phase {volumes.end_diastole})"
+            )
+            findings.append(_of_contour("volume_order", pair, detail))
+    return findings
+
+
+def misregistered(row: StudyRow, path: str, origin: Origin) -> list[Finding]:
+    """A study whose i-contours would fit their images better elsewhere, whatever origin they were drawn with."""
+    # Drawn about the pixels' centers they lie half a pixel further on than under the default.
+    drawn = 0.5 if origin == "center" else 0.0
+    dx, dy = row.registration_peak_dx_px + drawn, row.registration_peak_dy_px + drawn
+    # Of no contours the distance is NaN, which is not more.
+    if not math.hypot(dx, dy) > MISREGISTERED_PX:
+        return []
+    detail = f"contrast across the i-contours peaks when they are moved by dx {dx:+g}, dy {dy:+g} pixels"
+    return [Finding("misregistered", "study", path, detail, row.study_id)]
+
+
+def _of_contour(reason: str, pair: Pair, detail: str, level: str = "") -> Finding:
+    return Finding(reason, "contour", pair.contour_path, detail, pair.study_id, pair.number, level)
+
+
+def _others(path: str, paths: Iterable[str]) -> str:
+    return " and ".join(other for other in paths if other != path)

@@ -1,0 +1,287 @@
+"""What is measured of every pair and every study: the tables beside the audit.
+
+Lengths are in pixels or mm and volumes in ml, as the columns say.
+"""
+
+from __future__ import annotations
+
+import collections
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from preprocess import polygons
+from preprocess.study import ImageHeader, Key, Pair, Place, Study
+
+MAX_SHIFT = 3
+"""The registration curve is taken over moves of the contours by up to this many pixels."""
+
+_STEPS_PER_PIXEL = 4
+# One pixel more on each side, for the cubic interpolation.
+_REACH = MAX_SHIFT + 1
+
+# Distances of the bands from the contour, in pixels.
+_NEAR, _FAR = 1, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class PairRow:
+    """A row of ``pairs.csv``. None where it was not measured, because the pair was left out."""
+
+    study_id: str
+    contour_id: str
+    contour_path: str
+    instance_number: int
+    slice_index: int
+    phase_index: int
+    written: int
+    points: int
+    polygon_area_px: float
+    mask_area_px: int | None
+    area_difference_percent: float | None
+    mean_inside: float | None
+    mean_ring: float | None
+    inner_outside_outer_percent: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyRow:
+    """A row of ``studies.csv``; NaN where the headers or the contours do not say."""
+
+    study_id: str
+    contour_id: str
+    images: int
+    i_contours: int
+    o_contours: int
+    pairs: int
+    slices: int
+    phases: int
+    row_spacing_mm: float
+    column_spacing_mm: float
+    slice_spacing_mm: float
+    registration_peak_dx_px: float
+    registration_peak_dy_px: float
+    registration_peak: float
+    registration_rest: float
+    end_diastole_phase: int
+    end_systole_phase: int
+    edv_ml: float
+    esv_ml: float
+    stroke_volume_ml: float
+    ejection_fraction_percent: float
+
+
+def unmeasured(pair: Pair, outside: Mapping[Key, float]) -> PairRow:
+    """What is known of a pair before its image is read."""
+    share = outside.get(pair.key)
+    return PairRow(
+        study_id=pair.study_id,
+        contour_id=pair.contour_id,
+        contour_path=pair.contour_path,
+        instance_number=pair.number,
+        slice_index=pair.slice_index,
+        phase_index=pair.phase_index,
+        written=0,
+        points=len(pair.polygon),
+        polygon_area_px=polygons.area(pair.polygon),
+        mask_area_px=None,
+        area_difference_percent=None,
+        mean_inside=None,
+        mean_ring=None,
+        inner_outside_outer_percent=None if share is None else 100 * share,
+    )
+
+
+def measured(row: PairRow, pixels: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_]) -> PairRow:
+    """The row of a pair that was written."""
+    ring = bands(mask)[1]
+    area = int(mask.sum())
+    return dataclasses.replace(
+        row,
+        written=1,
+        mask_area_px=area,
+        area_difference_percent=100 * (area / row.polygon_area_px - 1),
+        mean_inside=float(pixels[mask].mean()),
+        mean_ring=float(pixels[ring].mean()) if ring.any() else math.nan,
+    )
+
+
+def dump_table(kind: type[PairRow] | type[StudyRow], rows: Iterable[PairRow | StudyRow]) -> bytes:
+    """A table as CSV: floats with six digits, blank where there is no value."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(field.name for field in dataclasses.fields(kind))
+    for row in rows:
+        writer.writerow(map(_cell, dataclasses.astuple(row)))
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return "" if value is None else value
+
+
+def bands(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """The pixels from 1 to 3 pixels inside the mask's edge, and those from 1 to 3 outside: two bool ``(H, W)``."""
+
+    def band(pixels: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        # From pixel center to pixel center; the edge lies half a pixel before the first pixel beyond it.
+        distance = cv2.distanceTransform(pixels.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) - 0.5
+        return np.asarray((distance >= _NEAR) & (distance <= _FAR))
+
+    return band(mask), band(~mask)
+
+
+class Registration:
+    """How well a study's i-contours lie on its images: mean contrast when all of them are moved by (dx, dy).
+
+    Contrast is the mean value from 1 to 3 pixels inside a contour less that from 1 to 3 pixels outside. The image is
+    sampled elsewhere, the contour is not drawn anew, so that a move changes nothing but the place.
+    """
+
+    def __init__(self) -> None:
+        self._sum = np.zeros((2 * _REACH + 1, 2 * _REACH + 1))
+        self._count = 0
+
+    def add(self, pixels: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_]) -> None:
+        """Takes in an image ``(H, W)`` and the mask of its i-contour."""
+        inside, ring = (np.nonzero(band) for band in bands(mask))
+        if not inside[0].size or not ring[0].size:
+            return
+        values = np.pad(pixels, _REACH, mode="edge").astype(np.float64)
+        moves = range(2 * _REACH + 1)
+        for dy in moves:
+            for dx in moves:
+                self._sum[dy, dx] += (
+                    values[inside[0] + dy, inside[1] + dx].mean() - values[ring[0] + dy, ring[1] + dx].mean()
+                )
+        self._count += 1
+
+    def curve(self) -> npt.NDArray[np.float64]:
+        """Mean contrast, float64 ``(25, 25)``, rows dy, columns dx, from -3 to 3 pixels in quarters; NaN of nothing."""
+        if not self._count:
+            return np.full((shifts().size, shifts().size), math.nan)
+        at = (shifts() + _REACH).astype(np.float32)
+        x, y = np.meshgrid(at, at)
+        # Interpolation is linear in the image, so the mean may be interpolated in place of every image.
+        mean = (self._sum / self._count).astype(np.float32)
+        return cv2.remap(mean, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float64)
+
+    def peak(self) -> tuple[float, float, float, float]:
+        """Dx and dy of the peak in pixels, the contrast there and at rest; NaN of nothing."""
+        curve = self.curve()
+        if np.isnan(curve).all():
+            return math.nan, math.nan, math.nan, math.nan
+        row, column = np.unravel_index(curve.argmax(), curve.shape)
+        middle = MAX_SHIFT * _STEPS_PER_PIXEL
+        return (
+            float(shifts()[column]),
+            float(shifts()[row]),
+            float(curve[row, column]),
+            float(curve[middle, middle]),
+        )
+
+
+def shifts() -> npt.NDArray[np.float64]:
+    """The moves along one axis of the registration curve, in pixels."""
+    return np.linspace(-MAX_SHIFT, MAX_SHIFT, 2 * MAX_SHIFT * _STEPS_PER_PIXEL + 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Volumes:
+    """Cavity volumes by slice summation: area × spacing between slices.
+
+    Attributes:
+        areas_px: cavity area by phase and slice.
+        end_diastole: the phase of largest total volume, -1 when unknown.
+        end_systole: the phase of smallest total volume, -1 when unknown.
+        edv_ml: volume at end-diastole; NaN when unknown.
+        esv_ml: volume at end-systole; NaN when unknown.
+    """
+
+    areas_px: Mapping[int, Mapping[int, float]]
+    end_diastole: int
+    end_systole: int
+    edv_ml: float
+    esv_ml: float
+
+    @classmethod
+    def of(cls, areas: Iterable[tuple[Pair, float]], slice_spacing_mm: float) -> Volumes:
+        """From a study's i-contours and their areas in square pixels."""
+        by_phase: dict[int, dict[int, float]] = collections.defaultdict(dict)
+        totals: dict[int, float] = collections.defaultdict(float)
+        for pair, area in areas:
+            if pair.phase_index >= 0:
+                rows_mm, columns_mm = pair.header.pixel_spacing_mm
+                by_phase[pair.phase_index][pair.slice_index] = area
+                totals[pair.phase_index] += area * rows_mm * columns_mm * slice_spacing_mm / 1000
+        if len(totals) < 2 or any(map(math.isnan, totals.values())):
+            return cls(dict(by_phase), -1, -1, math.nan, math.nan)
+        # Of two equal ones the earlier phase.
+        largest = max(totals, key=lambda phase: (totals[phase], -phase))
+        smallest = min(totals, key=lambda phase: (totals[phase], phase))
+        return cls(dict(by_phase), largest, smallest, totals[largest], totals[smallest])
+
+    @property
+    def stroke_ml(self) -> float:
+        """Volume that a beat expels."""
+        return self.edv_ml - self.esv_ml
+
+    @property
+    def ejection_fraction_percent(self) -> float:
+        """Stroke volume as a percentage of the end-diastolic volume."""
+        return 100 * self.stroke_ml / self.edv_ml
+
+
+def slice_spacing_mm(headers: Mapping[int, ImageHeader], places: Mapping[int, Place]) -> float:
+    """Median distance between neighboring slices of the view that has most of them; NaN where there are not two."""
+    views: dict[tuple[float, ...] | None, dict[int, float]] = collections.defaultdict(dict)
+    for number, place in places.items():
+        if place.slice_index >= 0:
+            orientation = headers[number].orientation
+            view = None if orientation is None else tuple(round(cosine, 3) for cosine in orientation)
+            views[view].setdefault(place.slice_index, headers[number].location_mm)
+    locations = sorted(max(views.values(), key=len).values()) if views else []
+    return float(np.median(np.diff(locations))) if len(locations) > 1 else math.nan
+
+
+def study_row(
+    study: Study,
+    headers: Mapping[int, ImageHeader],
+    places: Mapping[int, Place],
+    written: int,
+    spacing_mm: float,
+    registration: Registration,
+    volumes: Volumes,
+) -> StudyRow:
+    """A study's row, with the number of its pairs that were written."""
+    spacings = {header.pixel_spacing_mm for header in headers.values()}
+    row_mm, column_mm = spacings.pop() if len(spacings) == 1 else (math.nan, math.nan)
+    return StudyRow(
+        study.study_id,
+        study.contour_id,
+        len(study.images),
+        len(study.contours["i"]),
+        len(study.contours["o"]),
+        written,
+        len({place.slice_index for place in places.values() if place.slice_index >= 0}),
+        len({place.phase_index for place in places.values() if place.phase_index >= 0}),
+        row_mm,
+        column_mm,
+        spacing_mm,
+        *registration.peak(),
+        volumes.end_diastole,
+        volumes.end_systole,
+        volumes.edv_ml,
+        volumes.esv_ml,
+        volumes.stroke_ml,
+        volumes.ejection_fraction_percent,
+    )

@@ -1,0 +1,164 @@
+import csv
+import io
+import math
+import pathlib
+
+import numpy as np
+import pytest
+
+from preprocess import checks, measurements, polygons
+from preprocess.masks import rasterize
+from preprocess.measurements import PairRow, Registration, StudyRow, Volumes
+from preprocess.study import Pair, Place
+
+from .conftest import header_of, synthetic_pair
+
+SQUARE = np.array([(1, 1), (5, 1), (5, 5), (1, 5)], float)
+
+
+def disk(x: float, y: float, radius: float) -> np.ndarray:
+    angles = np.linspace(0, 2 * np.pi, 200, endpoint=False)
+    return (x, y) + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def table(path: pathlib.Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_areas_and_shares() -> None:
+    assert polygons.area(SQUARE) == polygons.area(SQUARE[::-1]) == 16
+    # A bow tie: its two triangles count, whichever way they turn.
+    assert polygons.area(np.array([(0, 0), (4, 4), (4, 0), (0, 4)], float)) == 8
+    assert polygons.share_outside(SQUARE, SQUARE + (1, 0)) == pytest.approx(0.25)
+    assert polygons.share_outside(SQUARE, SQUARE * 2 - 1) == 0
+    assert polygons.share_outside(SQUARE, SQUARE + 100) == 1
+    assert polygons.crosses_itself(SQUARE[[0, 2, 1, 3]])
+    assert not polygons.crosses_itself(SQUARE)
+
+
+def test_bands_lie_one_to_three_pixels_from_the_edge() -> None:
+    mask = np.zeros((30, 30), np.bool_)
+    mask[10:20, 10:20] = True
+    inside, ring = measurements.bands(mask)
+    # Along the middle row the edges are at 10 and 20; pixel centers at half pixels.
+    assert np.flatnonzero(inside[15]).tolist() == [11, 12, 17, 18]
+    assert np.flatnonzero(ring[15]).tolist() == [7, 8, 21, 22]
+
+
+@pytest.mark.parametrize("move", [(0, 0), (1, -2), (-1.5, 0.75)])
+def test_registration_finds_a_known_move(move: tuple[float, float]) -> None:
+    registration = Registration()
+    for radius in (9, 12, 15):
+        # Blood where the contour would be after the move, with its edge pixels partly filled.
+        fine = rasterize(disk(*(4 * (np.array([32, 32]) + move)), 4 * radius), (256, 256), "c.txt")
+        image = 100 + 300 * fine.reshape(64, 4, 64, 4).mean(axis=(1, 3))
+        registration.add(image, rasterize(disk(32, 32, radius), (64, 64), "c.txt"))
+    dx, dy, peak, rest = registration.peak()
+    # The bands begin a pixel from the edge, so the curve is flat about its peak.
+    assert (dx, dy) == pytest.approx(move, abs=0.75)
+    assert peak >= rest > 0
+    # Cubic interpolation overshoots a little beside a steep edge.
+    assert peak == pytest.approx(300, abs=12)
+    assert registration.curve().shape == (25, 25)
+
+
+def test_registration_of_nothing_is_unknown() -> None:
+    registration = Registration()
+    # Too small to have a pixel a pixel within its edge.
+    registration.add(np.zeros((9, 9)), np.pad(np.ones((1, 1), np.bool_), 4))
+    assert all(map(math.isnan, registration.peak()))
+    assert np.isnan(registration.curve()).all()
+
+
+def placed(slice_index: int, phase_index: int, spacing: tuple[float, float] = (2.0, 1.5)) -> Pair:
+    pair = synthetic_pair(20 * slice_index + phase_index + 1, pixel_spacing_mm=spacing)
+    return Pair(**{**vars(pair), "slice_index": slice_index, "phase_index": phase_index})
+
+
+def test_volumes_by_hand() -> None:
+    areas = [(placed(0, 0), 100.0), (placed(1, 0), 50.0), (placed(0, 8), 60.0), (placed(1, 8), 55.0)]
+    volumes = Volumes.of(areas, slice_spacing_mm=10)
+    assert (volumes.end_diastole, volumes.end_systole) == (0, 8)
+    # 150 and 115 square pixels of 3 mm², 10 mm apart.
+    assert (volumes.edv_ml, volumes.esv_ml) == pytest.approx((4.5, 3.45))
+    assert volumes.stroke_ml == pytest.approx(1.05)
+    assert volumes.ejection_fraction_percent == pytest.approx(100 * 1.05 / 4.5)
+    (finding,) = checks.volume_order([pair for pair, _ in areas], volumes)
+    assert finding.instance_number == 29
+    assert "slice 1: 55.0 square pixels at end-systole (phase 8), 50.0 at end-diastole (phase 0)" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("areas", "spacing"),
+    [
+        ([], 10),
+        ([(placed(0, 0), 100.0)], 10),
+        ([(placed(-1, -1), 100.0), (placed(-1, -1), 50.0)], 10),
+        ([(placed(0, 0), 100.0), (placed(0, 8), 50.0)], math.nan),
+        ([(placed(0, 0, (math.nan, math.nan)), 100.0), (placed(0, 8), 50.0)], 10),
+    ],
+)
+def test_volumes_that_cannot_be_told(areas: list[tuple[Pair, float]], spacing: float) -> None:
+    volumes = Volumes.of(areas, spacing)
+    assert (volumes.end_diastole, volumes.end_systole) == (-1, -1)
+    assert math.isnan(volumes.edv_ml)
+    assert math.isnan(volumes.ejection_fraction_percent)
+    assert checks.volume_order([pair for pair, _ in areas], volumes) == []
+
+
+def test_slice_spacing_is_that_of_the_view_with_most_slices() -> None:
+    short, long = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    headers = {number: header_of(orientation=short, location_mm=8.0 * number) for number in (1, 2, 3)}
+    headers |= {4: header_of(orientation=long, location_mm=0.0), 5: header_of(orientation=long, location_mm=3.0)}
+    places = {number: Place(number, 0) for number in headers}
+    assert measurements.slice_spacing_mm(headers, places) == 8
+    assert math.isnan(measurements.slice_spacing_mm(headers, {1: Place(0, 0)}))
+    assert math.isnan(measurements.slice_spacing_mm(headers, {1: Place(-1, -1)}))
+
+
+def test_the_table_of_pairs(phantom_records: pathlib.Path, phantom_dir: pathlib.Path) -> None:
+    rows = table(phantom_records / "pairs.csv")
+    assert len(rows) == 36
+    for row in rows:
+        points = np.loadtxt(phantom_dir / row["contour_path"])
+        x, y = points.T
+        shoelace = abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+        assert float(row["polygon_area_px"]) == pytest.approx(shoelace, rel=1e-5)
+        assert int(row["points"]) == len(points)
+        assert abs(float(row["area_difference_percent"])) < 1.5
+        expected = 100 * (int(row["mask_area_px"]) / shoelace - 1)
+        assert float(row["area_difference_percent"]) == pytest.approx(expected, abs=1e-3)
+        assert float(row["mean_inside"]) > 380 > 150 > float(row["mean_ring"])
+        assert (row["inner_outside_outer_percent"] == "0") == (int(row["phase_index"]) == 0)
+        assert row["written"] == "1"
+
+
+def test_the_table_of_studies(phantom_records: pathlib.Path) -> None:
+    rows = table(phantom_records / "studies.csv")
+    assert [row["study_id"] for row in rows] == ["PHANTOM001", "PHANTOM002", "PHANTOM003"]
+    for row in rows:
+        counted = [row[name] for name in ("images", "o_contours", "pairs", "slices", "phases", "slice_spacing_mm")]
+        assert counted == ["120", "6", "12", "6", "20", "8"]
+        assert (row["end_diastole_phase"], row["end_systole_phase"]) == ("0", "8")
+        stroke = float(row["edv_ml"]) - float(row["esv_ml"])
+        assert float(row["stroke_volume_ml"]) == pytest.approx(stroke, rel=1e-4)
+        assert float(row["ejection_fraction_percent"]) == pytest.approx(100 * stroke / float(row["edv_ml"]), rel=1e-4)
+        # The phantom's contours lie where its cavity is, in the default convention.
+        dx, dy = float(row["registration_peak_dx_px"]), float(row["registration_peak_dy_px"])
+        assert math.hypot(dx, dy) <= 0.75
+    assert list(rows[0])[-5:] == [
+        "end_systole_phase",
+        "edv_ml",
+        "esv_ml",
+        "stroke_volume_ml",
+        "ejection_fraction_percent",
+    ]
+
+
+def test_blanks_where_there_is_no_value() -> None:
+    row = measurements.unmeasured(synthetic_pair(3), {})
+    text = measurements.dump_table(PairRow, [row]).decode()
+    (read,) = csv.DictReader(io.StringIO(text))
+    assert (read["mask_area_px"], read["mean_ring"], read["written"]) == ("", "", "0")
+    assert measurements.dump_table(StudyRow, []).count(b"\n") == 1
