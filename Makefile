@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PHANTOM := build/phantom
 
 .DEFAULT_GOAL := help
-.PHONY: help records test test-slow test-clients verify lint format bench picture clean
+.PHONY: help records report test test-slow test-clients verify lint format bench picture sample clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -17,6 +17,9 @@ help: ## list the targets
 records: $(READY) $(if $(DATA),,$(PHANTOM)) ## the main job: DATA=folder or .zip (default: the built-in phantom), OUT=directory
 	@$(if $(DATA),,echo "No DATA= given: making records of the built-in phantom. Yours: make records DATA=folder-or-zip")
 	@$(RUN) -m preprocess --data_dir="$(or $(DATA),$(PHANTOM))" --output_dir="$(OUT)" --overwrite $(FLAGS)
+
+report: $(READY) $(if $(DATA),,$(PHANTOM)) ## the audit as a page, report/index.html: DATA= and OUT= as for records
+	@$(RUN) -m preprocess.report --data_dir="$(or $(DATA),$(PHANTOM))" --records_dir="$(OUT)" --output_dir=report
 
 test: $(READY) ## the test suite; real-data tests run where CARDIAC_DATA, or ../shared/data/final_data, is there
 	@$(RUN) -m pytest -m "not slow and not clients" $(FLAGS)
@@ -44,6 +47,9 @@ format: $(READY) ## rewrite the code as ruff formats it
 
 picture: $(READY) $(PHANTOM) ## draw the README's picture
 	@$(RUN) -m examples.draw_pair $(PHANTOM) docs/pair.png
+
+sample: $(READY) $(PHANTOM) ## remake docs/sample: what a run on the phantom prints, writes and shows (needs Chromium)
+	@$(RUN) -m examples.make_sample $(PHANTOM) docs/sample
 
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) build

@@ -57,6 +57,8 @@ _OVERWRITE = flags.DEFINE_bool(
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns its exit status."""
     del argv
+    # On a terminal a bar tells of the progress, elsewhere the log does.
+    logging.set_verbosity(logging.WARNING if sys.stderr.isatty() else logging.INFO)
     try:
         config = Config(
             data_dir=pathlib.Path(_DATA_DIR.value),
@@ -107,15 +109,13 @@ def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags: exit status 0 after --help and 2 on a bad flag, where absl has 1 for both."""
     try:
         rest = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise flags.Error(f"{rest[1]!r} is no flag.")
     except flags.Error as error:
         print(f"preprocess: {error}\nSee python -m preprocess --help.", file=sys.stderr)
         sys.exit(2)
     except SystemExit:
         sys.exit(0)
-    if len(rest) > 1:
-        print(f"preprocess: {rest[1]!r} is no flag.\nSee python -m preprocess --help.", file=sys.stderr)
-        sys.exit(2)
-    logging.set_verbosity(logging.INFO if not sys.stderr.isatty() else logging.WARNING)
     return rest
 
 

@@ -8,16 +8,16 @@ there, a contour without an image, an AppleDouble companion of an image, and an 
 
 from __future__ import annotations
 
+import argparse
 import csv
 import math
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from absl import app, flags
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
@@ -52,8 +52,6 @@ _EMPTY = (
     "Manufacturer",
     "PositionReferenceIndicator",
 )
-
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder to create.")
 
 
 def write_phantom(output_dir: pathlib.Path, seed: int = 0) -> None:
@@ -210,20 +208,19 @@ def _dataset(
     return dataset
 
 
-def main(argv: Sequence[str]) -> int:
-    """Writes the phantom where the flag says; returns the exit status."""
-    del argv
-    if not _OUTPUT_DIR.value:
-        print("preprocess.phantom: pass --output_dir", file=sys.stderr)
-        return 2
+def main() -> int:
+    """Writes the phantom where the arguments say; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m preprocess.phantom", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output_dir", required=True, type=pathlib.Path, help="folder to create")
+    output_dir = parser.parse_args().output_dir
     try:
-        write_phantom(pathlib.Path(_OUTPUT_DIR.value))
+        write_phantom(output_dir)
     except OSError as error:
         print(f"preprocess.phantom: {error}", file=sys.stderr)
         return 1
-    print(f"{len(STUDIES)} studies of {SLICES} slices and {PHASES} phases written to {_OUTPUT_DIR.value}")
+    print(f"{len(STUDIES)} studies of {SLICES} slices and {PHASES} phases written to {output_dir}")
     return 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(main())

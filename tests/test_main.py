@@ -96,7 +96,8 @@ def test_what_cannot_be_done_exits_with_1(tmp_path: pathlib.Path) -> None:
 
 def test_the_phantom_as_a_command(tmp_path: pathlib.Path) -> None:
     result = preprocess(module="preprocess.phantom")
-    assert (result.returncode, result.stderr) == (2, "preprocess.phantom: pass --output_dir\n")
+    assert result.returncode == 2
+    assert "the following arguments are required: --output_dir" in result.stderr
     (tmp_path / "dicoms" / "PHANTOM001").mkdir(parents=True)
     result = preprocess(f"--output_dir={tmp_path}", module="preprocess.phantom")
     assert result.returncode == 1

@@ -1,0 +1,81 @@
+"""Makes what a reviewer can look at without running anything: output of a run on the phantom, and pictures of its report.
+
+python -m examples.make_sample build/phantom docs/sample
+"""
+
+from __future__ import annotations
+
+import io
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import PIL.Image
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+
+# TensorFlow's and absl's start of a line, which change from run to run.
+_TENSORFLOW = re.compile(r"[IWE]0000 |WARNING: All log messages|To enable the following")
+_PREFIX = re.compile(r"^[IWE]\d{4} [\d:.]+ \d+ ")
+
+
+def run(command: list[str], directory: pathlib.Path) -> str:
+    """A command and what it prints, without what changes from run to run."""
+    result = subprocess.run(
+        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
+    )
+    lines = [_PREFIX.sub("", line) for line in result.stdout.splitlines() if not _TENSORFLOW.match(line)]
+    return "\n".join([f"$ python {' '.join(command)}", *lines, ""]).replace(f"{directory}/", "")
+
+
+def photograph(page: pathlib.Path, output_dir: pathlib.Path) -> None:
+    """Pictures of the page: its top, a contact sheet, and the findings."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
+        options.add_argument(argument)
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver") or ""))
+    try:
+        browser.get(page.as_uri())
+        browser.execute_script("for (const image of document.images) image.loading = 'eager'")
+        for name, selector in (("top", "header"), ("study", "main section"), ("findings", "main section:last-child")):
+            # As high as it takes, so that one picture holds all of it.
+            height = browser.find_element(By.CSS_SELECTOR, selector).size["height"] + 60
+            metrics = {"width": 900, "height": min(height, 2400), "deviceScaleFactor": 1, "mobile": False}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+            browser.execute_script("document.querySelector(arguments[0]).scrollIntoView()", selector)
+            browser.execute_script("return Promise.all([...document.images].map(image => image.decode()))")
+            picture = PIL.Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+            picture.save(output_dir / f"report-{name}.jpg", quality=80)
+    finally:
+        browser.quit()
+
+
+def main() -> None:
+    data_dir, output_dir = map(pathlib.Path, sys.argv[1:])
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        root = pathlib.Path(name)
+        records, report = root / "records", root / "report"
+        job = ["-m", "preprocess", f"--data_dir={data_dir}", f"--output_dir={records}", "--split=val=PHANTOM003"]
+        text = run(job, root)
+        text += run(["-m", "pipeline.verify", f"{records}"], root)
+        page = [
+            "-m",
+            "preprocess.report",
+            f"--data_dir={data_dir}",
+            f"--records_dir={records}",
+            f"--output_dir={report}",
+        ]
+        text += run(page, root)
+        (output_dir / "run.txt").write_text(text)
+        for table in ("audit.csv", "pairs.csv", "studies.csv", "manifest.json"):
+            shutil.copy(records / table, output_dir)
+        photograph(report / "index.html", output_dir)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""The audit as one page to look at.
+
+    python -m preprocess.report --data_dir=final_data --records_dir=records --output_dir=report
+
+Images and masks come from the records, as training sees them; contours come from the data directory. So a picture shows
+whether the two belong together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import csv
+import dataclasses
+import io
+import math
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import cv2
+import jinja2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import DatasetInfo, RecordsError, iterate_batches, schema
+from preprocess import figures
+from preprocess.contours import read_contour
+from preprocess.errors import InputError
+from preprocess.measurements import Registration
+from preprocess.sources import Source, open_source
+from preprocess.study import Polygon
+
+Row = Mapping[str, str]
+
+_SEVERITY = ("error", "warning", "info")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A pair as the report shows it: its row of ``pairs.csv``, image and mask ``(H, W)``, and contour."""
+
+    row: Row
+    pixels: npt.NDArray[np.generic]
+    mask: npt.NDArray[np.bool_]
+    polygon: Polygon
+
+    @property
+    def anchor(self) -> str:
+        """Id of its picture in the page."""
+        return _anchor(self.row["study_id"], self.row["instance_number"])
+
+
+def write_report(data_dir: pathlib.Path, records_dir: pathlib.Path, output_dir: pathlib.Path) -> pathlib.Path:
+    """Writes ``index.html``, which needs nothing beside it, and returns its path.
+
+    Raises:
+        InputError: the data directory cannot be read, or a contour is not there.
+        RecordsError: the records directory is missing, incomplete or damaged.
+    """
+    info = DatasetInfo.load(records_dir)
+    source = open_source(data_dir)
+    pair_rows = _table(records_dir / schema.PAIRS_FILE)
+    study_rows = _table(records_dir / schema.STUDIES_FILE)
+    audit_rows = sorted(_table(records_dir / schema.AUDIT_FILE), key=lambda row: _SEVERITY.index(row["level"]))
+    studies = []
+    anchors = set()
+    naive: list[float] = []
+    for shown in _by_study(source, records_dir, info, pair_rows):
+        study_row = next(row for row in study_rows if row["study_id"] == shown[0].row["study_id"])
+        studies.append(_study(study_row, shown))
+        anchors |= {pair.anchor for pair in shown}
+        naive += [_naive_difference(pair) for pair in shown]
+    written = [row for row in pair_rows if row["written"] == "1"]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("preprocess", ""), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    page = environment.get_template("report.html").render(
+        info=info,
+        studies=studies,
+        contour_name={"i": "inner", "o": "outer"}[info.settings["contours"]],
+        left_out=len(pair_rows) - len(written),
+        worst=audit_rows[0] if audit_rows else None,
+        counts=collections.Counter(row["level"] for row in audit_rows),
+        differences=figures.area_differences([float(row["area_difference_percent"]) for row in written], naive),
+        mean_difference=np.mean([float(row["area_difference_percent"]) for row in written]),
+        mean_naive=np.mean(naive),
+        intensities=figures.intensities(_intensities(written)),
+        audit=[
+            {**row, "anchor": anchor if (anchor := _anchor(row["study_id"], row["instance_number"])) in anchors else ""}
+            for row in audit_rows
+        ],
+    )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    path = output_dir / "index.html"
+    path.write_text(page, "utf-8")
+    return path
+
+
+def _table(path: pathlib.Path) -> list[Row]:
+    return list(csv.DictReader(io.StringIO(path.read_text("utf-8"), newline="")))
+
+
+def _anchor(study_id: str, number: str) -> str:
+    return f"pair-{study_id}-{number}"
+
+
+def _by_study(
+    source: Source, records_dir: pathlib.Path, info: DatasetInfo, pair_rows: Sequence[Row]
+) -> Iterator[list[Shown]]:
+    """The written pairs of each study: in a split, records lie in the order of the table's rows."""
+    for name, split in info.splits.items():
+        rows = iter([row for row in pair_rows if row["study_id"] in split.studies and row["written"] == "1"])
+        shown: list[Shown] = []
+        for images, masks in iterate_batches(records_dir, name, 1, shuffle=False, epochs=1, image_dtype=None):
+            row = next(rows)
+            if shown and shown[0].row["study_id"] != row["study_id"]:
+                yield shown
+                shown = []
+            path = row["contour_path"]
+            try:
+                with source.open(path) as file:
+                    polygon = read_contour(file, path)
+            except OSError as error:
+                detail = "is not there; pass the --data_dir that the records were made from"
+                raise InputError(path, detail) from error
+            # Contours drawn about the pixels' centers are shown where they were drawn.
+            shift = 0.5 if info.settings["contour_origin"] == "center" else 0.0
+            shown.append(Shown(row, images[0, ..., 0], masks[0, ..., 0], polygon + shift))
+        if shown:
+            yield shown
+
+
+def _study(row: Row, shown: Sequence[Shown]) -> dict[str, Any]:
+    """What the page says of a study."""
+    window = figures.window_around([pair.polygon for pair in shown])
+    by_place = {(int(pair.row["slice_index"]), int(pair.row["phase_index"])): pair for pair in shown}
+    phases = {"end-diastole": int(row["end_diastole_phase"]), "end-systole": int(row["end_systole_phase"])}
+    slices = _from_base_to_apex(sorted({place[0] for place in by_place}), by_place)
+    in_columns = {pair.anchor for place, pair in by_place.items() if place[1] in phases.values() and place[0] >= 0}
+    registration = Registration()
+    for pair in shown:
+        registration.add(pair.pixels, pair.mask)
+    pictures = {pair.anchor: figures.pair_picture(pair.pixels, pair.mask, pair.polygon, window) for pair in shown}
+    pixel_mm2 = float(row["row_spacing_mm"] or "nan") * float(row["column_spacing_mm"] or "nan")
+    areas = {
+        f"{name} (phase {phase})": {
+            index: float(by_place[index, phase].row["polygon_area_px"]) * pixel_mm2
+            for index in slices
+            if (index, phase) in by_place
+        }
+        for name, phase in phases.items()
+        if phase >= 0
+    }
+    dx, dy, peak, rest = registration.peak()
+    return {
+        "row": row,
+        "phases": phases,
+        "sheet": [
+            (index, [by_place.get((index, phase)) for phase in phases.values()]) for index in slices if index >= 0
+        ],
+        "others": [pair for pair in shown if pair.anchor not in in_columns],
+        "pictures": pictures,
+        "areas": figures.areas_by_slice(areas) if any(areas.values()) and not math.isnan(pixel_mm2) else "",
+        "registration": "" if math.isnan(peak) else figures.registration_map(registration.curve(), (dx, dy)),
+        "move": {"dx": dx, "dy": dy, "peak": peak, "rest": rest},
+    }
+
+
+def _from_base_to_apex(slices: Sequence[int], by_place: Mapping[tuple[int, int], Shown]) -> list[int]:
+    """Slices from the end of the stack where the cavity is larger."""
+
+    def area(index: int) -> float:
+        return max(float(pair.row["polygon_area_px"]) for place, pair in by_place.items() if place[0] == index)
+
+    half = len(slices) // 2
+    first, last = slices[:half], slices[-half:] if half else []
+    return list(slices) if sum(map(area, first)) >= sum(map(area, last)) else list(slices)[::-1]
+
+
+def _naive_difference(pair: Shown) -> float:
+    """Area of a plain, rounded ``cv2.fillPoly`` against the contour's, in percent."""
+    naive = np.zeros(pair.mask.shape, np.uint8)
+    cv2.fillPoly(naive, [np.rint(pair.polygon).astype(np.int32)], 1)
+    return 100 * (float(naive.sum()) / float(pair.row["polygon_area_px"]) - 1)
+
+
+def _intensities(rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
+    """Ring and inside means of each pair, by study."""
+    values: dict[str, list[tuple[float, float]]] = collections.defaultdict(list)
+    for row in rows:
+        values[row["study_id"]].append((float(row["mean_ring"] or "nan"), float(row["mean_inside"])))
+    return dict(values)
+
+
+def main() -> int:
+    """Writes the report; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m preprocess.report", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--data_dir", required=True, type=pathlib.Path, help="folder or .zip the records were made from"
+    )
+    parser.add_argument("--records_dir", required=True, type=pathlib.Path, help="records directory")
+    parser.add_argument(
+        "--output_dir", default="report", type=pathlib.Path, help="folder to write index.html to (report)"
+    )
+    arguments = parser.parse_args()
+    try:
+        path = write_report(arguments.data_dir, arguments.records_dir, arguments.output_dir)
+    except (InputError, RecordsError, OSError) as error:
+        print(f"preprocess.report: {error}", file=sys.stderr)
+        return 1
+    print(f"report: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
