@@ -1,4 +1,4 @@
-"""Makes what a reviewer can look at without running anything: output of a run on the phantom, and pictures of its report.
+"""Makes what a reviewer can look at without running anything: a run on the phantom, and pictures of its report.
 
 python -m examples.make_sample build/phantom docs/sample
 """
@@ -55,6 +55,7 @@ def photograph(page: pathlib.Path, output_dir: pathlib.Path) -> None:
 
 
 def main() -> None:
+    """Runs the three commands on the phantom and keeps what they print, write and show."""
     data_dir, output_dir = map(pathlib.Path, sys.argv[1:])
     output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
