@@ -71,14 +71,14 @@ def _edges(mask: npt.NDArray[np.bool_]) -> list[list[tuple[int, int]]]:
 
 
 def areas_by_slice(areas_mm2: Mapping[str, Mapping[int, float]]) -> str:
-    """Cavity area over slices, from base to apex, a line for end-diastole and one for end-systole."""
+    """Area inside the contours over slices, a line for end-diastole and one for end-systole."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(4.2, 3), layout="constrained")
         axes = figure.add_subplot()
         for (name, by_slice), color, marker in zip(areas_mm2.items(), (_ED, _ES), "os", strict=False):
             axes.plot(list(by_slice), list(by_slice.values()), color=color, marker=marker, label=name)
         axes.set_xlabel("slice index")
-        axes.set_ylabel("cavity area, mm²")
+        axes.set_ylabel("area inside the contour, mm²")
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False)
         return _svg(figure)

@@ -48,7 +48,7 @@ class PairRow:
     area_difference_percent: float | None
     mean_inside: float | None
     mean_ring: float | None
-    inner_outside_outer_percent: float | None
+    inner_inside_outer_percent: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ def unmeasured(pair: Pair, outside: Mapping[Key, float]) -> PairRow:
         area_difference_percent=None,
         mean_inside=None,
         mean_ring=None,
-        inner_outside_outer_percent=None if share is None else 100 * share,
+        inner_inside_outer_percent=None if share is None else 100 * (1 - share),
     )
 
 

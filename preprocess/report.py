@@ -30,7 +30,7 @@ from preprocess.contours import read_contour
 from preprocess.errors import InputError
 from preprocess.measurements import Registration
 from preprocess.sources import Source, open_source
-from preprocess.study import Polygon
+from preprocess.study import ContourKind, Polygon
 
 Row = Mapping[str, str]
 
@@ -69,7 +69,7 @@ def write_report(data_dir: pathlib.Path, records_dir: pathlib.Path, output_dir: 
     naive: list[float] = []
     for shown in _by_study(source, records_dir, info, pair_rows):
         study_row = next(row for row in study_rows if row["study_id"] == shown[0].row["study_id"])
-        studies.append(_study(study_row, shown))
+        studies.append(_study(study_row, shown, info.settings["contours"]))
         anchors |= {pair.anchor for pair in shown}
         naive += [_naive_difference(pair) for pair in shown]
     written = [row for row in pair_rows if row["written"] == "1"]
@@ -133,16 +133,17 @@ def _by_study(
             yield shown
 
 
-def _study(row: Row, shown: Sequence[Shown]) -> dict[str, Any]:
-    """What the page says of a study."""
+def _study(row: Row, shown: Sequence[Shown], kind: ContourKind) -> dict[str, Any]:
+    """What the page says of a study; contrast is told of inner contours only."""
     window = figures.window_around([pair.polygon for pair in shown])
     by_place = {(int(pair.row["slice_index"]), int(pair.row["phase_index"])): pair for pair in shown}
     phases = {"end-diastole": int(row["end_diastole_phase"]), "end-systole": int(row["end_systole_phase"])}
     slices = _from_base_to_apex(sorted({place[0] for place in by_place}), by_place)
     in_columns = {pair.anchor for place, pair in by_place.items() if place[1] in phases.values() and place[0] >= 0}
     registration = Registration()
-    for pair in shown:
-        registration.add(pair.pixels, pair.mask)
+    if kind == "i":
+        for pair in shown:
+            registration.add(pair.pixels, pair.mask)
     pictures = {pair.anchor: figures.pair_picture(pair.pixels, pair.mask, pair.polygon, window) for pair in shown}
     pixel_mm2 = float(row["row_spacing_mm"] or "nan") * float(row["column_spacing_mm"] or "nan")
     areas = {

@@ -130,7 +130,7 @@ def test_the_table_of_pairs(phantom_records: pathlib.Path, phantom_dir: pathlib.
         expected = 100 * (int(row["mask_area_px"]) / shoelace - 1)
         assert float(row["area_difference_percent"]) == pytest.approx(expected, abs=1e-3)
         assert float(row["mean_inside"]) > 380 > 150 > float(row["mean_ring"])
-        assert (row["inner_outside_outer_percent"] == "0") == (int(row["phase_index"]) == 0)
+        assert (row["inner_inside_outer_percent"] == "100") == (int(row["phase_index"]) == 0)
         assert row["written"] == "1"
 
 

@@ -2,6 +2,8 @@
 
 import csv
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 import zlib
@@ -15,6 +17,9 @@ import tensorflow as tf
 
 from benchmarks.exact import pixel_areas
 from pipeline import DatasetInfo, iterate_batches, make_dataset, verify
+from preprocess.config import Config
+from preprocess.report import write_report
+from preprocess.run import run
 
 from .conftest import ROOT
 
@@ -101,6 +106,28 @@ def test_both_readers_give_every_pair_once_an_epoch(real_records: pathlib.Path, 
         for image in batch
     ]
     assert result.stdout.split() == [str(zlib.crc32(content)) for content in expected]
+
+
+def test_contours_moved_by_4_pixels_are_found(real_data: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "dicoms").symlink_to(next(real_data.rglob("dicoms")))
+    (tmp_path / "link.csv").symlink_to(next(real_data.rglob("link.csv")))
+    shutil.copytree(next(real_data.rglob("contourfiles")), tmp_path / "contourfiles")
+    for path in (tmp_path / "contourfiles" / STUDIES["SCD0000201"]).rglob("*.txt"):
+        np.savetxt(path, np.loadtxt(path) + (4, 0), "%.2f")
+    run(Config(tmp_path, tmp_path / "records"))
+    with (tmp_path / "records" / "audit.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["reason"] == "misregistered"]
+    assert [(row["study_id"], row["level"]) for row in rows] == [("SCD0000201", "warning")]
+
+
+def test_the_report_shows_every_pair(
+    real_data: pathlib.Path, real_records: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    page = write_report(real_data, real_records, tmp_path)
+    assert page.stat().st_size < 10_000_000
+    anchors = re.findall(r'<figure id="pair-(\w+)-(\d+)"', page.read_text("utf-8"))
+    assert len(anchors) == len(set(anchors)) == 74
+    assert {study for study, _ in anchors} == set(STUDIES)
 
 
 def test_every_mask_is_that_of_the_contour(

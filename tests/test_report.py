@@ -95,6 +95,15 @@ def test_other_data_than_the_records_were_made_from(page: pathlib.Path, tree: pa
         report.write_report(tree, page.parent.parent / "records", page.parent)
 
 
+def test_outer_contours(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    run(Config(data, tmp_path / "records", contours="o", contour_origin="center"))
+    text = report.write_report(data, tmp_path / "records", tmp_path / "report").read_text("utf-8")
+    assert text.count("<figure id=") == 18
+    assert "pairs written (outer contours)" in text
+    # Contrast is told of inner contours.
+    assert "Contrast across the contours" not in text
+
+
 def test_as_a_command(data: pathlib.Path, page: pathlib.Path, tmp_path: pathlib.Path) -> None:
     records = page.parent.parent / "records"
     arguments = f"--data_dir={data}", f"--records_dir={records}", f"--output_dir={tmp_path / 'out'}"

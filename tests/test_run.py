@@ -16,6 +16,7 @@ from preprocess import phantom
 from preprocess.audit import LEVELS
 from preprocess.config import Config
 from preprocess.errors import InputError
+from preprocess.report import write_report
 from preprocess.run import run
 
 from .conftest import contents
@@ -438,7 +439,8 @@ def test_nothing_of_a_header_leaves_it(tree: pathlib.Path, tmp_path: pathlib.Pat
     run(Config(tree, tmp_path / "records"))
     written = contents(tmp_path / "records")
     assert "header_mismatch" in written["audit.csv"].decode()
-    for name, content in written.items():
+    page = write_report(tree, tmp_path / "records", tmp_path / "report")
+    for name, content in {**written, "report": page.read_bytes()}.items():
         assert b"CANARY" not in content, name
         assert b"19770707" not in content, name
         assert str(tmp_path).encode() not in content, name
