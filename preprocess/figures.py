@@ -12,7 +12,7 @@ import numpy.typing as npt
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from preprocess.measurements import MAX_SHIFT
+from preprocess.registration import MAX_SHIFT
 from preprocess.study import Polygon
 
 # From Okabe and Ito's palette, which most kinds of color blindness tell apart.

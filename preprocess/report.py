@@ -28,7 +28,7 @@ from pipeline import DatasetInfo, RecordsError, iterate_batches, schema
 from preprocess import figures
 from preprocess.contours import read_contour
 from preprocess.errors import InputError
-from preprocess.measurements import Registration
+from preprocess.registration import Registration
 from preprocess.sources import Source, open_source
 from preprocess.study import ContourKind, Polygon
 

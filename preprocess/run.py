@@ -14,7 +14,8 @@ from preprocess import audit, checks, discover, measurements, polygons, sources,
 from preprocess.config import Config
 from preprocess.errors import Finding, InputError
 from preprocess.examine import Examined, examine, left_out, read_pair
-from preprocess.measurements import PairRow, Registration, StudyRow, Volumes
+from preprocess.measurements import PairRow, StudyRow, Volumes
+from preprocess.registration import Registration
 from preprocess.sources import Source
 from preprocess.study import KINDS, ContourKind, Key, Pair
 from preprocess.writer import RecordsWriter

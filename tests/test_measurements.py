@@ -8,7 +8,8 @@ import pytest
 
 from preprocess import checks, measurements, polygons
 from preprocess.masks import rasterize
-from preprocess.measurements import PairRow, Registration, StudyRow, Volumes
+from preprocess.measurements import PairRow, StudyRow, Volumes
+from preprocess.registration import Registration, bands
 from preprocess.study import Pair, Place
 
 from .conftest import header_of, synthetic_pair
@@ -40,7 +41,7 @@ def test_areas_and_shares() -> None:
 def test_bands_lie_one_to_three_pixels_from_the_edge() -> None:
     mask = np.zeros((30, 30), np.bool_)
     mask[10:20, 10:20] = True
-    inside, ring = measurements.bands(mask)
+    inside, ring = bands(mask)
     # Along the middle row the edges are at 10 and 20; pixel centers at half pixels.
     assert np.flatnonzero(inside[15]).tolist() == [11, 12, 17, 18]
     assert np.flatnonzero(ring[15]).tolist() == [7, 8, 21, 22]
