@@ -12,7 +12,7 @@ PHANTOM := build/phantom
 .PHONY: help records report test test-slow test-clients verify lint format bench picture sample clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 records: $(READY) $(if $(DATA),,$(PHANTOM)) ## the main job: DATA=folder or .zip (default: the built-in phantom), OUT=directory
 	@$(if $(DATA),,echo "No DATA= given: making records of the built-in phantom. Yours: make records DATA=folder-or-zip")

@@ -10,6 +10,7 @@ Exit status: 0 records published; 1 nothing published, and one line says why; 2 
 
 from __future__ import annotations
 
+import logging as std_logging
 import os
 import pathlib
 import sys
@@ -57,8 +58,10 @@ _OVERWRITE = flags.DEFINE_bool(
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns its exit status."""
     del argv
-    # On a terminal a bar tells of the progress, elsewhere the log does.
-    logging.set_verbosity(logging.WARNING if sys.stderr.isatty() else logging.INFO)
+    # On a terminal a bar tells of the progress, elsewhere our own log does; libraries are heard when they warn.
+    logging.set_verbosity(logging.WARNING)
+    if not sys.stderr.isatty():
+        std_logging.getLogger("preprocess").setLevel(std_logging.INFO)
     try:
         config = Config(
             data_dir=pathlib.Path(_DATA_DIR.value),

@@ -51,8 +51,8 @@ def discover(source: Source) -> tuple[list[Study], list[Finding]]:
             if key not in folders
         ]
         if absent:
-            detail = f"named in {link}, but not there; add the files or remove the row"
-            findings.append(Finding("missing_study", "study", " and ".join(absent), detail, study_id))
+            detail = f"{link} names it, but {' and '.join(absent)} is not there; add the files or remove the row"
+            findings.append(Finding("missing_study", "study", absent[0], detail, study_id))
             continue
         images, problems = _images(study_id, image_folders[study_id], junk)
         findings += problems
