@@ -51,7 +51,7 @@ def discover(source: Source) -> tuple[list[Study], list[Finding]]:
             if key not in folders
         ]
         if absent:
-            detail = f"{link} names it, but {' and '.join(absent)} is not there; add the files or remove the row"
+            detail = f"{link} names it, but there is no {' and no '.join(absent)}; add the files or remove the row"
             findings.append(Finding("missing_study", "study", absent[0], detail, study_id))
             continue
         images, problems = _images(study_id, image_folders[study_id], junk)

@@ -119,7 +119,7 @@ def test_studies_that_are_missing_or_not_linked(tree: pathlib.Path) -> None:
     (tree / "link.csv").write_text("patient_id,original_id\nPHANTOM001,PH-1\nPHANTOM009,PH-2\n")
     assert findings_of(tree) == {
         "missing_study": [
-            "dicoms/PHANTOM009: link.csv names it, but dicoms/PHANTOM009 is not there; add the files or remove the row"
+            "dicoms/PHANTOM009: link.csv names it, but there is no dicoms/PHANTOM009; add the files or remove the row"
         ],
         "unlinked_study": ["dicoms/PHANTOM002: no row of link.csv names this folder; add one if it is wanted"],
     }
