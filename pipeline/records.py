@@ -133,6 +133,9 @@ class RecordReader:
         self._directory = pathlib.Path(directory)
         self._index = index
         self._layout = Layout.of(info)
+        self._gap = self._layout.gap
+        # By the size of a record's frame; there are about as many as lengths of ids.
+        self._heads: dict[int, bytes] = {}
         self._check_crc = check_crc
         self._descriptors: collections.OrderedDict[int, int] = collections.OrderedDict()
 
@@ -154,15 +157,16 @@ class RecordReader:
         offset = int(self._index.offsets[position])
         size = int(self._index.sizes[position])
         with self._naming(shard, position, offset):
-            data_bytes = size - FRAME_BYTES
-            expected_head = length_field(data_bytes) + self._layout.head(data_bytes)
-            expected_gap = self._layout.gap
-            head, gap = bytearray(len(expected_head)), bytearray(len(expected_gap))
+            expected_head = self._heads.get(size)
+            if expected_head is None:
+                data_bytes = size - FRAME_BYTES
+                expected_head = self._heads[size] = length_field(data_bytes) + self._layout.head(data_bytes)
+            head, gap = bytearray(len(expected_head)), bytearray(len(self._gap))
             tail = bytearray(size - len(head) - len(image) - len(gap) - len(mask))
             buffers: list[bytearray | memoryview] = [head, image.data, gap, mask.data, tail]
             if os.preadv(self._open(shard), buffers, offset) != size:
                 raise RecordsError("the shard ends within the record")
-            if head != expected_head or gap != expected_gap:
+            if head != expected_head or gap != self._gap:
                 raise RecordsError("the bytes around image and mask are not those of this format")
             if self._check_crc:
                 checksum = crc32c.crc32c(memoryview(head)[LENGTH_BYTES:])
