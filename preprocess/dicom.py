@@ -90,8 +90,7 @@ def read_pixels(file: BinaryIO, path: str, max_image_pixels: int) -> npt.NDArray
     with _silent():
         dataset = _read(file, path)
         header = _header(dataset, path, max_image_pixels)
-        if not any(keyword in dataset for keyword in _PIXEL_KEYWORDS):
-            raise _unsupported(path, "it has no pixels")
+        _pixel_keyword(dataset, path)
         _check_codec(dataset, path)
         with _foreign_code(path, "the pixels cannot be decoded"):
             pixels = pixel_array(dataset)
@@ -109,12 +108,13 @@ def read_digest(file: BinaryIO, path: str) -> bytes:
     """SHA-256 of an image's pixels as the file holds them, not decoded.
 
     Raises:
-        InputError: ``unreadable_image``.
+        InputError: ``unreadable_image``, or ``unsupported_image`` where it has none.
     """
     with _silent():
         dataset = _read(file, path, specific_tags=_PIXEL_KEYWORDS)
+        keyword = _pixel_keyword(dataset, path)
         with _foreign_code(path, "the pixels cannot be read"):
-            return hashlib.sha256(b"".join(dataset[name].value for name in _PIXEL_KEYWORDS if name in dataset)).digest()
+            return hashlib.sha256(dataset[keyword].value).digest()
 
 
 def _read(file: BinaryIO, path: str, **options: Any) -> pydicom.FileDataset:
@@ -123,6 +123,14 @@ def _read(file: BinaryIO, path: str, **options: Any) -> pydicom.FileDataset:
         if dataset.file_meta.get("TransferSyntaxUID"):
             return dataset
     raise InputError(path, "it has no Transfer Syntax UID (0002,0010); the file may be cut short", "unreadable_image")
+
+
+def _pixel_keyword(dataset: pydicom.Dataset, path: str) -> str:
+    """Which element holds the pixels."""
+    for keyword in _PIXEL_KEYWORDS:
+        if keyword in dataset:
+            return keyword
+    raise _unsupported(path, "it has no pixels")
 
 
 def _header(dataset: pydicom.Dataset, path: str, max_image_pixels: int) -> ImageHeader:

@@ -202,6 +202,7 @@ def _write_study(
     """Writes the pairs of a study that ``split_of`` names by contour path, and measures the study by its i-contours."""
     rows = {pair.contour_path: measurements.unmeasured(pair, outside) for pair in content.pairs[config.contours]}
     registration = Registration()
+    failed = set()
     for pair in [*content.pairs[config.contours], *(() if config.contours == "i" else inner)]:
         split = split_of.get(pair.contour_path)
         if split is None and pair.kind == config.contours:
@@ -216,6 +217,8 @@ def _write_study(
                 registration.add(image, mask)
         except InputError as error:
             found.add(left_out(pair, error))
+            failed.add(pair.key)
+    inner = [pair for pair in inner if pair.key not in failed]
     spacing = measurements.slice_spacing_mm(content.headers, content.places)
     volumes = Volumes.of(((pair, polygons.area(pair.polygon)) for pair in inner), spacing)
     written = sum(row.written for row in rows.values())

@@ -1,3 +1,4 @@
+import hashlib
 import io
 import math
 import pathlib
@@ -158,6 +159,27 @@ def test_rescale(slope: object, intercept: object, expected: Callable[[np.ndarra
 def test_monochrome1_is_not_inverted() -> None:
     pixels = dicom.read_pixels(changed(setting(PhotometricInterpretation="MONOCHROME1")), "a.dcm", LIMIT)
     assert np.array_equal(pixels, pixels_of("MR_small.dcm"))
+
+
+def test_digests_are_of_the_pixels_alone() -> None:
+    def digest(file: io.BufferedIOBase) -> bytes:
+        return dicom.read_digest(file, "a.dcm")
+
+    plain = digest(changed(setting()))
+    assert digest(changed(setting(PatientID="SOMEBODY", InstanceNumber=7))) == plain
+    pixels = pydicom.dcmread(get_testdata_file("MR_small.dcm")).PixelData
+    assert plain == hashlib.sha256(pixels).digest()
+    assert digest(changed(setting(PixelData=pixels[:-2] + b"\0\0"))) != plain
+
+
+def test_an_image_without_pixels() -> None:
+    def change(dataset: pydicom.FileDataset) -> None:
+        del dataset.PixelData
+
+    for read in (dicom.read_digest, lambda file, path: dicom.read_pixels(file, path, LIMIT)):
+        with pytest.raises(InputError, match=r"^a\.dcm: it has no pixels$") as raised:
+            read(changed(change), "a.dcm")
+        assert raised.value.reason == "unsupported_image"
 
 
 def test_a_modality_lut_takes_the_place_of_rescale() -> None:

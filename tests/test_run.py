@@ -230,6 +230,20 @@ def test_an_inner_contour_outside_the_outer_one(
         assert summary.records == {"train": complete - (8 - written)}
 
 
+def test_what_cannot_be_drawn_has_no_part_in_the_volumes(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    def volume(records: pathlib.Path) -> float:
+        with (records / "studies.csv").open(newline="") as file:
+            return float(next(csv.DictReader(file))["esv_ml"])
+
+    run(Config(tree, tmp_path / "before"))
+    points = np.loadtxt(contour(tree, 29))
+    np.savetxt(contour(tree, 29), np.vstack([points, (900, 900)]))
+    run(Config(tree, tmp_path / "after"))
+    assert found_by(tmp_path / "after", "outside_image") == [("PHANTOM001", "29", "error")]
+    # Of two slices one is left.
+    assert 0.4 < volume(tmp_path / "after") / volume(tmp_path / "before") < 0.6
+
+
 def test_a_cavity_that_grows_at_end_systole(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     one, other = contour(tree, 21).read_bytes(), contour(tree, 29).read_bytes()
     contour(tree, 21).write_bytes(other)
