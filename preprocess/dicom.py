@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import logging
 import math
-import warnings
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.pixels import apply_modality_lut, get_decoder, pixel_array
-from pydicom.tag import Tag
 from pydicom.uid import UID
 
+from preprocess.elements import element, elements, foreign_code, silent
 from preprocess.errors import InputError
 from preprocess.study import ImageHeader
-
-_Value = TypeVar("_Value")
 
 _HEADER_KEYWORDS = [
     "SOPClassUID",
@@ -66,7 +59,7 @@ def read_header(file: BinaryIO, path: str, max_image_pixels: int) -> ImageHeader
     Raises:
         InputError: ``unreadable_image`` or ``unsupported_image``.
     """
-    with _silent():
+    with silent():
         dataset = _read(file, path, stop_before_pixels=True, specific_tags=_HEADER_KEYWORDS)
         return _header(dataset, path, max_image_pixels)
 
@@ -87,12 +80,12 @@ def read_pixels(file: BinaryIO, path: str, max_image_pixels: int) -> npt.NDArray
     Raises:
         InputError: ``unreadable_image`` or ``unsupported_image``.
     """
-    with _silent():
+    with silent():
         dataset = _read(file, path)
         header = _header(dataset, path, max_image_pixels)
         _pixel_keyword(dataset, path)
         _check_codec(dataset, path)
-        with _foreign_code(path, "the pixels cannot be decoded"):
+        with foreign_code(path, "the pixels cannot be decoded"):
             pixels = pixel_array(dataset)
             if "ModalityLUTSequence" in dataset:
                 return apply_modality_lut(pixels, dataset)
@@ -110,15 +103,15 @@ def read_digest(file: BinaryIO, path: str) -> bytes:
     Raises:
         InputError: ``unreadable_image``, or ``unsupported_image`` where it has none.
     """
-    with _silent():
+    with silent():
         dataset = _read(file, path, specific_tags=_PIXEL_KEYWORDS)
         keyword = _pixel_keyword(dataset, path)
-        with _foreign_code(path, "the pixels cannot be read"):
+        with foreign_code(path, "the pixels cannot be read"):
             return hashlib.sha256(dataset[keyword].value).digest()
 
 
 def _read(file: BinaryIO, path: str, **options: Any) -> pydicom.FileDataset:
-    with _foreign_code(path, "it cannot be read as a DICOM file"):
+    with foreign_code(path, "it cannot be read as a DICOM file"):
         dataset = pydicom.dcmread(file, **options)
         if dataset.file_meta.get("TransferSyntaxUID"):
             return dataset
@@ -134,9 +127,9 @@ def _pixel_keyword(dataset: pydicom.Dataset, path: str) -> str:
 
 
 def _header(dataset: pydicom.Dataset, path: str, max_image_pixels: int) -> ImageHeader:
-    if _element(dataset, path, "SOPClassUID", str) in _ENHANCED:
+    if element(dataset, path, "SOPClassUID", str) in _ENHANCED:
         raise _unsupported(path, "it is of an enhanced, multi-frame class; convert it to single-frame images")
-    rows, columns = (_element(dataset, path, keyword, int) for keyword in ("Rows", "Columns"))
+    rows, columns = (element(dataset, path, keyword, int) for keyword in ("Rows", "Columns"))
     if not rows or not columns:
         raise _unsupported(path, "it has no pixels: Rows (0028,0010) or Columns (0028,0011) is missing")
     if rows * columns > max_image_pixels:
@@ -145,20 +138,20 @@ def _header(dataset: pydicom.Dataset, path: str, max_image_pixels: int) -> Image
             f"Rows × Columns is {rows} × {columns}, at most {max_image_pixels} pixels expected; "
             "raise --max_image_pixels if this is right",
         )
-    samples = _element(dataset, path, "SamplesPerPixel", int)
-    grayscale = _element(dataset, path, "PhotometricInterpretation", str) in ("MONOCHROME1", "MONOCHROME2")
+    samples = element(dataset, path, "SamplesPerPixel", int)
+    grayscale = element(dataset, path, "PhotometricInterpretation", str) in ("MONOCHROME1", "MONOCHROME2")
     if samples not in (None, 1) or not grayscale:
         raise _unsupported(path, "it is not grayscale: MONOCHROME1 or MONOCHROME2, with 1 sample per pixel, expected")
-    frames = _element(dataset, path, "NumberOfFrames", int)
+    frames = element(dataset, path, "NumberOfFrames", int)
     if frames not in (None, 1):
         raise _unsupported(path, f"NumberOfFrames (0028,0008) is {frames}, 1 expected; split it into images")
-    spacing = _elements(dataset, path, "PixelSpacing", 2) or (math.nan, math.nan)
-    orientation = _elements(dataset, path, "ImageOrientationPatient", 6)
-    position = _elements(dataset, path, "ImagePositionPatient", 3)
-    trigger_time = _element(dataset, path, "TriggerTime", float)
+    spacing = elements(dataset, path, "PixelSpacing", 2) or (math.nan, math.nan)
+    orientation = elements(dataset, path, "ImageOrientationPatient", 6)
+    position = elements(dataset, path, "ImagePositionPatient", 3)
+    trigger_time = element(dataset, path, "TriggerTime", float)
     return ImageHeader(
-        patient_id=_element(dataset, path, "PatientID", lambda value: str(value).strip()) or None,
-        instance_number=_element(dataset, path, "InstanceNumber", int),
+        patient_id=element(dataset, path, "PatientID", lambda value: str(value).strip()) or None,
+        instance_number=element(dataset, path, "InstanceNumber", int),
         shape=(rows, columns),
         value_range=_value_range(dataset, path),
         pixel_spacing_mm=(spacing[0], spacing[1]),
@@ -179,7 +172,7 @@ def _location(orientation: tuple[float, ...] | None, position: tuple[float, ...]
 def _value_range(dataset: pydicom.Dataset, path: str) -> tuple[int, int] | None:
     """Lowest and highest modality value that the header allows; None where they are not all integers."""
     if "ModalityLUTSequence" in dataset:
-        with _foreign_code(path, "Modality LUT Sequence (0028,3000) cannot be read"):
+        with foreign_code(path, "Modality LUT Sequence (0028,3000) cannot be read"):
             return 0, (1 << int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])) - 1
     stored = _stored_range(dataset, path)
     slope, intercept = _rescale(dataset, path)
@@ -191,19 +184,19 @@ def _value_range(dataset: pydicom.Dataset, path: str) -> tuple[int, int] | None:
 
 def _stored_range(dataset: pydicom.Dataset, path: str) -> tuple[int, int] | None:
     """Lowest and highest stored value; None for float pixels, which have no Bits Stored (PS3.3 C.7.6.24)."""
-    bits = _element(dataset, path, "BitsStored", int)
+    bits = element(dataset, path, "BitsStored", int)
     if bits is None:
         return None
     if not 1 <= bits <= 32:
         raise _unsupported(path, f"Bits Stored (0028,0101) is {bits}, 1 to 32 expected")
-    signed = _element(dataset, path, "PixelRepresentation", int) == 1
+    signed = element(dataset, path, "PixelRepresentation", int) == 1
     return (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
 
 
 def _rescale(dataset: pydicom.Dataset, path: str) -> tuple[float, float]:
     """Rescale Slope, 1 when absent, and Rescale Intercept, 0 when absent."""
-    slope = _element(dataset, path, "RescaleSlope", float)
-    intercept = _element(dataset, path, "RescaleIntercept", float)
+    slope = element(dataset, path, "RescaleSlope", float)
+    intercept = element(dataset, path, "RescaleIntercept", float)
     slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
     if not math.isfinite(slope) or not math.isfinite(intercept) or slope == 0:
         raise InputError(path, "Rescale Slope and Intercept are not a finite scale", "unreadable_image")
@@ -222,55 +215,5 @@ def _check_codec(dataset: pydicom.FileDataset, path: str) -> None:
         raise _unsupported(path, f"the codec for {name} is not installed; install requirements.txt")
 
 
-def _element(dataset: pydicom.Dataset, path: str, keyword: str, convert: Callable[[Any], _Value]) -> _Value | None:
-    """One element's value, None when it is absent or empty."""
-    with _foreign_code(path, f"{_describe(keyword)} cannot be read"):
-        value = dataset.get(keyword)
-        return None if value is None or value == "" else convert(value)
-
-
-def _elements(dataset: pydicom.Dataset, path: str, keyword: str, count: int) -> tuple[float, ...] | None:
-    """The finite numbers of one element, None when it is absent or empty."""
-    values = _element(dataset, path, keyword, lambda value: tuple(float(number) for number in value))
-    if values is not None and (len(values) != count or not all(map(math.isfinite, values))):
-        raise InputError(path, f"{_describe(keyword)} is not {count} finite numbers", "unreadable_image")
-    return values
-
-
-def _describe(keyword: str) -> str:
-    tag = tag_for_keyword(keyword)
-    assert tag is not None, keyword
-    return f"{dictionary_description(tag)} {Tag(tag)}"
-
-
 def _unsupported(path: str, detail: str) -> InputError:
     return InputError(path, detail, "unsupported_image")
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keeps pydicom from warning and logging: both quote the header, and neither names the file."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _foreign_code(path: str, detail: str) -> Iterator[None]:
-    """Makes whatever pydicom and its codecs raise on a bad file an error about that file.
-
-    They raise nearly every built-in exception, so there is no shorter list; our own code stays outside this block.
-    Their messages quote the header, so they are not passed on.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(path, f"{detail} ({type(error).__name__})", "unreadable_image") from error

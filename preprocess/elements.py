@@ -1,0 +1,76 @@
+"""Elements of a DICOM header, read so that nothing of their text gets out: not by an error, a warning or a log."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import pydicom
+from pydicom.datadict import dictionary_description, tag_for_keyword
+from pydicom.tag import Tag
+
+from preprocess.errors import InputError
+
+_Value = TypeVar("_Value")
+
+
+def element(dataset: pydicom.Dataset, path: str, keyword: str, convert: Callable[[Any], _Value]) -> _Value | None:
+    """One element's value, None when it is absent or empty.
+
+    Raises:
+        InputError: ``unreadable_image``, the element cannot be converted.
+    """
+    with foreign_code(path, f"{_describe(keyword)} cannot be read"):
+        value = dataset.get(keyword)
+        return None if value is None or value == "" else convert(value)
+
+
+def elements(dataset: pydicom.Dataset, path: str, keyword: str, count: int) -> tuple[float, ...] | None:
+    """The finite numbers of one element, None when it is absent or empty.
+
+    Raises:
+        InputError: ``unreadable_image``, there are not ``count`` of them.
+    """
+    values = element(dataset, path, keyword, lambda value: tuple(float(number) for number in value))
+    if values is not None and (len(values) != count or not all(map(math.isfinite, values))):
+        raise InputError(path, f"{_describe(keyword)} is not {count} finite numbers", "unreadable_image")
+    return values
+
+
+def _describe(keyword: str) -> str:
+    tag = tag_for_keyword(keyword)
+    assert tag is not None, keyword
+    return f"{dictionary_description(tag)} {Tag(tag)}"
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Keeps pydicom from warning and logging: both quote the header, and neither names the file."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def foreign_code(path: str, detail: str) -> Iterator[None]:
+    """Makes whatever pydicom and its codecs raise on a bad file an error about that file.
+
+    They raise nearly every built-in exception, so there is no shorter list; our own code stays outside this block.
+    Their messages quote the header, so they are not passed on.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(path, f"{detail} ({type(error).__name__})", "unreadable_image") from error
