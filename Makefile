@@ -65,7 +65,7 @@ $(VENV)/.clients: requirements-clients.txt $(READY)
 	@touch $@
 
 $(READY): requirements.txt
-	@python="$(PYTHON)"; \
+	@python="$(PYTHON)"; found=; \
 	for candidate in $${python:-python3.11 python3.12 python3.13 python3 python}; do \
 	  "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	    && { found=$$candidate; break; }; \

@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from preprocess import polygons
 from preprocess.errors import Finding
 from preprocess.measurements import StudyRow, Volumes
 from preprocess.study import Key, Origin, Pair
@@ -20,10 +21,10 @@ OUTSIDE_WARNING, OUTSIDE_ERROR = 0.005, 0.05
 MISREGISTERED_PX = 2.0
 
 
-def self_intersecting(pairs: Iterable[Pair], crosses: Mapping[str, bool]) -> list[Finding]:
-    """Contours that cross themselves, by path."""
+def self_intersecting(pairs: Iterable[Pair]) -> list[Finding]:
+    """Contours that cross themselves."""
     detail = "the polygon crosses itself; what lies inside is told by the even-odd rule"
-    return [_of_contour("self_intersecting", pair, detail) for pair in pairs if crosses[pair.contour_path]]
+    return [_of_contour("self_intersecting", pair, detail) for pair in pairs if polygons.crosses_itself(pair.polygon)]
 
 
 def duplicate_images(pairs: Iterable[Pair], digests: Mapping[str, bytes]) -> list[Finding]:

@@ -170,9 +170,7 @@ def slice_spacing_mm(headers: Mapping[int, ImageHeader], places: Mapping[int, Pl
     views: dict[tuple[float, ...] | None, dict[int, float]] = collections.defaultdict(dict)
     for number, place in places.items():
         if place.slice_index >= 0:
-            orientation = headers[number].orientation
-            view = None if orientation is None else tuple(round(cosine, 3) for cosine in orientation)
-            views[view].setdefault(place.slice_index, headers[number].location_mm)
+            views[headers[number].view].setdefault(place.slice_index, headers[number].location_mm)
     locations = sorted(max(views.values(), key=len).values()) if views else []
     return float(np.median(np.diff(locations))) if len(locations) > 1 else math.nan
 

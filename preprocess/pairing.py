@@ -107,8 +107,8 @@ def locate(headers: Mapping[int, ImageHeader]) -> dict[int, Place]:
     places = {number: Place(-1, -1) for number in headers}
     views: dict[tuple[float, ...], list[int]] = collections.defaultdict(list)
     for number, header in sorted(headers.items()):
-        if header.orientation is not None and not math.isnan(header.location_mm):
-            views[tuple(round(cosine, 3) for cosine in header.orientation)].append(number)
+        if header.view is not None and not math.isnan(header.location_mm):
+            views[header.view].append(number)
     first_slice = 0
     for numbers in views.values():
         slices = _slices(numbers, headers)

@@ -160,7 +160,7 @@ def _check(
         *checks.duplicate_images(both, digests),
         *copies,
         *checks.not_nested(kept["i"], outside, copied),
-        *checks.self_intersecting(both, {pair.contour_path: polygons.crosses_itself(pair.polygon) for pair in both}),
+        *checks.self_intersecting(both),
     ]
 
 

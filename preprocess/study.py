@@ -63,6 +63,11 @@ class ImageHeader:
     location_mm: float
     trigger_time_ms: float
 
+    @property
+    def view(self) -> tuple[float, ...] | None:
+        """The orientation, rounded so that images of one stack have the same; None when absent."""
+        return None if self.orientation is None else tuple(round(cosine, 3) for cosine in self.orientation)
+
 
 Key = tuple[str, int]
 """Study id and number: an image, and at most one contour of each kind."""

@@ -1,5 +1,6 @@
 import os
 import pathlib
+import tempfile
 
 import hypothesis
 import hypothesis.strategies as st
@@ -40,16 +41,14 @@ def test_data_too_short_for_its_pixels_says_so() -> None:
 @hypothesis.given(st.lists(st.binary(max_size=300), max_size=5))
 def test_frames_are_those_that_tensorflow_writes(datas: list[bytes]) -> None:
     # Not tmp_path: hypothesis runs many examples in one test.
-    path = pathlib.Path(os.environ.get("PYTEST_TMP", "/tmp")) / f"frames-{os.getpid()}"
-    try:
+    with tempfile.TemporaryDirectory() as directory:
+        path = pathlib.Path(directory, "frames")
         with tf.io.TFRecordWriter(os.fspath(path)) as writer:
             for data in datas:
                 writer.write(data)
         scanned = list(records.scan(path))
         assert [data for _, data in scanned] == datas
         assert [offset for offset, _ in scanned] == np.cumsum([0, *(len(data) + 16 for data in datas)])[:-1].tolist()
-    finally:
-        path.unlink()
 
 
 @pytest.mark.parametrize("dtype", schema.IMAGE_DTYPES)
