@@ -81,38 +81,21 @@ def iterate_batches(
         start_step=start_step,
         shard=shard,
     )
-    index = Index.load(records, info, split)
-    return Batches(
-        records,
-        info,
-        index,
-        schedule,
-        conversion,
-        check_crc=check_crc,
-        prefetch=prefetch,
-    )
+    reader = RecordReader(records, info, Index.load(records, info, split), check_crc=check_crc)
+    return Batches(reader, schedule, conversion, info, prefetch)
 
 
 class Batches:
     """What :func:`iterate_batches` returns: an iterable of batches, and their number."""
 
     def __init__(
-        self,
-        records: str | os.PathLike[str],
-        info: DatasetInfo,
-        index: Index,
-        schedule: Schedule,
-        conversion: Conversion,
-        *,
-        check_crc: bool,
-        prefetch: int,
+        self, reader: RecordReader, schedule: Schedule, conversion: Conversion, info: DatasetInfo, prefetch: int
     ) -> None:
-        self._records = records
-        self._info = info
-        self._index = index
+        self._reader = reader
         self._schedule = schedule
         self._conversion = conversion
-        self._check_crc = check_crc
+        self._image_shape = info.image_shape
+        self._read_dtype = conversion.read_dtype(info.image_dtype)
         self._prefetch = prefetch
 
     def __len__(self) -> int:
@@ -126,29 +109,31 @@ class Batches:
         return self._schedule.steps
 
     def __iter__(self) -> Iterator[Batch]:
-        with RecordReader(self._records, self._info, self._index, check_crc=self._check_crc) as reader:
-            if self._prefetch == 0:
-                for positions in self._schedule.batches():
-                    yield self._read(reader, positions)
-                return
-            # Left before the reader is: the thread has ended when the shards are closed.
-            with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="iterate_batches") as background:
-                waiting: collections.deque[concurrent.futures.Future[Batch]] = collections.deque()
-                remaining = self._schedule.batches()
-                try:
-                    for positions in itertools.islice(remaining, self._prefetch):
-                        waiting.append(background.submit(self._read, reader, positions))
-                    while waiting:
-                        batch = waiting.popleft().result()
-                        for positions in itertools.islice(remaining, 1):
-                            waiting.append(background.submit(self._read, reader, positions))
-                        yield batch
-                finally:
-                    background.shutdown(wait=False, cancel_futures=True)
+        if self._prefetch == 0:
+            for positions in self._schedule.batches():
+                yield self._read(positions, *self._arrays(positions))
+            return
+        process = os.getpid()
+        with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="iterate_batches") as background:
+            remaining = self._schedule.batches()
+            waiting: collections.deque[concurrent.futures.Future[Batch]] = collections.deque()
+            try:
+                while True:
+                    for positions in itertools.islice(remaining, self._prefetch + 1 - len(waiting)):
+                        # Allocated here: the C library gives each thread memory of its own, and this one's is warm.
+                        waiting.append(background.submit(self._read, positions, *self._arrays(positions)))
+                    if not waiting:
+                        return
+                    yield waiting.popleft().result()
+                    if os.getpid() != process:
+                        raise RecordsError("this iterator was begun before a fork; call iter() in the new process")
+            finally:
+                background.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, reader: RecordReader, positions: Positions) -> Batch:
-        shape = (len(positions), *self._info.image_shape)
-        images: npt.NDArray[np.generic] = np.empty(shape, self._info.image_dtype)
-        masks = np.empty(shape, np.bool_)
-        reader.read(positions, images, masks)
+    def _arrays(self, positions: Positions) -> Batch:
+        shape = (len(positions), *self._image_shape)
+        return np.empty(shape, self._read_dtype), np.empty(shape, np.bool_)
+
+    def _read(self, positions: Positions, images: npt.NDArray[np.generic], masks: npt.NDArray[np.bool_]) -> Batch:
+        self._reader.read(positions, images, masks)
         return self._conversion.apply(images), masks

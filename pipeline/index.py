@@ -49,7 +49,7 @@ class Index:
 
     def shard_of(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The number of the shard that holds each of the positions."""
-        return np.searchsorted(self.first, positions, side="right") - 1
+        return self.first.searchsorted(positions, side="right") - 1
 
 
 def read_index(path: pathlib.Path, count: int, shard_bytes: int) -> npt.NDArray[np.int64]:

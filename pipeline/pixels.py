@@ -34,11 +34,13 @@ class Conversion:
         if self.standardize and self.image_dtype is None:
             raise RecordsError('standardize gives float32 images; leave image_dtype at "float32"')
 
+    def read_dtype(self, stored: npt.DTypeLike) -> np.dtype[np.generic]:
+        """The dtype in which :meth:`apply` wants images that are stored as ``stored``."""
+        return np.dtype(stored if self.standardize or self.image_dtype is None else self.image_dtype)
+
     def apply(self, images: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """Images ``(n, H, W, 1)`` as asked for; the array itself where nothing is to be done."""
-        if self.standardize:
-            return standardized(images)
-        return images if self.image_dtype is None else images.astype(np.float32, copy=False)
+        """Images ``(n, H, W, 1)`` as asked for; the array itself where nothing is left to be done."""
+        return standardized(images) if self.standardize else images
 
 
 def standardized(images: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:

@@ -15,14 +15,14 @@ before a record is read. So the pixels go from the file straight to their array,
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
+import mmap
 import os
 import pathlib
+import resource
 import struct
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 import crc32c
 import numpy as np
@@ -118,95 +118,151 @@ def _varint(number: int) -> bytes:
 class RecordReader:
     """Reads records of one split by position.
 
-    Shards are opened when they are first needed and closed by :meth:`close`, or at the end of a ``with`` block.
+    A shard is mapped into memory when it is first needed, and stays mapped as long as the reader lives: pixels are
+    copied once, from the page cache to their array. That is faster than ``os.preadv``, by the figures of
+    docs/PERFORMANCE.md; the price is that a shard which shrinks between the look at its size and the copy ends the
+    process (SIGBUS, see mmap(2)), as it would any reader of memory maps.
 
     Args:
         directory: records directory.
         info: its manifest.
         index: the split's index.
         check_crc: verify each record's CRC-32C.
+
+    Raises:
+        RecordsError: a shard is missing.
     """
 
     def __init__(
         self, directory: str | os.PathLike[str], info: DatasetInfo, index: Index, *, check_crc: bool = True
     ) -> None:
-        self._directory = pathlib.Path(directory)
+        self._paths = [os.path.join(directory, shard) for shard in index.shards]
         self._index = index
         self._layout = Layout.of(info)
+        self._dtype = np.dtype(info.image_dtype)
         self._gap = self._layout.gap
         # By the size of a record's frame; there are about as many as lengths of ids.
         self._heads: dict[int, bytes] = {}
         self._check_crc = check_crc
-        self._descriptors: collections.OrderedDict[int, int] = collections.OrderedDict()
+        try:
+            # Taken now: a directory that is replaced while it is read is noticed for shards not yet opened, too.
+            self._states = [_state(os.stat(path)) for path in self._paths]
+        except OSError as error:
+            raise RecordsError(f"{error.filename}: {error.strerror}; write the records anew") from error
+        self._shards: collections.OrderedDict[int, _Shard] = collections.OrderedDict()
+        self._disk_was_read = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the maps: a process that gets a copy makes its own."""
+        return {**self.__dict__, "_shards": collections.OrderedDict()}
 
     def read(
         self, positions: npt.NDArray[np.int64], images: npt.NDArray[np.generic], masks: npt.NDArray[np.bool_]
     ) -> None:
-        """Fills ``images`` (stored dtype) and ``masks``, both C-contiguous ``(n, H, W, 1)``, from ``n`` positions.
+        """Fills ``images`` (stored dtype or float) and ``masks``, C-contiguous ``(n, H, W, 1)``, from ``n`` positions.
 
         Raises:
-            RecordsError: a record is damaged; the message names shard, record and byte offset.
+            RecordsError: a record is damaged, or its shard changed after the reader was made; the message names shard,
+                record and byte offset.
         """
-        image_rows = images.reshape(len(images), -1).view(np.uint8)
-        mask_rows = masks.reshape(len(masks), -1).view(np.uint8)
-        shards = self._index.shard_of(positions)
-        for position, shard, image, mask in zip(positions, shards, image_rows, mask_rows, strict=True):
-            self._read_one(int(position), int(shard), image, mask)
-
-    def _read_one(self, position: int, shard: int, image: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8]) -> None:
-        offset = int(self._index.offsets[position])
-        size = int(self._index.sizes[position])
-        with self._naming(shard, position, offset):
-            expected_head = self._heads.get(size)
-            if expected_head is None:
-                data_bytes = size - FRAME_BYTES
-                expected_head = self._heads[size] = length_field(data_bytes) + self._layout.head(data_bytes)
-            head, gap = bytearray(len(expected_head)), bytearray(len(self._gap))
-            tail = bytearray(size - len(head) - len(image) - len(gap) - len(mask))
-            buffers: list[bytearray | memoryview] = [head, image.data, gap, mask.data, tail]
-            if os.preadv(self._open(shard), buffers, offset) != size:
-                raise RecordsError("the shard ends within the record")
-            if head != expected_head or gap != self._gap:
-                raise RecordsError("the bytes around image and mask are not those of this format")
-            if self._check_crc:
-                checksum = crc32c.crc32c(memoryview(head)[LENGTH_BYTES:])
-                for part in (image.data, gap, mask.data, memoryview(tail)[:-4]):
-                    checksum = crc32c.crc32c(part, checksum)
-                if tail[-4:] != _CHECKSUM.pack(masked(checksum)):
-                    raise RecordsError("CRC-32C does not match")
-
-    @contextlib.contextmanager
-    def _naming(self, shard: int, position: int, offset: int) -> Iterator[None]:
-        """Says of an error which record it was."""
+        numbers = self._index.shard_of(positions).tolist()
+        offsets, sizes = self._index.offsets[positions].tolist(), self._index.sizes[positions].tolist()
+        image_rows, mask_rows = images.reshape(len(images), -1), masks.reshape(len(masks), -1).view(np.uint8)
+        stored = self._dtype
+        if images.dtype == stored:
+            # What needs no conversion is copied as bytes: their alignment does not matter.
+            stored, image_rows = np.dtype(np.uint8), image_rows.view(np.uint8)
+        shards: dict[int, _Shard] = {}
+        blocks_read = _blocks_read()
+        row = 0
         try:
-            yield
+            for row, number in enumerate(numbers):
+                if number not in shards:
+                    shards[number] = self._open(number)
+                if self._disk_was_read:
+                    shards[number].ask_for(offsets[row], sizes[row])
+            for row, number in enumerate(numbers):
+                self._read_one(shards[number], offsets[row], sizes[row], stored, image_rows[row], mask_rows[row])
         except (RecordsError, OSError) as error:
-            path = self._directory / self._index.shards[shard]
-            record = position - int(self._index.first[shard])
+            record = int(positions[row] - self._index.first[numbers[row]])
             raise RecordsError(
-                f"{path}: record {record} at byte {offset}: {error}; see python -m pipeline.verify {self._directory}"
+                f"{self._paths[numbers[row]]}: record {record} at byte {offsets[row]}: {error}; "
+                f"see python -m pipeline.verify {os.path.dirname(self._paths[0])}"
             ) from error
+        self._disk_was_read = _blocks_read() != blocks_read
 
-    def _open(self, shard: int) -> int:
-        if shard not in self._descriptors:
-            if len(self._descriptors) == _OPEN_SHARDS:
-                os.close(self._descriptors.popitem(last=False)[1])
-            path = self._directory / self._index.shards[shard]
-            self._descriptors[shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return self._descriptors[shard]
-
-    def close(self) -> None:
-        """Closes every shard."""
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    def _read_one(
+        self,
+        shard: _Shard,
+        offset: int,
+        size: int,
+        stored: np.dtype[np.generic],
+        image: npt.NDArray[np.generic],
+        mask: npt.NDArray[np.uint8],
     ) -> None:
-        self.close()
+        head = self._heads.get(size)
+        if head is None:
+            data_bytes = size - FRAME_BYTES
+            head = self._heads[size] = length_field(data_bytes) + self._layout.head(data_bytes)
+        content, octets = shard
+        image_at = offset + len(head)
+        gap_at = image_at + self._layout.image_bytes
+        mask_at = gap_at + len(self._gap)
+        if content[offset:image_at] != head or content[gap_at:mask_at] != self._gap:
+            raise RecordsError("the bytes around image and mask are not those of this format")
+        image[:] = octets[image_at:gap_at].view(stored)
+        mask[:] = octets[mask_at : mask_at + self._layout.mask_bytes]
+        # Last: copying brings the record into the processor's cache, where the checksum takes half the time.
+        if self._check_crc:
+            end = offset + size - 4
+            checksum = crc32c.crc32c(octets[offset + LENGTH_BYTES : end].data)
+            if content[end : end + 4] != _CHECKSUM.pack(masked(checksum)):
+                raise RecordsError("CRC-32C does not match")
+
+    def _open(self, number: int) -> _Shard:
+        """A shard in memory, its file found to be what it was when the reader was made."""
+        shard = self._shards.get(number)
+        if shard is not None:
+            state = _state(os.stat(self._paths[number]))
+        else:
+            with open(self._paths[number], "rb") as file:
+                state = _state(os.fstat(file.fileno()))
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            shard = _Shard(content, np.frombuffer(content, np.uint8))
+        if state != self._states[number]:
+            raise RecordsError("the shard changed after it was opened")
+        if number not in self._shards:
+            if len(self._shards) == _OPEN_SHARDS:
+                # Another thread may be reading it; it is unmapped when nobody does.
+                self._shards.popitem(last=False)
+            self._shards[number] = shard
+        return shard
+
+
+class _Shard(NamedTuple):
+    """A shard's memory map, and its bytes as an array: uint8 ``(bytes,)``."""
+
+    content: mmap.mmap
+    octets: npt.NDArray[np.uint8]
+
+    def ask_for(self, offset: int, size: int) -> None:
+        """Has the system read these bytes ahead.
+
+        A disk gives about twice as much when a batch's records are asked for at once, and a page fault by itself would
+        read far more than a record. In the page cache, asking only takes time.
+        """
+        page = offset - offset % mmap.PAGESIZE
+        self.content.madvise(mmap.MADV_WILLNEED, page, offset + size - page)
+
+
+def _state(status: os.stat_result) -> tuple[int, int, int]:
+    """What changes when a file is replaced, cut or written to."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _blocks_read() -> int:
+    """Blocks that this process has had to read from a disk; Linux counts the reads ahead, too."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_inblock
 
 
 def scan(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:

@@ -1,12 +1,16 @@
+import collections
 import gc
 import itertools
 import multiprocessing
 import os
 import pathlib
+import pickle
 import shutil
 import subprocess
 import sys
 import threading
+import tracemalloc
+from collections.abc import Callable
 
 import hypothesis
 import hypothesis.strategies as st
@@ -181,14 +185,35 @@ def test_a_damaged_record_is_named_where_it_comes(synthetic: Synthetic, tmp_path
         list(make_dataset(directory, shuffle=False, epochs=1))
 
 
-def test_a_shard_that_shrinks_while_it_is_read(synthetic: Synthetic, tmp_path: pathlib.Path) -> None:
+def _cut(shard: pathlib.Path) -> None:
+    os.truncate(shard, 100)
+
+
+def _write_to(shard: pathlib.Path) -> None:
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1] + b"!")
+
+
+def _replace(shard: pathlib.Path) -> None:
+    copy = shard.with_name("copy")
+    shutil.copy(shard, copy)
+    os.replace(copy, shard)
+
+
+@pytest.mark.parametrize("change", [_cut, _write_to, _replace, pathlib.Path.unlink])
+@pytest.mark.parametrize("opened", [True, False])
+@pytest.mark.parametrize("prefetch", [0, 1])
+def test_a_shard_that_changes_while_it_is_read(
+    synthetic: Synthetic, tmp_path: pathlib.Path, change: Callable[[pathlib.Path], None], opened: bool, prefetch: int
+) -> None:
     directory = shutil.copytree(synthetic(10), tmp_path / "records")
-    iterator = iter(iterate_batches(directory, batch_size=1, shuffle=False, prefetch=0))
+    shard = directory / f"lv-train.tfrecord-0000{0 if opened else 1}-of-00003"
+    iterator = iter(iterate_batches(directory, batch_size=1, shuffle=False, check_crc=False, prefetch=prefetch))
     next(iterator)
-    for shard in directory.glob("*-of-00003"):
-        os.truncate(shard, 100)
-    with pytest.raises(RecordsError, match=r"tfrecord-0000.-of-00003: record \d at byte \d+: the shard ends within"):
-        next(iterator)
+    change(shard)
+    what = "No such file" if change is pathlib.Path.unlink else "the shard changed after it was opened"
+    with pytest.raises(RecordsError, match=rf"{shard.name}: record \d at byte \d+: .*{what}.*; see python -m pipeline"):
+        list(itertools.islice(iterator, 10))
 
 
 def test_bytes_of_another_format_are_not_taken_for_pixels(synthetic: Synthetic, tmp_path: pathlib.Path) -> None:
@@ -236,6 +261,41 @@ def test_reading_needs_no_tensorflow(synthetic: Synthetic) -> None:
     assert {"pipeline", "numpy", "crc32c"} <= set(result.stdout.split())
 
 
+def test_one_damaged_batch_does_not_stop_those_before_it(synthetic: Synthetic, tmp_path: pathlib.Path) -> None:
+    """Prepared ahead or not, an error comes with the batch it belongs to."""
+    directory = shutil.copytree(synthetic(10), tmp_path / "records")
+    shard = directory / "lv-train.tfrecord-00000-of-00003"
+    changed = bytearray(shard.read_bytes())
+    changed[int(np.loadtxt(f"{shard}.idx")[2, 0]) + 60] ^= 1
+    shard.write_bytes(changed)
+    for prefetch in (0, 1, 2, 9):
+        iterator = iter(iterate_batches(directory, batch_size=1, shuffle=False, epochs=1, prefetch=prefetch))
+        assert len(list(itertools.islice(iterator, 2))) == 2
+        with pytest.raises(RecordsError, match="record 2 at byte"):
+            next(iterator)
+        assert list(iterator) == []
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_memory_does_not_grow_from_epoch_to_epoch(synthetic: Synthetic, standardize: bool) -> None:
+    batches = iterate_batches(synthetic(33, shape=(64, 64)), epochs=101, standardize=standardize)
+    steps = len(batches) // 101
+    tracemalloc.start()
+    try:
+        iterator = iter(batches)
+        collections.deque(itertools.islice(iterator, steps), maxlen=0)
+        gc.collect()
+        after_one, _ = tracemalloc.get_traced_memory()
+        collections.deque(iterator, maxlen=0)
+        gc.collect()
+        after_all, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    batch_bytes = 8 * 64 * 64 * (1 + (8 if standardize else 4))
+    assert after_all < after_one + batch_bytes
+    assert peak < after_one + 10 * batch_bytes
+
+
 def _sum_of_first(directory: pathlib.Path) -> float:
     return float(next(iter(iterate_batches(directory)))[0].sum())
 
@@ -244,6 +304,45 @@ def test_spawned_workers_agree(synthetic: Synthetic) -> None:
     directory = synthetic(10)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(_sum_of_first, (directory,)) == _sum_of_first(directory)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_forked_workers_agree(synthetic: Synthetic, prefetch: int) -> None:
+    """Also those that are forked while the parent reads, with what the parent has open."""
+    batches = iterate_batches(synthetic(16), batch_size=2, epochs=1, prefetch=prefetch)
+    iterator = iter(batches)
+    expected = [next(iterator), *iterator]
+    iterator = iter(batches)
+    next(iterator)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        found = pool.map(list, [batches] * 2)
+    for other in found:
+        assert all(np.array_equal(one[0], another[0]) for one, another in zip(expected, other, strict=True))
+    assert np.array_equal(next(iterator)[0], expected[1][0])
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_an_iterator_does_not_hang_in_a_forked_process(synthetic: Synthetic) -> None:
+    """Its background thread stays behind in the parent."""
+    iterator = iter(iterate_batches(synthetic(16), batch_size=2))
+    next(iterator)
+    child = os.fork()
+    if not child:
+        try:
+            next(iterator)
+        except RecordsError as error:
+            os._exit(42 if "call iter() in the new process" in str(error) else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
+    next(iterator)
+
+
+def test_batches_can_be_sent_to_another_process(synthetic: Synthetic) -> None:
+    batches = iterate_batches(synthetic(16), epochs=1)
+    expected = list(batches)
+    found = list(pickle.loads(pickle.dumps(batches)))
+    assert all(np.array_equal(one[0], other[0]) for one, other in zip(expected, found, strict=True))
 
 
 def test_keras_trains_without_a_warning(phantom_records: pathlib.Path) -> None:

@@ -59,8 +59,8 @@ def test_records_are_read_by_position(synthetic: Synthetic, dtype: str) -> None:
     positions = np.array([19, 0, 7, 6, 13, 7])
     found_images = np.empty((6, *info.image_shape), info.image_dtype)
     found_masks = np.empty((6, *info.mask_shape), np.bool_)
-    with RecordReader(directory, info, Index.load(directory, info, "train")) as reader:
-        reader.read(positions, found_images, found_masks)
+    reader = RecordReader(directory, info, Index.load(directory, info, "train"))
+    reader.read(positions, found_images, found_masks)
     assert np.array_equal(found_images[..., 0], images[positions])
     assert np.array_equal(found_masks[..., 0], masks[positions])
 
@@ -72,9 +72,10 @@ def test_many_shards_need_few_descriptors(synthetic: Synthetic, monkeypatch: pyt
     info = DatasetInfo.load(directory)
     found = np.empty((20, *info.image_shape), info.image_dtype)
     before = len(os.listdir("/proc/self/fd"))
-    with RecordReader(directory, info, Index.load(directory, info, "train")) as reader:
-        reader.read(np.arange(20)[::-1], found, np.empty((20, *info.mask_shape), np.bool_))
-        assert len(os.listdir("/proc/self/fd")) == before + 2
+    reader = RecordReader(directory, info, Index.load(directory, info, "train"))
+    reader.read(np.arange(20)[::-1], found, np.empty((20, *info.mask_shape), np.bool_))
+    assert len(os.listdir("/proc/self/fd")) == before + 2
+    del reader
     assert len(os.listdir("/proc/self/fd")) == before
     assert np.array_equal(found[::-1, ..., 0], images)
 
