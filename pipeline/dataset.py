@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import dataclasses
+import itertools
 import math
 import os
 import pathlib
 
 import numpy as np
-import numpy.typing as npt
 
 try:
     import tensorflow as tf
@@ -20,8 +22,11 @@ from pipeline import schema
 from pipeline.errors import RecordsError
 from pipeline.index import Index
 from pipeline.manifest import DatasetInfo
-from pipeline.order import Positions, Schedule
+from pipeline.order import POSITIONS_IN_BLOCK, Positions, Schedule
 from pipeline.pixels import Conversion, ImageDtype
+
+# Batches that are made at once, and that wait to be taken: some will be waiting for the disk.
+_PARALLEL_BATCHES = 4
 
 
 def make_dataset(
@@ -89,18 +94,21 @@ def make_dataset(
         start_step=start_step,
         shard=shard,
     )
-    source = _Source(records, info, Index.load(records, info, split))
-    # Shares move through the whole split from epoch to epoch, so what a worker caches is the split, not its share.
-    fetch = (
-        _Cache(source, info, schedule.count).fetch if source.decoded_bytes(schedule.count) <= cache else source.fetch
-    )
+    with tf.device("CPU:0"):
+        source = _Source(records, info, Index.load(records, info, split))
+        # Shares move through the whole split from epoch to epoch, so what a worker keeps is the split, not its share.
+        fetch = (
+            _Cache(source, info, schedule.count).fetch
+            if source.decoded_bytes(schedule.count) <= cache
+            else source.fetch
+        )
     fixed_batch = batch_size if drop_remainder or schedule.share % batch_size == 0 else None
 
     # There is nothing here for AutoGraph to convert, and under Python 3.13 it warns that it cannot.
     @tf.autograph.experimental.do_not_convert
-    def load(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        positions = tf.numpy_function(schedule.batch, [step], tf.int64, stateful=False)
-        positions.set_shape([None])
+    def load(positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        if fixed_batch is None:
+            positions = tf.boolean_mask(positions, positions >= 0)
         images, masks = fetch(positions)
         images.set_shape((fixed_batch, *info.image_shape))
         masks.set_shape((fixed_batch, *info.mask_shape))
@@ -110,14 +118,49 @@ def make_dataset(
             images = tf.cast(images, tf.float32)
         return images, masks
 
-    steps = tf.data.Dataset.counter(start_step)
-    if schedule.steps is not None:
-        steps = steps.take(schedule.steps)
-    batches = steps.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    batches = (
+        _positions(schedule)
+        .map(load, num_parallel_calls=_PARALLEL_BATCHES, deterministic=True)
+        .prefetch(_PARALLEL_BATCHES)
+        .apply(
+            tf.data.experimental.assert_cardinality(
+                tf.data.INFINITE_CARDINALITY if schedule.steps is None else schedule.steps
+            )
+        )
+    )
     options = tf.data.Options()
-    # The shares are made by `shard`; TensorFlow's own would cut the row of steps, or fail to.
+    # The shares are made by `shard`; TensorFlow's own would cut the row of blocks, or fail to.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    # Nothing is left to be tuned, and an iterator that ends waits for the tuner to wake.
+    options.autotune.enabled = False
     return batches.with_options(options)
+
+
+def _positions(schedule: Schedule) -> tf.data.Dataset:
+    """Each batch's record positions, int64 ``(batch_size,)``, a short batch filled up with -1.
+
+    Python is asked for a block of batches at a time; between those, a batch is TensorFlow's work alone.
+    """
+    steps_in_block = max(1, POSITIONS_IN_BLOCK // schedule.batch_size)
+
+    def block(number: np.int64) -> Positions:
+        start_step = schedule.start_step + int(number) * steps_in_block
+        batches = dataclasses.replace(schedule, start_step=start_step).batches()
+        filled = [
+            np.pad(positions, (0, schedule.batch_size - len(positions)), constant_values=-1)
+            for positions in itertools.islice(batches, steps_in_block)
+        ]
+        return np.array(filled, np.int64)
+
+    # There is nothing here for AutoGraph to convert, and under Python 3.13 it warns that it cannot.
+    @tf.autograph.experimental.do_not_convert
+    def load(number: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(tf.numpy_function(block, [number], tf.int64), (None, schedule.batch_size))
+
+    blocks = tf.data.Dataset.counter()
+    if schedule.steps is not None:
+        blocks = blocks.take(math.ceil(schedule.steps / steps_in_block))
+    return blocks.map(load).unbatch()
 
 
 class _Source:
@@ -125,9 +168,10 @@ class _Source:
 
     def __init__(self, records: str | os.PathLike[str], info: DatasetInfo, index: Index) -> None:
         self._paths = tf.constant([os.fspath(pathlib.Path(records, shard)) for shard in index.shards], tf.string)
-        self._index = index
-        self._shape = info.image_shape
+        self._first = tf.constant(index.first)
+        self._offsets = tf.constant(index.offsets)
         self._buffer_bytes = int(index.sizes.max())
+        self._shape = info.image_shape
         self._image_dtype = tf.as_dtype(info.image_dtype)
         self._features = {
             schema.IMAGE: tf.io.FixedLenFeature([], tf.string),
@@ -140,11 +184,13 @@ class _Source:
 
     def fetch(self, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Images in the stored dtype and bool masks, both ``(n, H, W, 1)``, at int64 ``(n,)`` positions."""
-        shards, offsets = tf.numpy_function(self._locate, [positions], (tf.int64, tf.int64), stateful=False)
         count = tf.size(positions, tf.int64)
+        shards = tf.searchsorted(self._first, positions, side="right") - 1
+        # Batches are read side by side, the records of one in a row: beginning a parallel read takes longer than a
+        # record does.
         serialized = (
-            tf.data.Dataset.from_tensor_slices((tf.gather(self._paths, shards), offsets))
-            .interleave(self._one_record, cycle_length=4, num_parallel_calls=4, deterministic=True)
+            tf.data.Dataset.from_tensor_slices((tf.gather(self._paths, shards), tf.gather(self._offsets, positions)))
+            .flat_map(self._one_record)
             .batch(count)
             .get_single_element()
         )
@@ -153,9 +199,6 @@ class _Source:
         images = tf.reshape(tf.io.decode_raw(parsed[schema.IMAGE], self._image_dtype), shape)
         masks = tf.reshape(tf.io.decode_raw(parsed[schema.MASK], tf.uint8), shape)
         return images, tf.cast(masks, tf.bool)
-
-    def _locate(self, positions: Positions) -> tuple[Positions, Positions]:
-        return self._index.shard_of(positions), self._index.offsets[positions]
 
     def _one_record(self, path: tf.Tensor, offset: tf.Tensor) -> tf.data.Dataset:
         # The public tf.data.TFRecordDataset takes no byte offset.
@@ -170,37 +213,40 @@ class _Cache:
 
     def __init__(self, source: _Source, info: DatasetInfo, count: int) -> None:
         self._source = source
-        self._image_dtype = tf.as_dtype(info.image_dtype)
-        # np.empty takes no memory before a record is written to it.
-        self._images: npt.NDArray[np.generic] = np.empty((count, *info.image_shape), info.image_dtype)
-        self._masks = np.empty((count, *info.mask_shape), np.bool_)
-        self._filled = np.zeros(count, np.bool_)
+        self._images = _variable(tf.raw_ops.Empty(shape=(count, *info.image_shape), dtype=info.image_dtype, init=False))
+        self._masks = _variable(tf.raw_ops.Empty(shape=(count, *info.mask_shape), dtype=tf.bool, init=False))
+        self._filled = _variable(tf.zeros(count, tf.bool))
 
     def fetch(self, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """As :meth:`_Source.fetch`, from memory where the records are there."""
-        absent = tf.numpy_function(self._absent, [positions], tf.int64)
-        absent.set_shape([None])
-        filled = tf.cond(tf.size(absent) > 0, lambda: self._fill(absent), lambda: tf.constant(0, tf.int64))
+        absent = tf.boolean_mask(positions, ~tf.gather(self._filled, positions))
+        filled = tf.cond(tf.size(absent) > 0, lambda: self._fill(absent), lambda: tf.constant(True))
         with tf.control_dependencies([filled]):
-            images, masks = tf.numpy_function(self._gather, [positions], (self._image_dtype, tf.bool))
-        return images, masks
+            return tf.gather(self._images, positions), tf.gather(self._masks, positions)
 
     def _fill(self, absent: tf.Tensor) -> tf.Tensor:
-        images, masks = self._source.fetch(absent)
-        return tf.numpy_function(self._store, [absent, images, masks], tf.int64)
-
-    def _absent(self, positions: Positions) -> Positions:
-        return positions[~self._filled[positions]]
-
-    def _store(self, positions: Positions, images: npt.NDArray[np.generic], masks: npt.NDArray[np.bool_]) -> np.int64:
         # Two batches of neighboring epochs may bring the same record at once; the bytes are the same.
-        self._images[positions] = images
-        self._masks[positions] = masks
-        self._filled[positions] = True
-        return np.int64(len(positions))
+        images, masks = self._source.fetch(absent)
+        stored = [
+            self._images.scatter_update(tf.IndexedSlices(images, absent)),
+            self._masks.scatter_update(tf.IndexedSlices(masks, absent)),
+        ]
+        with tf.control_dependencies(stored):
+            there = tf.IndexedSlices(tf.ones_like(absent, tf.bool), absent)
+            with tf.control_dependencies([self._filled.scatter_update(there)]):
+                return tf.constant(True)
 
-    def _gather(self, positions: Positions) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
-        return self._images[positions], self._masks[positions]
+
+def _variable(value: tf.Tensor) -> tf.Variable:
+    """A plain variable in host memory; ``tf.raw_ops.Empty`` as its value takes none before it is written to."""
+
+    def make() -> tf.Variable:
+        with tf.device("CPU:0"):
+            return tf.Variable(value, trainable=False)
+
+    # A strategy's scope, which would mirror it to every device, holds for a thread.
+    with concurrent.futures.ThreadPoolExecutor(1) as outside:
+        return outside.submit(make).result()
 
 
 def _standardized(images: tf.Tensor) -> tf.Tensor:

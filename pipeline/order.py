@@ -27,8 +27,8 @@ _MIN_BITS = 4
 # Odd multipliers with well spread bits: 2^64 over the golden ratio, and one of Pelle Evensen's "rrmxmx" constants.
 _MULTIPLIERS = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93))
 
-# Positions are computed this many at a time, which keeps the intermediate arrays in the processor's cache.
-_BLOCK = 4096
+POSITIONS_IN_BLOCK = 4096
+"""Positions are computed this many at a time, which keeps the intermediate arrays in the processor's cache."""
 
 
 def permute(indices: npt.ArrayLike, count: int, seed: int, epoch: int) -> Positions:
@@ -145,15 +145,10 @@ class Schedule:
         """Batches from ``start_step`` to the end, None when there is no end."""
         return None if self.epochs is None else self.epochs * self.steps_per_epoch - self.start_step
 
-    def batch(self, step: int) -> Positions:
-        """The record positions of one batch, by its global step, counted from the first epoch's first."""
-        epoch, step = divmod(int(step), self.steps_per_epoch)
-        return self._positions(epoch, step * self.batch_size, (step + 1) * self.batch_size)
-
     def batches(self) -> Iterator[Positions]:
         """Yields each batch's record positions in the split, int64 ``(batch_size,)`` or shorter at an epoch's end."""
         epoch, step = divmod(self.start_step, self.steps_per_epoch)
-        steps_in_block = max(1, _BLOCK // self.batch_size)
+        steps_in_block = max(1, POSITIONS_IN_BLOCK // self.batch_size)
         while self.epochs is None or epoch < self.epochs:
             while step < self.steps_per_epoch:
                 stop = min(step + steps_in_block, self.steps_per_epoch)

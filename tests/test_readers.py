@@ -19,15 +19,16 @@ import pytest
 import tensorflow as tf
 
 from pipeline import DatasetInfo, RecordsError, iterate_batches, make_dataset
+from pipeline.dataset import _variable
 
 from .conftest import ROOT, Synthetic, synthetic_arrays, write_synthetic
 from .test_order import plainly, schedules
 
 
-def both(records: pathlib.Path, **arguments: object) -> list[tuple[np.ndarray, np.ndarray]]:
+def both(records: pathlib.Path, cache: int = 1 << 30, **arguments: object) -> list[tuple[np.ndarray, np.ndarray]]:
     """The batches of both readers, found equal to the bit."""
     ours = list(iterate_batches(records, **arguments))
-    theirs = list(make_dataset(records, **arguments).as_numpy_iterator())
+    theirs = list(make_dataset(records, cache=cache, **arguments).as_numpy_iterator())
     for (images, masks), (tf_images, tf_masks) in zip(ours, theirs, strict=True):
         assert images.dtype == tf_images.dtype
         assert masks.dtype == tf_masks.dtype == np.bool_
@@ -70,15 +71,30 @@ def test_both_give_the_records_that_the_schedule_names(
             assert np.array_equal(found_masks, masks[positions][..., None])
 
 
+@pytest.mark.parametrize("cache", [0, 1 << 30])
 @pytest.mark.parametrize("dtype", ["int16", "uint16", "int32", "float32"])
 @pytest.mark.parametrize("image_dtype", ["float32", None])
-def test_every_stored_dtype(synthetic: Synthetic, dtype: str, image_dtype: str | None) -> None:
+def test_every_stored_dtype(synthetic: Synthetic, dtype: str, image_dtype: str | None, cache: int) -> None:
     directory = synthetic(9, dtype=dtype)
     images, _ = synthetic_arrays(9, dtype=dtype)
-    batches = both(directory, epochs=1, shuffle=False, image_dtype=image_dtype)
+    batches = both(directory, cache, epochs=1, shuffle=False, image_dtype=image_dtype)
     found = np.concatenate([batch for batch, _ in batches])
     assert found.dtype == (image_dtype or dtype)
     assert np.array_equal(found[..., 0], images.astype(found.dtype))
+
+
+def test_blocks_of_steps_are_not_seen_outside(synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a block holds the end of one epoch and the beginning of the next."""
+    monkeypatch.setattr("pipeline.dataset.POSITIONS_IN_BLOCK", 12)
+    assert len(both(synthetic(16), batch_size=3, epochs=5, start_step=7)) == 23
+
+
+def test_a_cache_is_not_mirrored_to_every_device_of_a_strategy(synthetic: Synthetic) -> None:
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        assert isinstance(tf.Variable(0.0), tf.distribute.DistributedValues)
+        both(synthetic(16), epochs=2)
+        assert not isinstance(_variable(tf.zeros(3)), tf.distribute.DistributedValues)
 
 
 def test_standardized_images_have_zero_mean_and_unit_variance(synthetic: Synthetic, tmp_path: pathlib.Path) -> None:
