@@ -1,0 +1,104 @@
+"""The synthetic data set that the reading benchmarks read: 256 × 256 images with a disc, and where it lies on disk."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.manifest import DatasetInfo
+
+SHAPE = (256, 256)
+_VARIETY = 64
+
+
+def pair_of_arrays(position: int) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_]]:
+    """The image, int16 ``(256, 256)``, and mask, bool, at a position; the first pixel holds the position itself."""
+    rng = np.random.default_rng(position % _VARIETY)
+    image = rng.integers(0, 1000, SHAPE).astype(np.int16)
+    image[0, 0] = position
+    rows, columns = np.ogrid[: SHAPE[0], : SHAPE[1]]
+    mask = (rows - 128) ** 2 + (columns - 128) ** 2 < (10 + position % _VARIETY) ** 2
+    return image, mask
+
+
+def prepared(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> pathlib.Path:
+    """``path``, written by ``write`` where it is not yet there; its pages are then those that a disk read gives."""
+    if not path.exists():
+        partial = path.with_name(path.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write(partial)
+        partial.rename(path)
+        drop(path)
+        warm(path)
+    return path
+
+
+def records(root: pathlib.Path, count: int) -> pathlib.Path:
+    """A records directory of ``count`` pairs, as ``python -m preprocess`` writes it."""
+
+    def write(path: pathlib.Path) -> None:
+        # Here, so that TensorFlow is not in the memory of those who only read.
+        from preprocess.study import ImageHeader, Pair
+        from preprocess.writer import RecordsWriter
+
+        header = ImageHeader(None, None, SHAPE, (0, 1), (1.0, 1.0), None, 0.0, 0.0)
+        path.rmdir()
+        with RecordsWriter(path, False, SHAPE, np.dtype(np.int16), {"train": count}, None) as writer:
+            for position in range(count):
+                pair = Pair("A", "B", "i", position, "image", "contour", header, np.zeros((3, 2)), 1, 2)
+                writer.write("train", pair, *pair_of_arrays(position))
+            writer.publish({"train": ["A"]}, {}, {"audit.csv": b""})
+
+    return prepared(root / "records", write)
+
+
+def shards(directory: pathlib.Path) -> list[str]:
+    """The paths of the shards of a records directory."""
+    return [os.fspath(directory / shard.name) for shard in DatasetInfo.load(directory).splits["train"].shards]
+
+
+def raw(root: pathlib.Path, count: int) -> pathlib.Path:
+    """The same as two plain files of pixels, ``images`` and ``masks``."""
+
+    def write(path: pathlib.Path) -> None:
+        with (path / "images").open("wb") as images, (path / "masks").open("wb") as masks:
+            for position in range(count):
+                image, mask = pair_of_arrays(position)
+                images.write(image)
+                masks.write(mask)
+
+    return prepared(root / "raw", write)
+
+
+def memory_maps(directory: pathlib.Path, count: int) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_]]:
+    """The files of :func:`raw`, mapped: images int16 and masks bool, both ``(count, 256, 256, 1)``."""
+    shape = (count, *SHAPE, 1)
+    return (
+        np.memmap(directory / "images", np.int16, "r", shape=shape),
+        np.memmap(directory / "masks", np.bool_, "r", shape=shape),
+    )
+
+
+def drop(path: pathlib.Path) -> None:
+    """Takes a directory's files out of the page cache."""
+    for file in path.rglob("*"):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+
+
+def warm(path: pathlib.Path) -> None:
+    """Brings a directory's files into the page cache."""
+    for file in path.rglob("*"):
+        if file.is_file():
+            with file.open("rb", buffering=0) as content:
+                while content.read(1 << 24):
+                    pass
