@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import store
 from benchmarks.readers import BATCH_SIZE, GATHER, GATHER_INT16, PLAIN, READERS
 
 _ROUNDS = 3
@@ -106,6 +107,29 @@ def _table(count: int, found: dict[str, dict[str, float]]) -> None:
         )
 
 
+def _first_batches(root: pathlib.Path, count: int) -> None:
+    """From the call to the first batch, wherever the first step is; once warm, as in a training run that goes on."""
+    from pipeline import iterate_batches, make_dataset
+
+    path = store.records(root, count)
+    print(f"\n{count:,} records: milliseconds to the first batch\n")
+    print("| start_step | iterate_batches, from the call | make_dataset, from `iter()` | its building before that |")
+    print("|---|---|---|---|")
+    for start_step in (0, count // BATCH_SIZE // 2, 1_000_000):
+        times = []
+        for _ in range(5):
+            moments = [time.perf_counter()]
+            next(iter(iterate_batches(path, start_step=start_step)))
+            moments.append(time.perf_counter())
+            dataset = make_dataset(path, start_step=start_step)
+            moments.append(time.perf_counter())
+            next(iter(dataset))
+            moments.append(time.perf_counter())
+            times.append(np.diff(moments) * 1e3)
+        ours, building, theirs = np.median(times, axis=0)
+        print(f"| {start_step:,} | {ours:.0f} | {theirs:.0f} | {building:.0f} |")
+
+
 def _chart(path: pathlib.Path, results: dict[int, dict[str, dict[str, float]]]) -> None:
     import matplotlib.figure
 
@@ -147,6 +171,7 @@ def main() -> None:
             READERS[name].prepare(root, count)
         results[count] = _compare(names, root, count)
         _table(count, results[count])
+        _first_batches(root, count)
     for name in sorted(set(READERS) - set(names)):
         print(f"\nnot installed: {name}")
     if arguments.chart:

@@ -1,0 +1,56 @@
+"""What the order of an epoch costs: every position of a billion records, and any single one.
+
+    python -m benchmarks.bench_order
+
+Nothing is read: the order needs no records.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+
+import numpy as np
+
+from pipeline.order import Schedule, permute
+
+_SINGLE = 1000
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=10**9, help="records")
+    count = parser.parse_args().count
+
+    memory = _peak_mb()
+    # The sum tells that each came once, as far as a sum can; the tests show it for small counts.
+    total = 0
+    begin = time.perf_counter()
+    for positions in Schedule(count, batch_size=4096, epochs=1).batches():
+        total += int(positions.sum())
+    seconds = time.perf_counter() - begin
+    print(f"{count:,} positions: {seconds / count * 1e9:.0f} ns each, {_peak_mb() - memory:.0f} MB more at the peak")
+    print(f"their sum is {'' if total == count * (count - 1) // 2 else 'NOT '}that of 0 to {count - 1:,}")
+
+    times = []
+    for index in np.random.default_rng(0).integers(0, count, _SINGLE):
+        begin = time.perf_counter()
+        permute([index], count, seed=0, epoch=0)
+        times.append(time.perf_counter() - begin)
+    print(f"a single position: {np.median(times) * 1e6:.0f} µs, at most {max(times) * 1e6:.0f} µs of {_SINGLE}")
+
+    times = []
+    for step in np.random.default_rng(0).integers(0, 100 * count // 8, 100):
+        begin = time.perf_counter()
+        next(Schedule(count, start_step=int(step)).batches())
+        times.append(time.perf_counter() - begin)
+    print(f"the first batch of 8 from any step of 100 epochs: {np.median(times) * 1e3:.2f} ms")
+
+
+if __name__ == "__main__":
+    main()
