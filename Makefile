@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PHANTOM := build/phantom
 
 .DEFAULT_GOAL := help
-.PHONY: help records report test test-slow test-clients verify lint format bench picture sample clean
+.PHONY: help records report test test-slow test-clients verify lint format bench peers picture sample clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -33,8 +33,13 @@ test-clients: $(VENV)/.clients ## the tests with the readers that other people u
 verify: $(READY) ## check a records directory whole: OUT=directory
 	@$(RUN) -m pipeline.verify "$(OUT)"
 
-bench: $(READY) $(if $(DATA),,$(PHANTOM)) ## the benchmarks: mask accuracy and speed on DATA= (default: the phantom)
+bench: $(READY) $(if $(DATA),,$(PHANTOM)) ## the benchmarks, half an hour: masks on DATA= (default: the phantom), reading, the order
 	@$(RUN) -m benchmarks.bench_masks --data_dir="$(or $(DATA),$(PHANTOM))"
+	@$(RUN) -m benchmarks.bench_read
+	@$(RUN) -m benchmarks.bench_order
+
+peers: $(READY) ## install the readers that make bench compares ours with, where they are to be had (gigabytes)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt --requirement requirements-bench.txt
 
 lint: $(READY) ## ruff and mypy
 	@$(RUN) -m ruff format --check .

@@ -56,6 +56,11 @@ def length_field(data_bytes: int) -> bytes:
     return length + _CHECKSUM.pack(masked(crc32c.crc32c(length)))
 
 
+def frame(data: bytes) -> tuple[bytes, bytes, bytes]:
+    """The parts of a frame, in order."""
+    return length_field(len(data)), data, _CHECKSUM.pack(masked(crc32c.crc32c(data)))
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """Where the pixels lie within a record's data.

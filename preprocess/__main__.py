@@ -15,7 +15,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from absl import app, flags, logging
 
@@ -49,6 +49,11 @@ _NUM_SHARDS = flags.DEFINE_integer("num_shards", None, "Shards per split (defaul
 _MAX_IMAGE_PIXELS = flags.DEFINE_integer(
     "max_image_pixels", 1 << 24, "Rows × columns allowed; larger images are left out before they are decoded."
 )
+_WORKERS = flags.DEFINE_integer("workers", None, "Processes on this machine (default: one for each of its cores).")
+_ENGINE = flags.DEFINE_enum("engine", "local", ["local", "beam"], "Where the work runs: here, or on Apache Beam.")
+_BEAM_ARGS = flags.DEFINE_string(
+    "beam_args", "", "What Beam is given, in one string: --beam_args='--runner=FlinkRunner --flink_master=…'."
+)
 _STRICT = flags.DEFINE_bool("strict", False, "Publish nothing if the audit has a row of level error.")
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Replace the output directory, in one step, if an earlier run wrote it; never another one."
@@ -74,6 +79,9 @@ def main(argv: Sequence[str]) -> int:
             max_image_pixels=_MAX_IMAGE_PIXELS.value,
             strict=_STRICT.value,
             overwrite=_OVERWRITE.value,
+            workers=len(os.sched_getaffinity(0)) if _WORKERS.value is None else _WORKERS.value,
+            engine=cast(Literal["local", "beam"], _ENGINE.value),
+            beam_args=_BEAM_ARGS.value,
         )
     except ValueError as error:
         print(f"preprocess: {error}", file=sys.stderr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 from preprocess import splits
 from preprocess.study import ContourKind, Origin
@@ -25,6 +25,9 @@ class Config:
         max_image_pixels: rows × columns allowed.
         strict: publish nothing when the audit has an error.
         overwrite: replace an output directory that an earlier run wrote.
+        workers: processes on this machine.
+        engine: ``local``, or ``beam`` for Apache Beam.
+        beam_args: what Beam is given, as on its command line.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -40,10 +43,17 @@ class Config:
     max_image_pixels: int = 1 << 24
     strict: bool = False
     overwrite: bool = False
+    workers: int = 1
+    engine: Literal["local", "beam"] = "local"
+    beam_args: str = ""
 
     def __post_init__(self) -> None:
         if self.num_shards is not None and not 1 <= self.num_shards <= 99_999:
             raise ValueError(f"num_shards is {self.num_shards}, 1 to 99999 expected")
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}, at least 1 expected")
+        if self.beam_args and self.engine != "beam":
+            raise ValueError("beam_args is given, but the engine is not beam; add --engine=beam")
         if self.max_image_pixels < 1:
             raise ValueError(f"max_image_pixels is {self.max_image_pixels}, at least 1 expected")
         splits.check(self.split)

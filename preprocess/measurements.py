@@ -165,8 +165,44 @@ class Volumes:
         return 100 * self.stroke_ml / self.edv_ml
 
 
-def slice_spacing_mm(headers: Mapping[int, ImageHeader], places: Mapping[int, Place]) -> float:
-    """Median distance between neighboring slices of the view that has most of them; NaN where there are not two."""
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """What a study's files and headers say as a whole; NaN where they do not.
+
+    Attributes:
+        images, i_contours, o_contours: files.
+        slices, phases: how many there are.
+        row_spacing_mm, column_spacing_mm: of the pixels, where all images have the same.
+        slice_spacing_mm: median distance between neighboring slices of the view that has most of them.
+    """
+
+    images: int
+    i_contours: int
+    o_contours: int
+    slices: int
+    phases: int
+    row_spacing_mm: float
+    column_spacing_mm: float
+    slice_spacing_mm: float
+
+    @classmethod
+    def of(cls, study: Study, headers: Mapping[int, ImageHeader], places: Mapping[int, Place]) -> Outline:
+        """From the headers of a study's images, and their places, by number."""
+        spacings = {header.pixel_spacing_mm for header in headers.values()}
+        row_mm, column_mm = spacings.pop() if len(spacings) == 1 else (math.nan, math.nan)
+        return cls(
+            len(study.images),
+            len(study.contours["i"]),
+            len(study.contours["o"]),
+            len({place.slice_index for place in places.values() if place.slice_index >= 0}),
+            len({place.phase_index for place in places.values() if place.phase_index >= 0}),
+            row_mm,
+            column_mm,
+            _slice_spacing_mm(headers, places),
+        )
+
+
+def _slice_spacing_mm(headers: Mapping[int, ImageHeader], places: Mapping[int, Place]) -> float:
     views: dict[tuple[float, ...] | None, dict[int, float]] = collections.defaultdict(dict)
     for number, place in places.items():
         if place.slice_index >= 0:
@@ -175,30 +211,20 @@ def slice_spacing_mm(headers: Mapping[int, ImageHeader], places: Mapping[int, Pl
     return float(np.median(np.diff(locations))) if len(locations) > 1 else math.nan
 
 
-def study_row(
-    study: Study,
-    headers: Mapping[int, ImageHeader],
-    places: Mapping[int, Place],
-    written: int,
-    spacing_mm: float,
-    registration: Registration,
-    volumes: Volumes,
-) -> StudyRow:
+def study_row(study: Study, outline: Outline, written: int, registration: Registration, volumes: Volumes) -> StudyRow:
     """A study's row, with the number of its pairs that were written."""
-    spacings = {header.pixel_spacing_mm for header in headers.values()}
-    row_mm, column_mm = spacings.pop() if len(spacings) == 1 else (math.nan, math.nan)
     return StudyRow(
         study.study_id,
         study.contour_id,
-        len(study.images),
-        len(study.contours["i"]),
-        len(study.contours["o"]),
+        outline.images,
+        outline.i_contours,
+        outline.o_contours,
         written,
-        len({place.slice_index for place in places.values() if place.slice_index >= 0}),
-        len({place.phase_index for place in places.values() if place.phase_index >= 0}),
-        row_mm,
-        column_mm,
-        spacing_mm,
+        outline.slices,
+        outline.phases,
+        outline.row_spacing_mm,
+        outline.column_spacing_mm,
+        outline.slice_spacing_mm,
         *registration.peak(),
         volumes.end_diastole,
         volumes.end_systole,

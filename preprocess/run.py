@@ -5,17 +5,20 @@ from __future__ import annotations
 import collections
 import dataclasses
 import logging
+import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import tqdm
 
 from pipeline import schema
-from preprocess import audit, checks, discover, measurements, polygons, sources, splits, values, writer
+from pipeline.manifest import DatasetInfo
+from preprocess import audit, checks, discover, engines, measurements, output, polygons, sources, splits, values
 from preprocess.config import Config
+from preprocess.engines import Engine
 from preprocess.errors import Finding, InputError
-from preprocess.examine import Examined, examine, left_out, read_pair
-from preprocess.measurements import PairRow, StudyRow, Volumes
-from preprocess.registration import Registration
+from preprocess.examine import Examined, examine
+from preprocess.measurements import PairRow, StudyRow
+from preprocess.rendering import Selection, render
 from preprocess.sources import Source
 from preprocess.study import KINDS, ContourKind, Key, Pair
 from preprocess.writer import RecordsWriter
@@ -44,11 +47,27 @@ def run(config: Config) -> Summary:
     Raises:
         InputError: nothing can be published; the message says why.
     """
-    writer.check_output(config.output_dir, config.overwrite)
     exclusions = audit.read_exclusions(config.exclude) if config.exclude else {}
+    with output.claimed(config.output_dir, config.overwrite) as partial:
+        with output.writing(config.output_dir):
+            staging, directory = partial / "staging", partial / "records"
+            staging.mkdir()
+            directory.mkdir()
+        with engines.engine(config, staging) as engine:
+            info, found = _write(config, exclusions, engine, directory)
+        with output.writing(config.output_dir):
+            output.publish(directory, config.output_dir, config.overwrite)
+    counts = {name: split.count for name, split in info.splits.items()}
+    return Summary(counts, found.counts("error"), found.counts("warning"))
+
+
+def _write(
+    config: Config, exclusions: Mapping[Key, str], engine: Engine, directory: pathlib.Path
+) -> tuple[DatasetInfo, audit.Audit]:
+    """Writes all of a records directory."""
     source = sources.open_source(config.data_dir)
     found = audit.Audit()
-    examined = _examine(source, config, found)
+    examined = _examine(source, config, engine, found)
     found.add(_excluded(examined, config, exclusions))
     kept: dict[ContourKind, list[Pair]] = {
         kind: [pair for content in examined for pair in content.pairs[kind] if pair.key not in exclusions]
@@ -65,46 +84,52 @@ def run(config: Config) -> Summary:
     if not exact:
         _log.warning("modality values are not all integers that float32 holds: images are rounded to float32")
     assigned = splits.assign(config.split, {pair.study_id for pair in pairs})
-    split_of_study = {study_id: name for name, members in assigned.items() for study_id in members}
-    split_of = {pair.contour_path: split_of_study[pair.study_id] for pair in pairs}
-    planned = collections.Counter(split_of.values())
-
-    with (
-        RecordsWriter(
-            config.output_dir,
-            config.overwrite,
-            pairs[0].header.shape,
+    split_of = {study_id: name for name, members in assigned.items() for study_id in members}
+    planned = collections.Counter(split_of[pair.study_id] for pair in pairs)
+    writer = RecordsWriter(
+        directory, pairs[0].header.shape, dtype, {name: planned[name] for name in assigned}, config.num_shards
+    )
+    written = frozenset(pair.contour_path for pair in pairs)
+    selections = [
+        Selection(
+            content.study,
+            content.outline,
+            content.pairs[config.contours],
+            written.intersection(pair.contour_path for pair in content.pairs[config.contours]),
+            rejected.others(content.pairs["i"]),
+            {pair.key: outside[pair.key] for pair in content.pairs["i"] if pair.key in outside},
             dtype,
-            {name: planned[name] for name in assigned},
-            config.num_shards,
-        ) as records,
-        _progress(len(pairs), "records") as bar,
-    ):
-        pair_rows: list[PairRow] = []
-        study_rows: list[StudyRow] = []
-        for content in examined:
-            inner = rejected.others(content.pairs["i"])
-            rows, study_row = _write_study(source, content, inner, config, records, split_of, outside, found, bar)
-            pair_rows += rows
-            study_rows.append(study_row)
-        empty = assigned.keys() - {split_of[row.contour_path] for row in pair_rows if row.written}
-        if empty:
-            raise _listing(f"no image and contour could be paired in split {', '.join(sorted(empty))}", config, found)
-        if config.strict and found.counts("error"):
-            raise _listing("--strict: nothing published, for the audit has errors", config, found)
-        settings = {
-            **config.shaping(),
-            "exclude": [[study_id, number] for study_id, number in sorted(exclusions)],
-            "exact_values": exact,
-        }
-        tables = {
-            schema.AUDIT_FILE: found.dump(),
-            schema.PAIRS_FILE: measurements.dump_table(PairRow, pair_rows),
-            schema.STUDIES_FILE: measurements.dump_table(StudyRow, study_rows),
-        }
-        info = records.publish(assigned, settings, tables)
-    counts = {name: split.count for name, split in info.splits.items()}
-    return Summary(counts, found.counts("error"), found.counts("warning"))
+        )
+        for content in examined
+    ]
+    pair_rows: list[PairRow] = []
+    study_rows: list[StudyRow] = []
+    with _progress(len(pairs), "records") as bar:
+        for rendered in engine.map(render, selections):
+            with output.writing(config.output_dir):
+                for record in rendered.records:
+                    writer.write(split_of[record[0].study_id], *record)
+            bar.update(len(rendered.records))
+            found.add(rendered.findings)
+            pair_rows += rendered.pair_rows
+            study_rows.append(rendered.study_row)
+    empty = assigned.keys() - {split_of[row.study_id] for row in pair_rows if row.written}
+    if empty:
+        raise _listing(f"no image and contour could be paired in split {', '.join(sorted(empty))}", config, found)
+    if config.strict and found.counts("error"):
+        raise _listing("--strict: nothing published, for the audit has errors", config, found)
+    settings = {
+        **config.shaping(),
+        "exclude": [[study_id, number] for study_id, number in sorted(exclusions)],
+        "exact_values": exact,
+    }
+    tables = {
+        schema.AUDIT_FILE: found.dump(),
+        schema.PAIRS_FILE: measurements.dump_table(PairRow, pair_rows),
+        schema.STUDIES_FILE: measurements.dump_table(StudyRow, study_rows),
+    }
+    with output.writing(config.output_dir):
+        return writer.complete(assigned, settings, tables), found
 
 
 def _progress(total: int, what: str) -> tqdm.tqdm[None]:
@@ -112,18 +137,18 @@ def _progress(total: int, what: str) -> tqdm.tqdm[None]:
     return tqdm.tqdm(total=total, desc=what, unit="file", disable=None, leave=False)
 
 
-def _examine(source: Source, config: Config, found: audit.Audit) -> list[Examined]:
+def _examine(source: Source, config: Config, engine: Engine, found: audit.Audit) -> list[Examined]:
     studies, findings = discover.discover(source)
     found.add(findings)
     _log.info("%s: %d studies, %d files", source.name, len(studies), len(source.paths))
     examined = []
     with _progress(sum(len(study.images) for study in studies), "headers") as bar:
-        for study in studies:
-            content = examine(source, study, config, bar.update)
+        for content in engine.map(examine, studies):
             found.add(content.findings)
             examined.append(content)
+            bar.update(len(content.study.images))
             pairs = len(content.pairs[config.contours])
-            _log.info("%s: %d images, %d pairs", study.study_id, len(study.images), pairs)
+            _log.info("%s: %d images, %d pairs", content.study.study_id, len(content.study.images), pairs)
     return examined
 
 
@@ -186,49 +211,6 @@ class Rejected:
             for pair in pairs
             if pair.key not in self.keys and not self.paths & {pair.contour_path, pair.image_path}
         ]
-
-
-def _write_study(
-    source: Source,
-    content: Examined,
-    inner: Sequence[Pair],
-    config: Config,
-    records: RecordsWriter,
-    split_of: Mapping[str, str],
-    outside: Mapping[Key, float],
-    found: audit.Audit,
-    bar: tqdm.tqdm[None],
-) -> tuple[list[PairRow], StudyRow]:
-    """Writes the pairs of a study that ``split_of`` names by contour path, and measures the study by its i-contours."""
-    rows = {pair.contour_path: measurements.unmeasured(pair, outside) for pair in content.pairs[config.contours]}
-    registration = Registration()
-    failed = set()
-    for pair in [*content.pairs[config.contours], *(() if config.contours == "i" else inner)]:
-        split = split_of.get(pair.contour_path)
-        if split is None and pair.kind == config.contours:
-            continue
-        try:
-            image, mask = read_pair(source, pair, config.contour_origin, config.max_image_pixels)
-            if split is not None:
-                bar.update()
-                records.write(split, pair, values.to_dtype(image, records.image_dtype, pair.image_path), mask)
-                rows[pair.contour_path] = measurements.measured(rows[pair.contour_path], image, mask)
-            if pair.kind == "i":
-                registration.add(image, mask)
-        except InputError as error:
-            found.add(left_out(pair, error))
-            failed.add(pair.key)
-    inner = [pair for pair in inner if pair.key not in failed]
-    spacing = measurements.slice_spacing_mm(content.headers, content.places)
-    volumes = Volumes.of(((pair, polygons.area(pair.polygon)) for pair in inner), spacing)
-    written = sum(row.written for row in rows.values())
-    row = measurements.study_row(
-        content.study, content.headers, content.places, written, spacing, registration, volumes
-    )
-    found.add(checks.volume_order(inner, volumes))
-    if inner:
-        found.add(checks.misregistered(row, inner[0].contour_path.rpartition("/")[0], config.contour_origin))
-    return list(rows.values()), row
 
 
 def _of_one_shape(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Finding]]:

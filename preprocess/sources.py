@@ -5,11 +5,12 @@ An archive is read in place and never unpacked, so an entry has no place outside
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Protocol, Self, cast
 
 from preprocess.errors import InputError
@@ -94,6 +95,16 @@ class Archive:
             raise OSError(str(error)) from error
 
 
+def reopen(data_dir: str | os.PathLike[str]) -> Source:
+    """A folder or a zip archive without its list: for another process, which is told what to open.
+
+    Raises:
+        InputError: it is an archive, and cannot be read any more.
+    """
+    root = pathlib.Path(data_dir)
+    return Folder(root, ()) if root.is_dir() else Archive.list(root)
+
+
 def open_source(data_dir: str | os.PathLike[str]) -> Source:
     """Lists a folder or a zip archive.
 
@@ -106,3 +117,17 @@ def open_source(data_dir: str | os.PathLike[str]) -> Source:
     if root.is_file():
         return Archive.list(root)
     raise InputError(os.fspath(root), "no such folder or zip archive; pass one as --data_dir")
+
+
+@contextlib.contextmanager
+def opened(source: Source, path: str, reason: str) -> Iterator[BinaryIO]:
+    """Opens a file of a source.
+
+    Raises:
+        InputError: with that reason, where the system says something against opening or reading it.
+    """
+    try:
+        with source.open(path) as file:
+            yield file
+    except OSError as error:
+        raise InputError(path, f"cannot be read: {error.strerror or error}", reason) from error

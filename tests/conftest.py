@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from preprocess import phantom
+from preprocess import output, phantom
 from preprocess.config import Config
 from preprocess.run import run
 from preprocess.study import ImageHeader, Pair
@@ -99,10 +99,14 @@ def synthetic_arrays(
 def write_synthetic(
     path: pathlib.Path, images: np.ndarray, masks: np.ndarray, *, num_shards: int = 3, overwrite: bool = False
 ) -> None:
-    with RecordsWriter(path, overwrite, images.shape[1:], images.dtype, {"train": len(images)}, num_shards) as writer:
+    with output.claimed(path, overwrite) as partial:
+        (partial / "records").mkdir()
+        shape = images.shape[1:]
+        writer = RecordsWriter(partial / "records", shape, images.dtype, {"train": len(images)}, num_shards)
         for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
             writer.write("train", synthetic_pair(number), image, mask)
-        writer.publish({"train": ["A"]}, {}, {"audit.csv": b""})
+        writer.complete({"train": ["A"]}, {}, {"audit.csv": b""})
+        output.publish(partial / "records", path, overwrite)
 
 
 def synthetic_pair(number: int, **header: object) -> Pair:
