@@ -86,9 +86,6 @@ def _write(
     assigned = splits.assign(config.split, {pair.study_id for pair in pairs})
     split_of = {study_id: name for name, members in assigned.items() for study_id in members}
     planned = collections.Counter(split_of[pair.study_id] for pair in pairs)
-    writer = RecordsWriter(
-        directory, pairs[0].header.shape, dtype, {name: planned[name] for name in assigned}, config.num_shards
-    )
     written = frozenset(pair.contour_path for pair in pairs)
     selections = [
         Selection(
@@ -104,7 +101,12 @@ def _write(
     ]
     pair_rows: list[PairRow] = []
     study_rows: list[StudyRow] = []
-    with _progress(len(pairs), "records") as bar:
+    with (
+        RecordsWriter(
+            directory, pairs[0].header.shape, dtype, {name: planned[name] for name in assigned}, config.num_shards
+        ) as writer,
+        _progress(len(pairs), "records") as bar,
+    ):
         for rendered in engine.map(render, selections):
             with output.writing(config.output_dir):
                 for record in rendered.records:
@@ -113,23 +115,23 @@ def _write(
             found.add(rendered.findings)
             pair_rows += rendered.pair_rows
             study_rows.append(rendered.study_row)
-    empty = assigned.keys() - {split_of[row.study_id] for row in pair_rows if row.written}
-    if empty:
-        raise _listing(f"no image and contour could be paired in split {', '.join(sorted(empty))}", config, found)
-    if config.strict and found.counts("error"):
-        raise _listing("--strict: nothing published, for the audit has errors", config, found)
-    settings = {
-        **config.shaping(),
-        "exclude": [[study_id, number] for study_id, number in sorted(exclusions)],
-        "exact_values": exact,
-    }
-    tables = {
-        schema.AUDIT_FILE: found.dump(),
-        schema.PAIRS_FILE: measurements.dump_table(PairRow, pair_rows),
-        schema.STUDIES_FILE: measurements.dump_table(StudyRow, study_rows),
-    }
-    with output.writing(config.output_dir):
-        return writer.complete(assigned, settings, tables), found
+        empty = assigned.keys() - {split_of[row.study_id] for row in pair_rows if row.written}
+        if empty:
+            raise _listing(f"no image and contour could be paired in split {', '.join(sorted(empty))}", config, found)
+        if config.strict and found.counts("error"):
+            raise _listing("--strict: nothing published, for the audit has errors", config, found)
+        settings = {
+            **config.shaping(),
+            "exclude": [[study_id, number] for study_id, number in sorted(exclusions)],
+            "exact_values": exact,
+        }
+        tables = {
+            schema.AUDIT_FILE: found.dump(),
+            schema.PAIRS_FILE: measurements.dump_table(PairRow, pair_rows),
+            schema.STUDIES_FILE: measurements.dump_table(StudyRow, study_rows),
+        }
+        with output.writing(config.output_dir):
+            return writer.complete(assigned, settings, tables), found
 
 
 def _progress(total: int, what: str) -> tqdm.tqdm[None]:

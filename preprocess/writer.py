@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ SHARD_BYTES = 128 << 20
 
 
 class RecordsWriter:
-    """Writes a records directory.
+    """Writes a records directory; no file stays open after a ``with`` block.
 
     Args:
         directory: an empty directory.
@@ -64,7 +64,7 @@ class RecordsWriter:
             settings: what the manifest keeps of the settings.
             tables: content of the audit and of the tables beside it, by file name.
         """
-        splits = {name: SplitInfo(tuple(studies[name]), writer.close()) for name, writer in self._splits.items()}
+        splits = {name: SplitInfo(tuple(studies[name]), writer.complete()) for name, writer in self._splits.items()}
         dtype = self.image_dtype.name
         for name, content in tables.items():
             self._add(name, content)
@@ -86,6 +86,13 @@ class RecordsWriter:
 
     def _add(self, name: str, content: bytes) -> None:
         (self._directory / name).write_bytes(content)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for writer in self._splits.values():
+            writer.close()
 
 
 class _SplitWriter:
@@ -117,10 +124,13 @@ class _SplitWriter:
         # The names carry the number of shards, which is known only when the last record is written.
         return self._directory / f"{self._split}-{index:05d}"
 
-    def close(self) -> tuple[ShardInfo, ...]:
-        """Gives the shards their names and indexes."""
+    def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+    def complete(self) -> tuple[ShardInfo, ...]:
+        """Gives the shards their names and indexes."""
+        self.close()
         shards = []
         for index, sizes in enumerate(self._sizes):
             path = self._directory / schema.shard_name(self._split, index, len(self._sizes))

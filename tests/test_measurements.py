@@ -8,9 +8,9 @@ import pytest
 
 from preprocess import checks, measurements, polygons
 from preprocess.masks import rasterize
-from preprocess.measurements import PairRow, StudyRow, Volumes
+from preprocess.measurements import Outline, PairRow, StudyRow, Volumes
 from preprocess.registration import Registration, bands
-from preprocess.study import Pair, Place
+from preprocess.study import Pair, Place, Study
 
 from .conftest import header_of, synthetic_pair
 
@@ -113,9 +113,12 @@ def test_slice_spacing_is_that_of_the_view_with_most_slices() -> None:
     headers = {number: header_of(orientation=short, location_mm=8.0 * number) for number in (1, 2, 3)}
     headers |= {4: header_of(orientation=long, location_mm=0.0), 5: header_of(orientation=long, location_mm=3.0)}
     places = {number: Place(number, 0) for number in headers}
-    assert measurements.slice_spacing_mm(headers, places) == 8
-    assert math.isnan(measurements.slice_spacing_mm(headers, {1: Place(0, 0)}))
-    assert math.isnan(measurements.slice_spacing_mm(headers, {1: Place(-1, -1)}))
+    study = Study("A", "B", {}, {"i": {}, "o": {}})
+    outline = Outline.of(study, headers, places)
+    assert outline.slice_spacing_mm == 8
+    assert outline.slices == 5
+    assert math.isnan(Outline.of(study, headers, {1: Place(0, 0)}).slice_spacing_mm)
+    assert math.isnan(Outline.of(study, headers, {1: Place(-1, -1)}).slice_spacing_mm)
 
 
 def test_the_table_of_pairs(phantom_records: pathlib.Path, phantom_dir: pathlib.Path) -> None:

@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from pipeline import DatasetInfo, schema, verify
 from preprocess import writer
-from preprocess.errors import InputError
 from preprocess.writer import RecordsWriter
 
 from .conftest import Synthetic, contents, synthetic_arrays, synthetic_pair, write_synthetic
@@ -20,10 +19,10 @@ def write_small(path: pathlib.Path, count: int = 4, overwrite: bool = False) -> 
 
 def test_tensorflow_reads_every_feature(tmp_path: pathlib.Path) -> None:
     image, mask = np.arange(30, dtype=np.uint16).reshape(6, 5), np.eye(6, 5, dtype=bool)
-    with RecordsWriter(tmp_path / "records", False, (6, 5), np.dtype(np.uint16), {"val": 1}, None) as records:
+    with RecordsWriter(tmp_path, (6, 5), np.dtype(np.uint16), {"val": 1}, None) as records:
         records.write("val", synthetic_pair(42), image, mask)
-        records.publish({"val": ["A"]}, {}, {})
-    path = tmp_path / "records" / "lv-val.tfrecord-00000-of-00001"
+        records.complete({"val": ["A"]}, {}, {})
+    path = tmp_path / "lv-val.tfrecord-00000-of-00001"
     (data,) = tf.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator()
     features = tf.train.Example.FromString(data).features.feature
     assert features["image"].bytes_list.value[:] == [image.astype("<u2").tobytes()]
@@ -40,10 +39,10 @@ def test_tensorflow_reads_every_feature(tmp_path: pathlib.Path) -> None:
 
 def test_an_instance_number_that_the_header_does_not_say(tmp_path: pathlib.Path) -> None:
     images, masks = synthetic_arrays(1)
-    with RecordsWriter(tmp_path / "records", False, (6, 5), np.dtype(np.int16), {"train": 1}, None) as records:
+    with RecordsWriter(tmp_path, (6, 5), np.dtype(np.int16), {"train": 1}, None) as records:
         records.write("train", synthetic_pair(None), images[0], masks[0])
-        records.publish({"train": ["A"]}, {}, {})
-    path = tmp_path / "records" / "lv-train.tfrecord-00000-of-00001"
+        records.complete({"train": ["A"]}, {}, {})
+    path = tmp_path / "lv-train.tfrecord-00000-of-00001"
     (data,) = tf.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator()
     assert tf.train.Example.FromString(data).features.feature["meta/instance_number"].int64_list.value[:] == [-1]
 
@@ -78,93 +77,18 @@ def test_shards_are_cut_by_size(tmp_path: pathlib.Path, monkeypatch: pytest.Monk
 
 def test_fewer_records_than_planned(tmp_path: pathlib.Path) -> None:
     images, masks = synthetic_arrays(10)
-    with RecordsWriter(tmp_path / "records", False, (6, 5), np.dtype(np.int16), {"train": 10}, 5) as records:
+    with RecordsWriter(tmp_path, (6, 5), np.dtype(np.int16), {"train": 10}, 5) as records:
         for number in range(5):
             records.write("train", synthetic_pair(number), images[number], masks[number])
-        records.publish({"train": ["A"]}, {}, {})
-    assert [shard.count for shard in DatasetInfo.load(tmp_path / "records").splits["train"].shards] == [2, 2, 1]
-    assert list(verify.faults(tmp_path / "records")) == []
+        records.complete({"train": ["A"]}, {}, {})
+    assert [shard.count for shard in DatasetInfo.load(tmp_path).splits["train"].shards] == [2, 2, 1]
+    assert list(verify.faults(tmp_path)) == []
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path: pathlib.Path) -> None:
     for name in ("one", "other"):
         write_small(tmp_path / name)
     assert contents(tmp_path / "one") == contents(tmp_path / "other")
-
-
-def test_nothing_is_there_before_it_is_published(tmp_path: pathlib.Path) -> None:
-    images, masks = synthetic_arrays(1)
-    path = tmp_path / "new" / "records"
-    with RecordsWriter(path, False, (6, 5), images.dtype, {"train": 1}, 1) as records:
-        records.write("train", synthetic_pair(0), images[0], masks[0])
-        assert not path.exists()
-        assert len(list(path.parent.iterdir())) == 1
-    assert list(path.parent.iterdir()) == []
-
-
-def test_a_published_directory_has_the_mode_of_any(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "plain").mkdir()
-    write_small(tmp_path / "records")
-    assert (tmp_path / "records").stat().st_mode == (tmp_path / "plain").stat().st_mode
-
-
-def test_an_existing_output_is_not_touched(tmp_path: pathlib.Path) -> None:
-    write_small(tmp_path / "records")
-    before = contents(tmp_path)
-    with pytest.raises(InputError, match=r"records: exists already; choose another --output_dir, or pass --overwrite"):
-        write_small(tmp_path / "records", count=5)
-    assert contents(tmp_path) == before
-
-
-@pytest.mark.parametrize("content", [None, "notes.txt", "manifest.json"])
-def test_what_is_not_ours_is_never_replaced(tmp_path: pathlib.Path, content: str | None) -> None:
-    (tmp_path / "home").mkdir()
-    if content:
-        (tmp_path / "home" / content).write_text("{}")
-    with pytest.raises(InputError, match=r"home: is no records directory .* so it is not replaced; remove it yourself"):
-        write_small(tmp_path / "home", overwrite=True)
-    (tmp_path / "file").write_text("text")
-    with pytest.raises(InputError, match="file: is no records directory"):
-        write_small(tmp_path / "file", overwrite=True)
-    assert (tmp_path / "file").read_text() == "text"
-
-
-@pytest.mark.parametrize("in_one_step", [True, False])
-def test_overwriting_replaces_whole(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, in_one_step: bool) -> None:
-    if not in_one_step:
-        monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: object())
-    write_small(tmp_path / "records", count=4)
-    write_small(tmp_path / "records", count=5, overwrite=True)
-    assert os.listdir(tmp_path) == ["records"]
-    assert DatasetInfo.load(tmp_path / "records").cardinality == 5
-    assert list(verify.faults(tmp_path / "records")) == []
-
-
-def test_the_output_is_never_away_while_it_is_replaced(tmp_path: pathlib.Path) -> None:
-    """A directory that is open keeps its inode: the new one is swapped in, so a look-up always finds one of the two."""
-    write_small(tmp_path / "records", count=4)
-    before = (tmp_path / "records").stat().st_ino
-    seen = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pathlib.Path, "rename", lambda *paths: seen.append(paths) or os.rename(*paths))
-        write_small(tmp_path / "records", count=5, overwrite=True)
-    assert (tmp_path / "records").stat().st_ino != before
-    assert not any(tmp_path / "records" in paths for paths in seen)
-
-
-def test_an_output_that_comes_into_being_meanwhile_is_kept(tmp_path: pathlib.Path) -> None:
-    images, masks = synthetic_arrays(1)
-    path = tmp_path / "records"
-
-    def race() -> None:
-        with RecordsWriter(path, False, (6, 5), images.dtype, {"train": 1}, 1) as records:
-            records.write("train", synthetic_pair(0), images[0], masks[0])
-            path.mkdir()
-            records.publish({"train": ["A"]}, {}, {})
-
-    with pytest.raises(InputError, match="records: exists already"):
-        race()
-    assert list(path.iterdir()) == []
 
 
 def test_names_of_shards() -> None:

@@ -1,0 +1,163 @@
+"""How fast studies become records, against what the reading alone takes, and in how much memory.
+
+    python -m benchmarks.bench_preprocess --data_dir=final_data --pairs 500 5000
+
+The studies of a data set are repeated, each time with other ids, another pixel and another vertex, until there are that
+many pairs. Every measurement runs in a process of its own; imports, and the start of the workers, are not timed.
+
+    bare     pydicom.dcmread(...).pixel_array of the images in pairs, and the headers of the others: what must be read
+    script   what is usually written: pydicom, Pillow's polygon, np.savez, for the pairs alone
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import pathlib
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import pydicom
+
+from benchmarks.store import prepared
+from preprocess import discover, sources
+from preprocess.config import Config
+from preprocess.study import Study
+
+
+def _repeated(data_dir: pathlib.Path, root: pathlib.Path, pairs: int) -> pathlib.Path:
+    """A data set of at least so many pairs, made of another's studies."""
+    source = sources.open_source(data_dir)
+    studies = discover.discover(source)[0]
+    repeats = -(-pairs // sum(len(study.contours["i"]) for study in studies))
+
+    def write(path: pathlib.Path) -> None:
+        rows = []
+        for repeat in range(repeats):
+            for study in studies:
+                # As long as the id that it stands for, so that the header keeps its lengths.
+                study_id = f"{len(rows):0{len(study.study_id)}d}"
+                _copy(source, study, path, study_id, repeat)
+                rows.append((study_id, f"contours-{study_id}"))
+        with (path / "link.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("patient_id", "original_id"), *rows])
+
+    return prepared(root / f"studies-{pairs}", write)
+
+
+def _copy(source: sources.Source, study: Study, path: pathlib.Path, study_id: str, repeat: int) -> None:
+    folder = path / "dicoms" / study_id
+    folder.mkdir(parents=True)
+    for number, image in study.images.items():
+        with source.open(image) as file:
+            content = bytearray(file.read().replace(study.study_id.encode(), study_id.encode()))
+        content[-1 - 2 * (repeat % 1000)] ^= 1
+        (folder / f"{number}.dcm").write_bytes(content)
+    for kind, paths in study.contours.items():
+        folder = path / "contourfiles" / f"contours-{study_id}" / f"{kind}-contours"
+        folder.mkdir(parents=True)
+        for number, contour in paths.items():
+            with source.open(contour) as file:
+                text = file.read().decode()
+            # Another first x, by less than a hundredth of a pixel, so that it is nobody's copy.
+            text = re.sub(r"^\s*([\d.]+)", lambda match: f"{float(match[1]) + repeat * 1e-5:.5f}", text, count=1)
+            (folder / f"IM-0001-{number:04d}-{kind}contour-manual.txt").write_text(text)
+
+
+def _job(data_dir: pathlib.Path, workers: int) -> tuple[float, int]:
+    from preprocess import phantom
+    from preprocess.run import run
+
+    with tempfile.TemporaryDirectory(dir=data_dir.parent) as name:
+        # The server from which workers come has imported what they need after this.
+        phantom.write_phantom(pathlib.Path(name, "phantom"))
+        run(Config(data_dir=pathlib.Path(name, "phantom"), output_dir=pathlib.Path(name, "first"), workers=workers))
+        begin = time.perf_counter()
+        summary = run(Config(data_dir=data_dir, output_dir=pathlib.Path(name, "records"), workers=workers))
+        return time.perf_counter() - begin, sum(summary.records.values())
+
+
+def _bare(data_dir: pathlib.Path) -> tuple[float, int]:
+    begin, pairs = time.perf_counter(), 0
+    for study in discover.discover(sources.open_source(data_dir))[0]:
+        for number, path in study.images.items():
+            if number in study.contours["i"]:
+                _ = pydicom.dcmread(data_dir / path).pixel_array
+                pairs += 1
+            else:
+                pydicom.dcmread(data_dir / path, stop_before_pixels=True)
+    return time.perf_counter() - begin, pairs
+
+
+def _script(data_dir: pathlib.Path) -> tuple[float, int]:
+    images, masks = [], []
+    begin = time.perf_counter()
+    for study in discover.discover(sources.open_source(data_dir))[0]:
+        for number, path in study.contours["i"].items():
+            pixels = pydicom.dcmread(data_dir / study.images[number]).pixel_array
+            points = [tuple(map(float, line.split())) for line in (data_dir / path).read_text().splitlines()]
+            mask = PIL.Image.new("L", pixels.shape[::-1], 0)
+            PIL.ImageDraw.Draw(mask).polygon(points, outline=0, fill=1)
+            images.append(pixels)
+            masks.append(np.array(mask, bool))
+    with tempfile.TemporaryFile(dir=data_dir.parent) as file:
+        np.savez(file, images=np.stack(images), masks=np.stack(masks))
+    return time.perf_counter() - begin, len(images)
+
+
+_RUNS = {
+    "this job, 1 worker": lambda path: _job(path, 1),
+    "this job, 2 workers": lambda path: _job(path, 2),
+    "bare": _bare,
+    "script": _script,
+}
+
+
+def _in_a_process(name: str, data_dir: pathlib.Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.bench_preprocess", "--data_dir", str(data_dir), "--measure", name]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"{name}: {result.stderr[-2000:]}")
+    found: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", type=pathlib.Path, required=True, help="folder or zip to repeat")
+    parser.add_argument("--pairs", type=int, nargs="+", default=[500, 5000])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path("build/bench"), help="where the data lies")
+    parser.add_argument("--measure", help="measure this alone, on the data set as it is")
+    arguments = parser.parse_args()
+    if arguments.measure:
+        seconds, pairs = _RUNS[arguments.measure](arguments.data_dir)
+        peak = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        print(json.dumps({"seconds": seconds, "pairs": pairs, "peak_mb": peak[0], "worker_mb": peak[1]}))
+        return
+    for pairs in arguments.pairs:
+        data_dir = _repeated(arguments.data_dir, arguments.root, pairs)
+        runs = [{name: _in_a_process(name, data_dir) for name in _RUNS} for _ in range(arguments.rounds)]
+        found = {
+            name: {key: float(np.median([run[name][key] for run in runs])) for key in runs[0][name]} for name in _RUNS
+        }
+        print(f"\n{found['bare']['pairs']:,.0f} pairs, {sum(1 for _ in data_dir.glob('dicoms/*/*')):,} images\n")
+        print("| | ms a pair | × bare | peak memory, MB | of a worker, MB |")
+        print("|---|---|---|---|---|")
+        for name, run in found.items():
+            each, bare = (one["seconds"] / one["pairs"] * 1e3 for one in (run, found["bare"]))
+            print(f"| {name} | {each:.2f} | {each / bare:.2f} | {run['peak_mb']:,.0f} | {run['worker_mb']:,.0f} |")
+        one, two = (found[f"this job, {workers}"]["seconds"] for workers in ("1 worker", "2 workers"))
+        print(f"\ntwo workers are {one / two:.2f} times as fast as one")
+
+
+if __name__ == "__main__":
+    main()
