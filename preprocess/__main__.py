@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging as std_logging
 import os
 import pathlib
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, cast
@@ -91,10 +92,14 @@ def main(argv: Sequence[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     from preprocess.run import run
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         summary = run(config)
     except InputError as error:
         print(f"preprocess: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("preprocess: interrupted; what was written so far is removed", file=sys.stderr)
         return 1
     for line in _closing(summary, config.output_dir):
         print(line)
