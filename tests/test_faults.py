@@ -1,14 +1,14 @@
 """What hospitals, schedulers and disks do to a job."""
 
 import contextlib
-import locale
-import multiprocessing
 import os
 import pathlib
 import random
 import resource
+import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pipeline import verify
-from preprocess import discover, phantom
+from preprocess import discover, sources
+from preprocess import run as run_module
 from preprocess.config import Config
 from preprocess.errors import InputError
 from preprocess.run import run
@@ -41,69 +42,247 @@ from preprocess.config import Config
 from preprocess.run import run
 print("ready", flush=True)
 for line in sys.stdin:
-    data, output = line.split()
-    child = os.fork()
-    if not child:
-        os.setsid()
-        run(Config(data_dir=pathlib.Path(data), output_dir=pathlib.Path(output), workers=2, overwrite=True))
-        print("done", flush=True)
+    data, output = map(pathlib.Path, line.split())
+    job = os.fork()
+    if not job:
+        run(Config(data_dir=data, output_dir=output, workers=2, overwrite=True))
         os._exit(0)
-    print(child, flush=True)
-    os.waitpid(child, 0)
-    print("ended", flush=True)
+    print(job, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(job, 0)[1]), flush=True)
 """
 
 
 @contextlib.contextmanager
-def nursery() -> Iterator[Callable[[pathlib.Path, pathlib.Path, float], bool]]:
-    """Gives a function that runs a job and kills it after so many seconds; whether it had ended by itself."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", _NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
-    assert process.stdin
-    assert process.stdout
-    assert process.stdout.readline() == "ready\n"
+def nursery() -> Iterator[Callable[[pathlib.Path, pathlib.Path, float], int]]:
+    """Gives a function that runs a job, kills it after so many seconds, and says how it ended."""
+    command = [sys.executable, "-c", _NURSERY]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
+    ) as process:
+        stdin, stdout = process.stdin, process.stdout
+        assert stdin and stdout and stdout.readline() == "ready\n"
 
-    def job(tree: pathlib.Path, path: pathlib.Path, seconds: float) -> bool:
-        process.stdin.write(f"{tree} {path}\n")
-        process.stdin.flush()
-        child = int(process.stdout.readline())
-        time.sleep(seconds)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-        done = process.stdout.readline() == "done\n"
-        if done:
-            process.stdout.readline()
-        return done
+        def job(tree: pathlib.Path, path: pathlib.Path, seconds: float) -> int:
+            stdin.write(f"{tree} {path}\n")
+            stdin.flush()
+            number = int(stdout.readline())
+            if not select.select([stdout], [], [], seconds)[0]:
+                os.kill(number, signal.SIGKILL)
+            return int(stdout.readline())
 
-    yield job
-    process.stdin.close()
-    process.stdout.close()
-    assert process.wait() == 0
+        yield job
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_at_any_moment(tree: pathlib.Path, tmp_path: pathlib.Path, kills: int) -> None:
-    """The output is absent, or complete: of the run before, or of this one. The next run cleans up."""
+    """The output is absent, or complete; the next run removes what was left behind."""
     path = tmp_path / "out" / "records"
     with nursery() as job:
-        begin = time.perf_counter()
-        assert job(tree, path, 60) is False or True
+        begin = time.monotonic()
+        assert job(tree, path, 120) == 0
+        seconds = time.monotonic() - begin
         expected = dict(contents(path))
-        shutil.rmtree(path.parent)
-        assert expected
-    del begin
-    rng = random.Random(kills)
-    ended = 0
-    with nursery() as job:
+        rng = random.Random(kills)
+        how = []
         for _ in range(kills):
-            ended += job(tree, path, rng.uniform(0, 2.5))
+            if rng.random() < 0.5:
+                shutil.rmtree(path, ignore_errors=True)
+            how.append(job(tree, path, rng.uniform(0, seconds)))
             if path.exists():
                 assert list(verify.faults(path)) == []
                 assert contents(path) == expected
-                if rng.random() < 0.5:
-                    shutil.rmtree(path)
-    assert ended < kills
-    run(Config(data_dir=tree, output_dir=path, overwrite=True))
+        assert how.count(-signal.SIGKILL) > kills / 2
+        assert job(tree, path, 120) == 0
     assert os.listdir(path.parent) == ["records"]
     assert contents(path) == expected
+
+
+def _wait_for(path: pathlib.Path, process: subprocess.Popen[str]) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop(tree: pathlib.Path, tmp_path: pathlib.Path, number: signal.Signals) -> None:
+    (tree / "dicoms" / "PHANTOM001" / "9.dcm").unlink()
+    os.mkfifo(tree / "dicoms" / "PHANTOM001" / "9.dcm")
+    path = tmp_path / "out" / "records"
+    with subprocess.Popen(
+        command(tree, path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+    ) as process:
+        _wait_for(path.parent / ".records.partial" / "records", process)
+        # As a terminal does: to all of its processes.
+        os.killpg(process.pid, number)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert error.splitlines()[-1] == "preprocess: interrupted; what was written so far is removed"
+    assert os.listdir(path.parent) == []
+
+
+def _limited(tree: pathlib.Path, path: pathlib.Path) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    with pytest.raises(InputError, match="records: cannot be written: File too large"):
+        run(Config(data_dir=tree, output_dir=path))
+
+
+def test_no_room_for_the_output(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    code = "import pathlib, sys; from tests.test_faults import _limited; _limited(*map(pathlib.Path, sys.argv[1:]))"
+    arguments = [sys.executable, "-c", code, str(tree), str(tmp_path / "out" / "records")]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_a_full_disk(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("this user may not mount a small disk; test_no_room_for_the_output stands in")
+    try:
+        with pytest.raises(InputError, match="records: cannot be written: No space left on device"):
+            run(Config(data_dir=tree, output_dir=disk / "records"))
+        assert os.listdir(disk) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_temporary_files_elsewhere(tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is renamed across file systems: the sibling is on the output's own."""
+    monkeypatch.setenv("TMPDIR", "/dev/shm")
+    assert records_of(tree, tmp_path / "records")
+
+
+def test_the_output_may_lie_within_the_data(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    expected = records_of(tree, tmp_path / "records")
+    assert records_of(tree, tree / "records") == expected
+    assert records_of(tree, tree / "records", overwrite=True) == expected
+    assert list(verify.faults(tree / "records")) == []
+
+
+def test_two_jobs_at_once(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "records"
+    jobs = [
+        subprocess.Popen(command(tree, path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        for _ in range(2)
+    ]
+    said = [job.communicate(timeout=120)[1].splitlines()[-1] for job in jobs]
+    assert sorted(job.returncode for job in jobs) == [0, 1]
+    loser = said[[job.returncode for job in jobs].index(1)]
+    assert "another job is writing it now" in loser or "exists already" in loser
+    assert list(verify.faults(path)) == []
+    assert not (tmp_path / ".records.partial").exists()
+
+
+@pytest.mark.parametrize("vanishes", ["dicoms/PHANTOM001/9.dcm", "contourfiles/PH-1/i-contours"])
+def test_input_that_vanishes_after_it_was_listed(
+    tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, vanishes: str
+) -> None:
+    listed = discover.discover
+
+    def discover_and_lose(source: sources.Source) -> object:
+        found = listed(source)
+        path = tree / vanishes
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return found
+
+    monkeypatch.setattr(discover, "discover", discover_and_lose)
+    audit = records_of(tree, tmp_path / "records")["audit.csv"].decode()
+    lost = [line for line in audit.splitlines() if vanishes in line and ",error,unreadable" in line]
+    assert lost
+    assert all("cannot be read: No such file or directory" in line for line in lost)
+    assert "PHANTOM002" in (tmp_path / "records" / "pairs.csv").read_text()
+
+
+def test_input_that_is_cut_between_header_and_pixels(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    image = tree / "dicoms" / "PHANTOM001" / "9.dcm"
+    with pytest.MonkeyPatch.context() as patch:
+        examined = run_module._examine
+
+        def examine_and_cut(*arguments: object) -> object:
+            found = examined(*arguments)
+            os.truncate(image, 2000)
+            return found
+
+        patch.setattr(run_module, "_examine", examine_and_cut)
+        audit = records_of(tree, tmp_path / "records")["audit.csv"].decode()
+    assert "dicoms/PHANTOM001/9.dcm,9,error,unreadable_image" in audit
+    assert "9,error,no_image" in audit
+    assert list(verify.faults(tmp_path / "records")) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "socket", "link to nothing", "unreadable"])
+def test_what_is_no_file_to_read(tree: pathlib.Path, tmp_path: pathlib.Path, kind: str) -> None:
+    path = tree / "dicoms" / "PHANTOM001" / "9.dcm"
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(path.parent):
+            made.bind(path.name)
+    elif kind == "link to nothing":
+        path.symlink_to("nothing")
+    else:
+        path.write_bytes(b"")
+        path.chmod(0)
+    audit = records_of(tree, tmp_path / "records")["audit.csv"].decode()
+    assert "contourfiles/PH-1/i-contours/IM-0001-0009-icontour-manual.txt,9,error,no_image" in audit
+    assert list(verify.faults(tmp_path / "records")) == []
+
+
+def test_names_of_every_kind(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    expected = records_of(tree, tmp_path / "expected")
+    folder = os.fsencode(tree / "dicoms" / "PHANTOM001")
+    for name in (b"a b.dcm", b"a\nb.dcm", b"\xff\xfe.dcm", "π.dcm".encode(), b"9.dcm ", b"-rf", b'"quoted",.dcm'):
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(b"text")
+    found = records_of(tree, tmp_path / "records")
+    changed = {name for name in found if found[name] != expected[name]}
+    assert changed == {"audit.csv", "manifest.json"}
+    assert "7 files passed over" in found["audit.csv"].decode()
+
+
+def test_ten_thousand_junk_files(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for number in range(10_000):
+        (tree / "dicoms" / "PHANTOM001" / f"._{number}.dcm").touch()
+    audit = records_of(tree, tmp_path / "records")["audit.csv"].decode()
+    assert "10000 files passed over" in audit
+    assert len(audit.splitlines()) < 20
+
+
+def test_links_in_a_circle(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    expected = records_of(tree, tmp_path / "expected")
+    (tree / "dicoms" / "PHANTOM001" / "again").symlink_to(tree)
+    (tree / "dicoms" / "PHANTOM002" / "self").symlink_to("self")
+    found = records_of(tree, tmp_path / "records")
+    assert {name for name in found if found[name] != expected[name]} <= {"audit.csv", "manifest.json"}
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_equal_output_for_any_workers_and_any_listing(
+    tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    expected = records_of(tree, tmp_path / "expected", workers=2)
+    walk = os.walk
+
+    def shuffled(*arguments: object, **options: object) -> Iterator[tuple[str, list[str], list[str]]]:
+        for folder, subfolders, files in walk(*arguments, **options):
+            random.Random(workers).shuffle(subfolders)
+            random.Random(workers).shuffle(files)
+            yield folder, subfolders, files
+
+    monkeypatch.setattr(os, "walk", shuffled)
+    assert records_of(tree, tmp_path / "records", workers=workers) == expected
+
+
+def test_equal_output_in_any_locale_and_time_zone(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    expected = records_of(tree, tmp_path / "expected")
+    elsewhere = {**os.environ, "LC_ALL": "C", "LANG": "tr_TR.UTF-8", "TZ": "Pacific/Kiritimati", "PYTHONHASHSEED": "7"}
+    flags = command(tree, tmp_path / "records", "--workers=3")
+    subprocess.run(flags, check=True, capture_output=True, cwd=ROOT, env=elsewhere)
+    assert contents(tmp_path / "records") == expected
