@@ -11,9 +11,16 @@ from typing import Any, TypeVar
 
 import pydicom
 from pydicom.datadict import dictionary_description, tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
 from preprocess.errors import InputError
+
+LARGEST = 1e6
+"""Millimeters, milliseconds and direction cosines beyond this measure nothing: a kilometer, a quarter of an hour."""
+
+# None of those we take has over 16 numbers of 16 characters, or 64 characters of four bytes.
+_MAX_VALUE_BYTES = 1024
 
 _Value = TypeVar("_Value")
 
@@ -25,6 +32,12 @@ def element(dataset: pydicom.Dataset, path: str, keyword: str, convert: Callable
         InputError: ``unreadable_image``, the element cannot be converted.
     """
     with foreign_code(path, f"{_describe(keyword)} cannot be read"):
+        # Asked before it is converted: a number of a byte becomes an object of a hundred.
+        raw = dataset.get_item(keyword) if keyword in dataset else None
+        size = len(raw.value or b"") if isinstance(raw, RawDataElement) else 0
+        if size > _MAX_VALUE_BYTES:
+            detail = f"{_describe(keyword)} has {size} bytes, at most {_MAX_VALUE_BYTES} expected"
+            raise InputError(path, detail, "unreadable_image")
         value = dataset.get(keyword)
         return None if value is None or value == "" else convert(value)
 
@@ -33,12 +46,26 @@ def elements(dataset: pydicom.Dataset, path: str, keyword: str, count: int) -> t
     """The finite numbers of one element, None when it is absent or empty.
 
     Raises:
-        InputError: ``unreadable_image``, there are not ``count`` of them.
+        InputError: ``unreadable_image``, there are not ``count`` of them, or one goes beyond ``LARGEST``.
     """
     values = element(dataset, path, keyword, lambda value: tuple(float(number) for number in value))
     if values is not None and (len(values) != count or not all(map(math.isfinite, values))):
         raise InputError(path, f"{_describe(keyword)} is not {count} finite numbers", "unreadable_image")
+    if values is not None and any(abs(value) > LARGEST for value in values):
+        raise InputError(path, f"{_describe(keyword)} goes beyond ±{LARGEST:g}", "unreadable_image")
     return values
+
+
+def unsigned_short(value: Any) -> int:
+    """A 16-bit number (VR US, PS3.5 6.2): it can be quoted, for no text, date or identifier is.
+
+    Raises:
+        ValueError: it is none, whatever type the file gives it.
+    """
+    number = int(value)
+    if not 0 <= number <= 0xFFFF:
+        raise ValueError("not a 16-bit number")
+    return number
 
 
 def _describe(keyword: str) -> str:
