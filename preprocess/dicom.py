@@ -19,7 +19,7 @@ from preprocess.errors import InputError
 from preprocess.part10 import PIXEL_KEYWORDS, read_elements
 from preprocess.study import ImageHeader
 
-_HEADER_KEYWORDS = [
+_HEADER_KEYWORDS = (
     "SOPClassUID",
     "PatientID",
     "InstanceNumber",
@@ -38,7 +38,7 @@ _HEADER_KEYWORDS = [
     "RescaleSlope",
     "RescaleIntercept",
     "ModalityLUTSequence",
-]
+)
 
 _BITS_ALLOCATED = (None, 1, 8, 16, 32, 64)
 """What images may have (PS3.5 8.1.1, PS3.3 C.7.6.24 and C.7.6.25); where it is absent, the decoder refuses."""
@@ -91,7 +91,7 @@ def read_pixels(file: BinaryIO, path: str, max_image_pixels: int) -> npt.NDArray
         InputError: ``unreadable_image`` or ``unsupported_image``.
     """
     with silent():
-        dataset = read_elements(file, path, [*_HEADER_KEYWORDS, *PIXEL_KEYWORDS], max_image_pixels)
+        dataset = read_elements(file, path, _HEADER_KEYWORDS + PIXEL_KEYWORDS, max_image_pixels)
         header = _header(dataset, path, max_image_pixels)
         keyword = _pixel_keyword(dataset, path)
         _check_codec(dataset, path)

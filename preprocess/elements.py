@@ -11,16 +11,12 @@ from typing import Any, TypeVar
 
 import pydicom
 from pydicom.datadict import dictionary_description, tag_for_keyword
-from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
 from preprocess.errors import InputError
 
 LARGEST = 1e6
 """Millimeters, milliseconds and direction cosines beyond this measure nothing: a kilometer, a quarter of an hour."""
-
-# None of those we take has over 16 numbers of 16 characters, or 64 characters of four bytes.
-_MAX_VALUE_BYTES = 1024
 
 _Value = TypeVar("_Value")
 
@@ -31,13 +27,7 @@ def element(dataset: pydicom.Dataset, path: str, keyword: str, convert: Callable
     Raises:
         InputError: ``unreadable_image``, the element cannot be converted.
     """
-    with foreign_code(path, f"{_describe(keyword)} cannot be read"):
-        # Asked before it is converted: a number of a byte becomes an object of a hundred.
-        raw = dataset.get_item(keyword) if keyword in dataset else None
-        size = len(raw.value or b"") if isinstance(raw, RawDataElement) else 0
-        if size > _MAX_VALUE_BYTES:
-            detail = f"{_describe(keyword)} has {size} bytes, at most {_MAX_VALUE_BYTES} expected"
-            raise InputError(path, detail, "unreadable_image")
+    with foreign_code(path, f"{describe(keyword)} cannot be read"):
         value = dataset.get(keyword)
         return None if value is None or value == "" else convert(value)
 
@@ -50,9 +40,9 @@ def elements(dataset: pydicom.Dataset, path: str, keyword: str, count: int) -> t
     """
     values = element(dataset, path, keyword, lambda value: tuple(float(number) for number in value))
     if values is not None and (len(values) != count or not all(map(math.isfinite, values))):
-        raise InputError(path, f"{_describe(keyword)} is not {count} finite numbers", "unreadable_image")
+        raise InputError(path, f"{describe(keyword)} is not {count} finite numbers", "unreadable_image")
     if values is not None and any(abs(value) > LARGEST for value in values):
-        raise InputError(path, f"{_describe(keyword)} goes beyond ±{LARGEST:g}", "unreadable_image")
+        raise InputError(path, f"{describe(keyword)} goes beyond ±{LARGEST:g}", "unreadable_image")
     return values
 
 
@@ -68,7 +58,8 @@ def unsigned_short(value: Any) -> int:
     return number
 
 
-def _describe(keyword: str) -> str:
+def describe(keyword: str) -> str:
+    """An element's name and tag, for a message."""
     tag = tag_for_keyword(keyword)
     assert tag is not None, keyword
     return f"{dictionary_description(tag)} {Tag(tag)}"

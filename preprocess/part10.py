@@ -6,30 +6,35 @@ of each item of every sequence of undefined length, wanted or not. 200 KB can so
 
 from __future__ import annotations
 
+import functools
 import io
 import zlib
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import BinaryIO, cast
 
 import pydicom
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-from preprocess.elements import foreign_code
+from preprocess.elements import describe, foreign_code
 from preprocess.errors import InputError
 
-MAX_HEADER_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 19
 """Bytes that may be parsed besides the pixels. What is passed over, as private elements are, is not counted."""
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+MAX_VALUE_BYTES = 1024
+"""Bytes of one element's value: none that is neither pixels nor a sequence needs more than sixteen numbers, or 64
+characters; and of each number of a byte an object of a hundred would be made."""
 
 # The largest pixels are those of Double Float Pixel Data (PS3.3 C.7.6.26).
 _MAX_BYTES_PER_PIXEL = 8
 
 
-def read_elements(file: BinaryIO, path: str, keywords: Collection[str], max_image_pixels: int) -> pydicom.FileDataset:
+def read_elements(file: BinaryIO, path: str, keywords: tuple[str, ...], max_image_pixels: int) -> pydicom.FileDataset:
     """Reads elements of a DICOM file, and nothing behind its pixels.
 
     Args:
@@ -53,17 +58,36 @@ def read_elements(file: BinaryIO, path: str, keywords: Collection[str], max_imag
     raise InputError(path, "it has no Transfer Syntax UID (0002,0010); the file may be cut short", "unreadable_image")
 
 
-def _parse(file: _Bounded, keywords: Collection[str]) -> pydicom.FileDataset:
-    wanted = [tag for tag in map(tag_for_keyword, keywords) if tag is not None]
-    pixels = [tag_for_keyword(keyword) for keyword in PIXEL_KEYWORDS]
+def _parse(file: _Bounded, keywords: tuple[str, ...]) -> pydicom.FileDataset:
+    wanted, short = _tags(keywords), _short(keywords)
+    pixels = _tags(PIXEL_KEYWORDS)
 
     def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
+        if length > MAX_VALUE_BYTES and tag in short:
+            detail = f"{describe(short[tag])} claims {length} bytes, at most {MAX_VALUE_BYTES} expected"
+            raise InputError(file.path, detail, "unreadable_image")
         if tag in pixels and tag in wanted and not file.at_pixels:
-            file.at_pixels = True
+            file.go_on_to_pixels()
             return False
         return tag in pixels or file.at_pixels
 
     return read_partial(cast(BinaryIO, file), stop, specific_tags=list(wanted))
+
+
+@functools.cache
+def _tags(keywords: tuple[str, ...]) -> Mapping[int, str]:
+    """Keywords by tag."""
+    return {tag: keyword for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None}
+
+
+@functools.cache
+def _short(keywords: tuple[str, ...]) -> Mapping[int, str]:
+    """Those of which ``MAX_VALUE_BYTES`` holds."""
+    return {
+        tag: keyword
+        for tag, keyword in _tags(keywords).items()
+        if keyword not in PIXEL_KEYWORDS and dictionary_VR(tag) != "SQ"
+    }
 
 
 def _inflate(file: BinaryIO, path: str, start: int, limit: int) -> BinaryIO:
@@ -97,25 +121,21 @@ class _Bounded:
     """As much of a file as may be parsed: the header first, and once they are reached, the pixels.
 
     Attributes:
+        path: what errors call it.
         at_pixels: they are what is being read.
     """
 
     def __init__(self, file: BinaryIO, path: str, max_pixel_bytes: int) -> None:
-        self._read = file.read
-        self._path = path
-        self._max_pixel_bytes = max_pixel_bytes
-        self._left = MAX_HEADER_BYTES
-        self._at_pixels = False
+        self.path = path
+        self.at_pixels = False
         self.seek = file.seek
         self.tell = file.tell
+        self._read = file.read
+        self._max_pixel_bytes = max_pixel_bytes
+        self._left = MAX_HEADER_BYTES
 
-    @property
-    def at_pixels(self) -> bool:
-        return self._at_pixels
-
-    @at_pixels.setter
-    def at_pixels(self, there: bool) -> None:
-        self._at_pixels = there
+    def go_on_to_pixels(self) -> None:
+        self.at_pixels = True
         self._left += self._max_pixel_bytes
 
     def read(self, size: int = -1) -> bytes:
@@ -126,8 +146,8 @@ class _Bounded:
         self._left -= len(content)
         if self._left >= 0:
             return content
-        if self._at_pixels:
+        if self.at_pixels:
             detail = f"its pixels take over {self._max_pixel_bytes} bytes; raise --max_image_pixels if this is right"
         else:
             detail = f"its header takes over {MAX_HEADER_BYTES} bytes to parse; keep sequences and text out of it"
-        raise InputError(self._path, detail, "unsupported_image")
+        raise InputError(self.path, detail, "unsupported_image")
