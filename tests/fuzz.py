@@ -116,7 +116,7 @@ def read_index_file(content: bytes) -> None:
 
 def read_manifest(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        for text in (content, _signed(content)):
+        for text in (content, signed(content)):
             pathlib.Path(directory, schema.MANIFEST_FILE).write_bytes(text)
             for read in (DatasetInfo.read, DatasetInfo.load):
                 try:
@@ -127,7 +127,7 @@ def read_manifest(content: bytes) -> None:
                     pass
 
 
-def _signed(content: bytes) -> bytes:
+def signed(content: bytes) -> bytes:
     """The manifest with the digest that its text has: what someone would write who wants it believed."""
     try:
         fields = json.loads(content)
@@ -180,7 +180,7 @@ def _manifest_seeds() -> list[bytes]:
         "files": {"audit.csv": {"bytes": 0, "sha256": digest}},
         "sha256": "",
     }
-    return [_signed(json.dumps(fields).encode())]
+    return [signed(json.dumps(fields).encode())]
 
 
 TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = {

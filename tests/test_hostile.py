@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import pathlib
 import re
@@ -29,7 +30,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from pipeline import verify
+from pipeline import DatasetInfo, RecordsError, schema, verify
+from pipeline.index import read_index
 from preprocess import contours, crossings, dicom, masks, part10, polygons, sources
 from preprocess.config import Config
 from preprocess.discover import discover
@@ -37,7 +39,8 @@ from preprocess.errors import InputError
 from preprocess.run import run
 from preprocess.sources import open_source
 
-from .conftest import ROOT, contents
+from .conftest import ROOT, Synthetic, contents
+from .fuzz import signed
 from .test_dicom import LIMIT, changed, setting
 from .test_run import audit_of, contour, image
 
@@ -696,3 +699,36 @@ def test_the_rest_is_what_it_was(tree: pathlib.Path, tmp_path: pathlib.Path, kin
     assert contents(tmp_path / "before")[name] == contents(tmp_path / "after")[name]
     assert list(verify.faults(tmp_path / "after")) == []
     assert len([row for row in audit_of(tmp_path / "after") if row["level"] == "error"]) >= 5
+
+
+# Records directories.
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda fields: fields["image"].update(dtype="O"), "image dtype is none of int16, uint16, int32, float32"),
+        (lambda fields: fields["image"].update(shape=[1 << 40, 1 << 40, 1]), "image shape has over 4294967296 pixels"),
+        (lambda fields: fields["image"].update(shape=[6, 0, 1]), "image shape is not three numbers above 0"),
+        (lambda fields: fields["splits"]["train"]["shards"][0].update(name="../a"), "a file's name leads out of"),
+        (lambda fields: fields["splits"]["train"]["shards"][0].update(count=1 << 50), "count is no number of records"),
+        (lambda fields: fields["splits"]["train"]["shards"][0].update(bytes=-1), "bytes or sha256 is none"),
+        (lambda fields: fields["files"].update({"/etc/passwd": {"bytes": 0, "sha256": "0" * 64}}), "leads out of"),
+    ],
+)
+def test_a_manifest_that_is_signed_and_makes_no_sense(
+    edit: Callable[[dict], None], message: str, synthetic: Synthetic, tmp_path: pathlib.Path
+) -> None:
+    fields = json.loads((synthetic(10) / schema.MANIFEST_FILE).read_bytes())
+    edit(fields)
+    fields["mask"]["shape"] = fields["image"]["shape"]
+    (tmp_path / schema.MANIFEST_FILE).write_bytes(signed(json.dumps(fields).encode()))
+    with pytest.raises(RecordsError, match=rf"manifest\.json: .*{message}"):
+        DatasetInfo.read(tmp_path)
+
+
+def test_an_index_larger_than_its_records(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.idx").touch()
+    os.truncate(tmp_path / "a.idx", 10 << 30)
+    with pytest.raises(RecordsError, match=r"a\.idx: 10737418240 bytes, more than 3 records take"):
+        read_index(tmp_path / "a.idx", 3, 300)
