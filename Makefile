@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PHANTOM := build/phantom
 
 .DEFAULT_GOAL := help
-.PHONY: help records report test test-slow test-clients verify lint format bench peers picture sample clean
+.PHONY: help records report test test-slow test-clients test-beam fuzz verify lint format bench peers picture sample clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,6 +29,9 @@ test-slow: $(READY) ## the tests that make test leaves out
 
 test-clients: $(VENV)/.clients ## the tests with the readers that other people use
 	@$(RUN) -m pytest -m clients $(FLAGS)
+
+fuzz: $(READY) ## damaged files by the thousand, for each reader: FLAGS="COUNT SEED TARGET" (default: 100000, a random seed, all)
+	@$(RUN) -m tests.fuzz $(FLAGS)
 
 verify: $(READY) ## check a records directory whole: OUT=directory
 	@$(RUN) -m pipeline.verify "$(OUT)"

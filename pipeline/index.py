@@ -14,6 +14,9 @@ from pipeline import schema
 from pipeline.errors import RecordsError
 from pipeline.manifest import DatasetInfo
 
+# Two numbers of 63 bits, what separates them, and the line's end.
+_MAX_LINE_BYTES = 19 + 1 + 19 + 2
+
 
 @dataclasses.dataclass(frozen=True)
 class Index:
@@ -58,6 +61,16 @@ def read_index(path: pathlib.Path, count: int, shard_bytes: int) -> npt.NDArray[
     Raises:
         RecordsError: it is missing, malformed, or does not cover a shard of ``count`` records and ``shard_bytes``.
     """
+    try:
+        size = path.stat().st_size
+        text = path.read_bytes() if size <= _MAX_LINE_BYTES * count else None
+    except OSError as error:
+        raise RecordsError(f"{path}: cannot be read as an index ({error}); write the records anew") from error
+    if text is None:
+        raise RecordsError(f"{path}: {size} bytes, more than {count} records take; write the records anew")
+    # Asked first: of what else stands there, NumPy warns, or makes a whole number of a part of it.
+    if text.translate(None, b"0123456789 \r\n") or not text.strip():
+        raise RecordsError(f"{path}: cannot be read as an index of whole numbers; write the records anew")
     try:
         table = np.loadtxt(path, dtype=np.int64, ndmin=2, comments=None)
     except (OSError, ValueError) as error:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -20,6 +22,11 @@ import numpy.typing as npt
 
 from pipeline import order, schema
 from pipeline.errors import RecordsError
+
+# A million shards.
+_MAX_BYTES = 1 << 28
+
+_MAX_IMAGE_PIXELS = 1 << 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +150,9 @@ class DatasetInfo:
             raise RecordsError(
                 f"{path}: missing, so this is no complete records directory; write one with make records"
             )
+        size = path.stat().st_size
+        if size > _MAX_BYTES:
+            raise RecordsError(f"{path}: {size} bytes, at most {_MAX_BYTES} expected; write the records anew")
         text = path.read_bytes()
         try:
             fields = json.loads(text)
@@ -153,6 +163,8 @@ class DatasetInfo:
                     f"{path}: schema_version is {fields['schema_version']}, at most {schema.SCHEMA_VERSION} expected; "
                     "update this package"
                 )
+            if fields["image"]["dtype"] not in schema.IMAGE_DTYPES:
+                raise RecordsError(f"{path}: image dtype is none of {', '.join(schema.IMAGE_DTYPES)}")
             info = cls(
                 image_shape=tuple(fields["image"]["shape"]),
                 image_dtype=np.dtype(fields["image"]["dtype"]),
@@ -165,6 +177,7 @@ class DatasetInfo:
                 tool_version=fields["tool_version"],
             )
             intact = info.dump() == text
+            info.check()
         except RecordsError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -172,6 +185,27 @@ class DatasetInfo:
         if not intact:
             raise RecordsError(f"{path}: damaged, its text does not have the digest it names; write the records anew")
         return info
+
+    def check(self) -> None:
+        """Checks that every field is of its kind: a digest that fits says who wrote them, not that they make sense.
+
+        Raises:
+            ValueError: one is not; the message names it.
+        """
+        if len(self.image_shape) != 3 or not all(map(_counts, self.image_shape)) or 0 in self.image_shape:
+            raise ValueError("image shape is not three numbers above 0")
+        if math.prod(self.image_shape) > _MAX_IMAGE_PIXELS:
+            raise ValueError(f"image shape has over {_MAX_IMAGE_PIXELS} pixels")
+        for name, split in self.splits.items():
+            if not all(isinstance(study, str) for study in split.studies):
+                raise ValueError(f"split {name!r}: a study is no text")
+            for shard in split.shards:
+                _check_file(shard.name, shard.bytes, shard.sha256)
+                # A record is longer than its pixels, one byte at least each.
+                if not _counts(shard.count) or shard.count > shard.bytes:
+                    raise ValueError(f"{shard.name!r}: count is no number of records")
+        for name, file in self.files.items():
+            _check_file(name, file.bytes, file.sha256)
 
     def dump(self) -> bytes:
         """The manifest's canonical text; equal infos give equal bytes."""
@@ -187,6 +221,19 @@ class DatasetInfo:
         }
         fields["sha256"] = hashlib.sha256(_canonical(fields)).hexdigest()
         return _canonical(fields)
+
+
+def _counts(number: object) -> bool:
+    """Whether it is a whole number from 0 up to a file's largest size."""
+    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 1 << 63
+
+
+def _check_file(name: object, size: object, sha256: object) -> None:
+    # Directly in the directory: a name must not lead to a file elsewhere.
+    if not isinstance(name, str) or not re.fullmatch(r"[^/\\:\x00-\x1f\x7f]{1,255}", name) or name in (".", ".."):
+        raise ValueError("a file's name leads out of the directory")
+    if not _counts(size) or not isinstance(sha256, str) or not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise ValueError(f"{name!r}: bytes or sha256 is none")
 
 
 def _canonical(fields: Mapping[str, Any]) -> bytes:

@@ -7,12 +7,23 @@ from typing import BinaryIO
 
 import numpy as np
 
+from preprocess.crossings import MAX_NEIGHBORS, crossings, neighbors
 from preprocess.errors import InputError
 from preprocess.study import Polygon
 
 MAX_POINTS = 100_000
 # Two numbers of 24 characters, what separates them, and the line's end.
 _MAX_BYTES = 64 * MAX_POINTS
+
+# The expression below takes the square of a line's length to see that it does not fit.
+_MAX_LINE_BYTES = 256
+
+MAX_COORDINATE = 1 << 16
+"""Beyond it no image reaches: Rows and Columns are 16-bit numbers (PS3.3 C.7.6.3.1)."""
+
+MAX_CROSSINGS = 100
+"""Times that a contour may meet itself. A slip of the hand makes a few; the time that exact areas take grows with its
+square, and 200 random vertices, which meet 4,500 times, take three seconds."""
 
 _NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?nan|[-+]?inf(?:inity)?)"
 _LINE = re.compile(rf"\s*{_NUMBER}(?:\s*,\s*|\s+){_NUMBER}\s*", re.ASCII | re.IGNORECASE)
@@ -30,7 +41,7 @@ def read_contour(file: BinaryIO, path: str) -> Polygon:
 
     Raises:
         InputError: ``unreadable_contour`` (the message names the line), ``nonfinite_contour``,
-            ``oversized_contour`` or ``degenerate_contour``.
+            ``outside_image`` (of every image), ``oversized_contour`` or ``degenerate_contour``.
     """
     data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
@@ -39,7 +50,7 @@ def read_contour(file: BinaryIO, path: str) -> Polygon:
     for number, line in enumerate(re.split(rb"\r\n|\n|\r", data.removeprefix(b"\xef\xbb\xbf")), start=1):
         if not line.strip():
             continue
-        match = _LINE.fullmatch(line.decode("ascii", "replace"))
+        match = _LINE.fullmatch(line.decode("ascii", "replace")) if len(line) <= _MAX_LINE_BYTES else None
         if match is None:
             raise InputError(path, f"line {number} is not two numbers, x and y", "unreadable_contour")
         points.append((float(match[1]), float(match[2])))
@@ -49,11 +60,30 @@ def read_contour(file: BinaryIO, path: str) -> Polygon:
     if not np.isfinite(polygon).all():
         bad = int(np.flatnonzero(~np.isfinite(polygon).all(axis=1))[0])
         raise InputError(path, f"point {bad + 1} is not finite", "nonfinite_contour")
+    beyond = np.flatnonzero((np.abs(polygon) > MAX_COORDINATE).any(axis=1))
+    if len(beyond):
+        x, y = polygon[beyond[0]]
+        raise InputError(
+            path, f"point {beyond[0] + 1}, x {x:g}, y {y:g}: at most ±{MAX_COORDINATE} pixels expected", "outside_image"
+        )
     distinct = np.unique(polygon, axis=0)
     if len(distinct) < 3:
         raise InputError(path, f"{len(distinct)} distinct points, at least 3 expected", "degenerate_contour")
-    # Scaled first: the difference of two numbers near 1e308 is not finite.
+    # Scaled first: numbers near 1e-308 would come out as of no size.
     scaled = distinct / np.abs(distinct).max()
     if np.linalg.matrix_rank(scaled - scaled[0]) < 2:
         raise InputError(path, "all points lie on one line", "degenerate_contour")
+    _check_outline(polygon, path)
     return polygon
+
+
+def _check_outline(polygon: Polygon, path: str) -> None:
+    """What a contour may cost to draw and to measure, asked of everything that is read."""
+    side_by_side = neighbors(polygon)
+    if side_by_side > MAX_NEIGHBORS:
+        detail = f"{side_by_side} pairs of edges lie at one height, at most {MAX_NEIGHBORS} expected of an outline"
+        raise InputError(path, f"{detail}; draw it with fewer points", "oversized_contour")
+    met = crossings(polygon)
+    if met > MAX_CROSSINGS:
+        detail = f"it meets itself {met} times, at most {MAX_CROSSINGS} expected of an outline; draw it anew"
+        raise InputError(path, detail, "oversized_contour")

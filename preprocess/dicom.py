@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
+from pydicom.encaps import get_frame
 from pydicom.pixels import apply_modality_lut, get_decoder, pixel_array
 from pydicom.uid import UID
 
-from preprocess.elements import element, elements, foreign_code, silent
+from preprocess.codestream import check_codestream
+from preprocess.elements import LARGEST, element, elements, foreign_code, silent, unsigned_short
 from preprocess.errors import InputError
+from preprocess.part10 import PIXEL_KEYWORDS, read_elements
 from preprocess.study import ImageHeader
 
-_HEADER_KEYWORDS = [
+_HEADER_KEYWORDS = (
     "SOPClassUID",
     "PatientID",
     "InstanceNumber",
@@ -35,9 +38,16 @@ _HEADER_KEYWORDS = [
     "RescaleSlope",
     "RescaleIntercept",
     "ModalityLUTSequence",
-]
+)
 
-_PIXEL_KEYWORDS = ["PixelData", "FloatPixelData", "DoubleFloatPixelData"]
+_BITS_ALLOCATED = (None, 1, 8, 16, 32, 64)
+"""What images may have (PS3.5 8.1.1, PS3.3 C.7.6.24 and C.7.6.25); where it is absent, the decoder refuses."""
+
+_LUT_BITS = range(1, 17)
+"""Bits of a Modality LUT's values (PS3.3 C.11.1.1)."""
+
+# What read_digest may read where nobody says: as many pixels as --max_image_pixels allows by itself.
+_MAX_IMAGE_PIXELS = 1 << 24
 
 _ENHANCED = frozenset(
     UID(f"1.2.840.10008.5.1.4.1.1.{suffix}") for suffix in ("2.1", "2.2", "4.1", "4.3", "4.4", "128.1", "130")
@@ -60,7 +70,7 @@ def read_header(file: BinaryIO, path: str, max_image_pixels: int) -> ImageHeader
         InputError: ``unreadable_image`` or ``unsupported_image``.
     """
     with silent():
-        dataset = _read(file, path, stop_before_pixels=True, specific_tags=_HEADER_KEYWORDS)
+        dataset = read_elements(file, path, _HEADER_KEYWORDS, max_image_pixels)
         return _header(dataset, path, max_image_pixels)
 
 
@@ -81,12 +91,17 @@ def read_pixels(file: BinaryIO, path: str, max_image_pixels: int) -> npt.NDArray
         InputError: ``unreadable_image`` or ``unsupported_image``.
     """
     with silent():
-        dataset = _read(file, path)
+        dataset = read_elements(file, path, _HEADER_KEYWORDS + PIXEL_KEYWORDS, max_image_pixels)
         header = _header(dataset, path, max_image_pixels)
-        _pixel_keyword(dataset, path)
+        keyword = _pixel_keyword(dataset, path)
         _check_codec(dataset, path)
         with foreign_code(path, "the pixels cannot be decoded"):
-            pixels = pixel_array(dataset)
+            syntax = UID(dataset.file_meta.TransferSyntaxUID)
+            if syntax.is_encapsulated:
+                frame = get_frame(dataset[keyword].value, 0, number_of_frames=1)
+                check_codestream(frame, syntax, header.shape, path)
+            # The first frame alone: NumberOfFrames is 1, whatever else is encapsulated.
+            pixels = pixel_array(dataset, index=0)
             if "ModalityLUTSequence" in dataset:
                 return apply_modality_lut(pixels, dataset)
         slope, intercept = _rescale(dataset, path)
@@ -97,30 +112,27 @@ def read_pixels(file: BinaryIO, path: str, max_image_pixels: int) -> npt.NDArray
         return pixels.astype(np.float64) * slope + intercept
 
 
-def read_digest(file: BinaryIO, path: str) -> bytes:
+def read_digest(file: BinaryIO, path: str, max_image_pixels: int = _MAX_IMAGE_PIXELS) -> bytes:
     """SHA-256 of an image's pixels as the file holds them, not decoded.
+
+    Args:
+        file: a DICOM file (PS3.10).
+        path: what errors call it.
+        max_image_pixels: rows × columns allowed, at 8 bytes each.
 
     Raises:
         InputError: ``unreadable_image``, or ``unsupported_image`` where it has none.
     """
     with silent():
-        dataset = _read(file, path, specific_tags=_PIXEL_KEYWORDS)
+        dataset = read_elements(file, path, PIXEL_KEYWORDS, max_image_pixels)
         keyword = _pixel_keyword(dataset, path)
         with foreign_code(path, "the pixels cannot be read"):
             return hashlib.sha256(dataset[keyword].value).digest()
 
 
-def _read(file: BinaryIO, path: str, **options: Any) -> pydicom.FileDataset:
-    with foreign_code(path, "it cannot be read as a DICOM file"):
-        dataset = pydicom.dcmread(file, **options)
-        if dataset.file_meta.get("TransferSyntaxUID"):
-            return dataset
-    raise InputError(path, "it has no Transfer Syntax UID (0002,0010); the file may be cut short", "unreadable_image")
-
-
 def _pixel_keyword(dataset: pydicom.Dataset, path: str) -> str:
     """Which element holds the pixels."""
-    for keyword in _PIXEL_KEYWORDS:
+    for keyword in PIXEL_KEYWORDS:
         if keyword in dataset:
             return keyword
     raise _unsupported(path, "it has no pixels")
@@ -129,7 +141,7 @@ def _pixel_keyword(dataset: pydicom.Dataset, path: str) -> str:
 def _header(dataset: pydicom.Dataset, path: str, max_image_pixels: int) -> ImageHeader:
     if element(dataset, path, "SOPClassUID", str) in _ENHANCED:
         raise _unsupported(path, "it is of an enhanced, multi-frame class; convert it to single-frame images")
-    rows, columns = (element(dataset, path, keyword, int) for keyword in ("Rows", "Columns"))
+    rows, columns = (element(dataset, path, keyword, unsigned_short) for keyword in ("Rows", "Columns"))
     if not rows or not columns:
         raise _unsupported(path, "it has no pixels: Rows (0028,0010) or Columns (0028,0011) is missing")
     if rows * columns > max_image_pixels:
@@ -138,17 +150,24 @@ def _header(dataset: pydicom.Dataset, path: str, max_image_pixels: int) -> Image
             f"Rows × Columns is {rows} × {columns}, at most {max_image_pixels} pixels expected; "
             "raise --max_image_pixels if this is right",
         )
+    allocated = element(dataset, path, "BitsAllocated", unsigned_short)
+    if allocated not in _BITS_ALLOCATED:
+        raise _unsupported(path, f"Bits Allocated (0028,0100) is {allocated}, 1, 8, 16, 32 or 64 expected")
     samples = element(dataset, path, "SamplesPerPixel", int)
     grayscale = element(dataset, path, "PhotometricInterpretation", str) in ("MONOCHROME1", "MONOCHROME2")
     if samples not in (None, 1) or not grayscale:
         raise _unsupported(path, "it is not grayscale: MONOCHROME1 or MONOCHROME2, with 1 sample per pixel, expected")
-    frames = element(dataset, path, "NumberOfFrames", int)
+    frames = element(dataset, path, "NumberOfFrames", unsigned_short)
     if frames not in (None, 1):
         raise _unsupported(path, f"NumberOfFrames (0028,0008) is {frames}, 1 expected; split it into images")
     spacing = elements(dataset, path, "PixelSpacing", 2) or (math.nan, math.nan)
     orientation = elements(dataset, path, "ImageOrientationPatient", 6)
     position = elements(dataset, path, "ImagePositionPatient", 3)
     trigger_time = element(dataset, path, "TriggerTime", float)
+    if trigger_time is not None and not abs(trigger_time) <= LARGEST:
+        raise InputError(path, f"Trigger Time (0018,1060) goes beyond ±{LARGEST:g}", "unreadable_image")
+    if not all(distance > 0 for distance in spacing if not math.isnan(distance)):
+        raise InputError(path, "Pixel Spacing (0028,0030) is not above 0", "unreadable_image")
     return ImageHeader(
         patient_id=element(dataset, path, "PatientID", lambda value: str(value).strip()) or None,
         instance_number=element(dataset, path, "InstanceNumber", int),
@@ -173,7 +192,10 @@ def _value_range(dataset: pydicom.Dataset, path: str) -> tuple[int, int] | None:
     """Lowest and highest modality value that the header allows; None where they are not all integers."""
     if "ModalityLUTSequence" in dataset:
         with foreign_code(path, "Modality LUT Sequence (0028,3000) cannot be read"):
-            return 0, (1 << int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])) - 1
+            bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
+        if bits not in _LUT_BITS:
+            raise _unsupported(path, f"LUT Descriptor (0028,3002) does not say {_LUT_BITS[0]} to {_LUT_BITS[-1]} bits")
+        return 0, (1 << bits) - 1
     stored = _stored_range(dataset, path)
     slope, intercept = _rescale(dataset, path)
     if stored is None or not slope.is_integer() or not intercept.is_integer():
@@ -184,7 +206,7 @@ def _value_range(dataset: pydicom.Dataset, path: str) -> tuple[int, int] | None:
 
 def _stored_range(dataset: pydicom.Dataset, path: str) -> tuple[int, int] | None:
     """Lowest and highest stored value; None for float pixels, which have no Bits Stored (PS3.3 C.7.6.24)."""
-    bits = element(dataset, path, "BitsStored", int)
+    bits = element(dataset, path, "BitsStored", unsigned_short)
     if bits is None:
         return None
     if not 1 <= bits <= 32:

@@ -22,6 +22,9 @@ _JUNK_NAME = re.compile(r"\._.*|\.DS_Store|__MACOSX", re.DOTALL)
 
 _LINK_COLUMNS = ("patient_id", "original_id")
 
+# 100,000 studies.
+_MAX_LINK_BYTES = 1 << 22
+
 
 def discover(source: Source) -> tuple[list[Study], list[Finding]]:
     """Finds ``dicoms``, ``contourfiles`` and ``link.csv`` at any depth, and the studies they make.
@@ -35,7 +38,8 @@ def discover(source: Source) -> tuple[list[Study], list[Finding]]:
     kept, junk = _set_junk_aside(source.paths)
     dicoms = _the_only(source, "folder", "dicoms", {_up_to(path, "dicoms") for path in kept})
     contourfiles = _the_only(source, "folder", "contourfiles", {_up_to(path, "contourfiles") for path in kept})
-    link = _the_only(source, "file", "link.csv", {path for path in kept if path.rpartition("/")[2] == "link.csv"})
+    # A list: an archive may hold a name twice.
+    link = _the_only(source, "file", "link.csv", [path for path in kept if path.rpartition("/")[2] == "link.csv"])
     image_folders = _folders_below(kept, dicoms)
     contour_folders = _folders_below(kept, contourfiles)
 
@@ -67,6 +71,12 @@ def discover(source: Source) -> tuple[list[Study], list[Finding]]:
     for folder, count in sorted(junk.items()):
         detail = f"{count} files passed over: no name of an image, a contour or link.csv"
         findings.append(Finding("junk", "file", folder, detail))
+    if source.refused:
+        detail = (
+            f"{len(source.refused)} entries refused: their names lead out of the archive (.., an absolute path, "
+            "a drive, a backslash or a control character); make the archive anew"
+        )
+        findings.append(Finding("junk", "file", ".", detail, level="error"))
     return sorted(studies, key=lambda study: study.study_id), findings
 
 
@@ -88,7 +98,7 @@ def _up_to(path: str, folder: str) -> str | None:
     return "/".join(parts[: parts.index(folder) + 1]) if folder in parts else None
 
 
-def _the_only(source: Source, kind: Literal["file", "folder"], name: str, found: set[str | None] | set[str]) -> str:
+def _the_only(source: Source, kind: Literal["file", "folder"], name: str, found: Iterable[str | None]) -> str:
     there = sorted(path for path in found if path is not None)
     if not there:
         raise InputError(
@@ -117,7 +127,10 @@ def _read_link(source: Source, link: str) -> tuple[list[tuple[str, str]], list[F
     """Reads ``(study_id, contour_id)`` of each usable row."""
     try:
         with source.open(link) as file:
-            reader = csv.DictReader(io.StringIO(file.read().decode("utf-8-sig"), newline=""))
+            content = file.read(_MAX_LINK_BYTES + 1)
+            if len(content) > _MAX_LINK_BYTES:
+                raise InputError(link, f"over {_MAX_LINK_BYTES} bytes, a row of two ids per study expected")
+            reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
             if not set(_LINK_COLUMNS) <= set(reader.fieldnames or ()):
                 raise InputError(link, f"the first line does not name the columns {','.join(_LINK_COLUMNS)}")
             lines = [
@@ -125,7 +138,7 @@ def _read_link(source: Source, link: str) -> tuple[list[tuple[str, str]], list[F
             ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(link, f"cannot be read as UTF-8 CSV ({error})") from error
-    rows: list[tuple[str, str]] = []
+    rows: dict[tuple[str, str], None] = {}
     findings = []
     distinct = dict.fromkeys(ids for _, ids in lines)
     uses = [collections.Counter(ids[column] for ids in distinct) for column in (0, 1)]
@@ -137,15 +150,15 @@ def _read_link(source: Source, link: str) -> tuple[list[tuple[str, str]], list[F
         elif uses[0][study_id] > 1 or uses[1][contour_id] > 1:
             problem = "an id that other rows link otherwise; none of them is used before one is left"
         else:
-            rows.append((study_id, contour_id))
+            rows[study_id, contour_id] = None
             continue
         findings.append(Finding("bad_link", "link", link, f"line {line}: {problem}"))
-    return rows, findings
+    return list(rows), findings
 
 
 def _names_a_folder(name: str) -> bool:
     """Whether a name, put below a folder, stays directly below it on every system."""
-    return bool(name) and name not in (".", "..") and not re.search(r"[/\\:\x00-\x1f]", name)
+    return bool(name) and name not in (".", "..") and not re.search(r"[/\\:\x00-\x1f\x7f]", name)
 
 
 def _images(

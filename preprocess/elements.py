@@ -15,6 +15,9 @@ from pydicom.tag import Tag
 
 from preprocess.errors import InputError
 
+LARGEST = 1e6
+"""Millimeters, milliseconds and direction cosines beyond this measure nothing: a kilometer, a quarter of an hour."""
+
 _Value = TypeVar("_Value")
 
 
@@ -24,7 +27,7 @@ def element(dataset: pydicom.Dataset, path: str, keyword: str, convert: Callable
     Raises:
         InputError: ``unreadable_image``, the element cannot be converted.
     """
-    with foreign_code(path, f"{_describe(keyword)} cannot be read"):
+    with foreign_code(path, f"{describe(keyword)} cannot be read"):
         value = dataset.get(keyword)
         return None if value is None or value == "" else convert(value)
 
@@ -33,15 +36,30 @@ def elements(dataset: pydicom.Dataset, path: str, keyword: str, count: int) -> t
     """The finite numbers of one element, None when it is absent or empty.
 
     Raises:
-        InputError: ``unreadable_image``, there are not ``count`` of them.
+        InputError: ``unreadable_image``, there are not ``count`` of them, or one goes beyond ``LARGEST``.
     """
     values = element(dataset, path, keyword, lambda value: tuple(float(number) for number in value))
     if values is not None and (len(values) != count or not all(map(math.isfinite, values))):
-        raise InputError(path, f"{_describe(keyword)} is not {count} finite numbers", "unreadable_image")
+        raise InputError(path, f"{describe(keyword)} is not {count} finite numbers", "unreadable_image")
+    if values is not None and any(abs(value) > LARGEST for value in values):
+        raise InputError(path, f"{describe(keyword)} goes beyond ±{LARGEST:g}", "unreadable_image")
     return values
 
 
-def _describe(keyword: str) -> str:
+def unsigned_short(value: Any) -> int:
+    """A 16-bit number (VR US, PS3.5 6.2): it can be quoted, for no text, date or identifier is.
+
+    Raises:
+        ValueError: it is none, whatever type the file gives it.
+    """
+    number = int(value)
+    if not 0 <= number <= 0xFFFF:
+        raise ValueError("not a 16-bit number")
+    return number
+
+
+def describe(keyword: str) -> str:
+    """An element's name and tag, for a message."""
     tag = tag_for_keyword(keyword)
     assert tag is not None, keyword
     return f"{dictionary_description(tag)} {Tag(tag)}"

@@ -103,7 +103,7 @@ class Local:
             task = tasks.popleft()
             worker = self._idle.pop() if self._idle else _Worker.start(self._context, self._config)
             worker.task, worker.opened = task, None
-            worker.connection.send((work, task.item, task.refused))
+            worker.connection.send((work, task.item, task.deadly))
             self._busy[worker.connection] = worker
 
     def _hear(
@@ -118,7 +118,7 @@ class Local:
             message, content = connection.recv()
         except (EOFError, ConnectionResetError):
             del self._busy[connection]
-            tasks.appendleft(worker.ended())
+            tasks.appendleft(worker.without_the_file(worker.end()))
             return
         if message == "opens":
             worker.opened = content
@@ -126,7 +126,10 @@ class Local:
         self._idle.append(self._busy.pop(connection))
         if message == "fails":
             raise RuntimeError(f"a worker failed:\n{content}")
-        results[worker.task.number] = content
+        if message == "has no memory":
+            tasks.appendleft(worker.without_the_file("out of memory"))
+        else:
+            results[worker.task.number] = content
 
     def __enter__(self) -> Local:
         return self
@@ -145,7 +148,7 @@ class _Task(Generic[_Item]):
 
     number: int
     item: _Item
-    refused: frozenset[str] = frozenset()
+    deadly: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass
@@ -166,20 +169,23 @@ class _Worker:
         theirs.close()
         return cls(process, ours)
 
-    def ended(self) -> _Task[Any]:
-        """The task again, without the file to which the process has ended.
+    def end(self) -> str:
+        """How the process has ended."""
+        self.process.join()
+        self.connection.close()
+        code = self.process.exitcode or 0
+        return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+
+    def without_the_file(self, how: str) -> _Task[Any]:
+        """The task again, without the file that was too much for the process.
 
         Raises:
             RuntimeError: no file is to blame.
         """
-        self.process.join()
-        self.connection.close()
-        code = self.process.exitcode or 0
-        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        if self.opened is None or self.opened in self.task.refused:
+        if self.opened is None or self.opened in self.task.deadly:
             raise RuntimeError(f"a worker ended ({how}), and no file is to blame for it")
         _log.warning("%s: the process that read it ended (%s); it is left out", self.opened, how)
-        return dataclasses.replace(self.task, refused=self.task.refused | {self.opened})
+        return dataclasses.replace(self.task, deadly=self.task.deadly | {self.opened})
 
 
 def _serve(connection: multiprocessing.connection.Connection, config: Config) -> None:
@@ -192,9 +198,11 @@ def _serve(connection: multiprocessing.connection.Connection, config: Config) ->
     source = sources.reopen(config.data_dir)
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
-            work, item, refused = connection.recv()
+            work, item, deadly = connection.recv()
             try:
-                result = "gives", work(_Told(source, connection, refused), config, item)
+                result = "gives", work(_Told(source, connection, deadly), config, item)
+            except MemoryError:
+                result = "has no memory", None
             except Exception:
                 result = "fails", traceback.format_exc()
             connection.send(result)
@@ -206,7 +214,7 @@ class _Told:
 
     source: Source
     connection: multiprocessing.connection.Connection
-    refused: frozenset[str]
+    deadly: frozenset[str]
 
     @property
     def name(self) -> str:
@@ -216,8 +224,12 @@ class _Told:
     def paths(self) -> Sequence[str]:
         return self.source.paths
 
+    @property
+    def refused(self) -> Sequence[str]:
+        return self.source.refused
+
     def open(self, path: str) -> BinaryIO:
-        if path in self.refused:
+        if path in self.deadly:
             raise OSError("the process that read it ended")
         self.connection.send(("opens", path))
         return self.source.open(path)

@@ -44,7 +44,7 @@ def examine(source: Source, config: Config, study: Study) -> Examined:
                 header = dicom.read_header(file, path, config.max_image_pixels)
             if number in labeled:
                 with opened(source, path, "unreadable_image") as file:
-                    digests[path] = dicom.read_digest(file, path)
+                    digests[path] = dicom.read_digest(file, path, config.max_image_pixels)
             headers[number] = header
     confirmed, mismatches = pairing.confirm(study, headers)
     findings += mismatches

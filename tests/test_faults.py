@@ -60,7 +60,9 @@ def nursery() -> Iterator[Callable[[pathlib.Path, pathlib.Path, float], int]]:
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
     ) as process:
         stdin, stdout = process.stdin, process.stdout
-        assert stdin and stdout and stdout.readline() == "ready\n"
+        assert stdin is not None
+        assert stdout is not None
+        assert stdout.readline() == "ready\n"
 
         def job(tree: pathlib.Path, path: pathlib.Path, seconds: float) -> int:
             stdin.write(f"{tree} {path}\n")

@@ -1,0 +1,153 @@
+"""A DICOM file (PS3.10) → its elements, with a bound on what is parsed and on what is inflated.
+
+pydicom trusts a file: it inflates a deflated one whole, reads as many bytes as a length asks for, and makes an object
+of each item of every sequence of undefined length, wanted or not. 200 KB can so become gigabytes, and 100 MB minutes.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import zlib
+from collections.abc import Mapping
+from typing import BinaryIO, cast
+
+import pydicom
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+
+from preprocess.elements import describe, foreign_code
+from preprocess.errors import InputError
+
+MAX_HEADER_BYTES = 1 << 19
+"""Bytes that may be parsed besides the pixels. What is passed over, as private elements are, is not counted."""
+
+PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+MAX_VALUE_BYTES = 1024
+"""Bytes of one element's value: none that is neither pixels nor a sequence needs more than sixteen numbers, or 64
+characters; and of each number of a byte an object of a hundred would be made."""
+
+# The largest pixels are those of Double Float Pixel Data (PS3.3 C.7.6.26).
+_MAX_BYTES_PER_PIXEL = 8
+
+
+def read_elements(file: BinaryIO, path: str, keywords: tuple[str, ...], max_image_pixels: int) -> pydicom.FileDataset:
+    """Reads elements of a DICOM file, and nothing behind its pixels.
+
+    Args:
+        file: a DICOM file (PS3.10).
+        path: what errors call it.
+        keywords: the elements to read; where no pixels are among them, the file is read up to those.
+        max_image_pixels: how many pixels it may have.
+
+    Raises:
+        InputError: ``unreadable_image``, or ``unsupported_image`` where it is over a limit.
+    """
+    max_pixel_bytes = _MAX_BYTES_PER_PIXEL * max_image_pixels
+    with foreign_code(path, "it cannot be read as a DICOM file"):
+        try:
+            dataset = _parse(_Bounded(file, path, max_pixel_bytes), keywords)
+        except _DeflatedError as deflated:
+            inflated = _inflate(file, path, deflated.start, MAX_HEADER_BYTES + max_pixel_bytes)
+            dataset = _parse(_Bounded(inflated, path, max_pixel_bytes), keywords)
+        if dataset.file_meta.get("TransferSyntaxUID"):
+            return dataset
+    raise InputError(path, "it has no Transfer Syntax UID (0002,0010); the file may be cut short", "unreadable_image")
+
+
+def _parse(file: _Bounded, keywords: tuple[str, ...]) -> pydicom.FileDataset:
+    wanted, short = _tags(keywords), _short(keywords)
+    pixels = _tags(PIXEL_KEYWORDS)
+
+    def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
+        if length > MAX_VALUE_BYTES and tag in short:
+            detail = f"{describe(short[tag])} claims {length} bytes, at most {MAX_VALUE_BYTES} expected"
+            raise InputError(file.path, detail, "unreadable_image")
+        if tag in pixels and tag in wanted and not file.at_pixels:
+            file.go_on_to_pixels()
+            return False
+        return tag in pixels or file.at_pixels
+
+    return read_partial(cast(BinaryIO, file), stop, specific_tags=list(wanted))
+
+
+@functools.cache
+def _tags(keywords: tuple[str, ...]) -> Mapping[int, str]:
+    """Keywords by tag."""
+    return {tag: keyword for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None}
+
+
+@functools.cache
+def _short(keywords: tuple[str, ...]) -> Mapping[int, str]:
+    """Those of which ``MAX_VALUE_BYTES`` holds."""
+    return {
+        tag: keyword
+        for tag, keyword in _tags(keywords).items()
+        if keyword not in PIXEL_KEYWORDS and dictionary_VR(tag) != "SQ"
+    }
+
+
+def _inflate(file: BinaryIO, path: str, start: int, limit: int) -> BinaryIO:
+    """The file as it would be, were its elements not deflated (PS3.5 A.5)."""
+    file.seek(0)
+    uid = DeflatedExplicitVRLittleEndian.encode()
+    content = io.BytesIO()
+    content.write(file.read(start).replace(uid, ExplicitVRLittleEndian.encode().ljust(len(uid), b"\0")))
+    limit += start
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    while not inflater.eof and (piece := inflater.unconsumed_tail or file.read(1 << 16)):
+        content.write(inflater.decompress(piece, limit + 1 - content.tell()))
+        if content.tell() > limit:
+            detail = f"it inflates to over {limit} bytes; raise --max_image_pixels if this is right"
+            raise InputError(path, detail, "unsupported_image")
+    if not inflater.eof:
+        raise InputError(path, "its deflated elements are cut short", "unreadable_image")
+    content.seek(0)
+    return content
+
+
+class _DeflatedError(Exception):
+    """pydicom asks for all the rest of a file, which it does only to inflate it."""
+
+    def __init__(self, start: int) -> None:
+        super().__init__(start)
+        self.start = start
+
+
+class _Bounded:
+    """As much of a file as may be parsed: the header first, and once they are reached, the pixels.
+
+    Attributes:
+        path: what errors call it.
+        at_pixels: they are what is being read.
+    """
+
+    def __init__(self, file: BinaryIO, path: str, max_pixel_bytes: int) -> None:
+        self.path = path
+        self.at_pixels = False
+        self.seek = file.seek
+        self.tell = file.tell
+        self._read = file.read
+        self._max_pixel_bytes = max_pixel_bytes
+        self._left = MAX_HEADER_BYTES
+
+    def go_on_to_pixels(self) -> None:
+        self.at_pixels = True
+        self._left += self._max_pixel_bytes
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0:
+            raise _DeflatedError(self.tell())
+        # One more than is left tells whether there are more, and a length of 4 GB is never allocated.
+        content = self._read(min(size, self._left + 1))
+        self._left -= len(content)
+        if self._left >= 0:
+            return content
+        if self.at_pixels:
+            detail = f"its pixels take over {self._max_pixel_bytes} bytes; raise --max_image_pixels if this is right"
+        else:
+            detail = f"its header takes over {MAX_HEADER_BYTES} bytes to parse; keep sequences and text out of it"
+        raise InputError(self.path, detail, "unsupported_image")

@@ -1,0 +1,19 @@
+"""The fuzz targets with one seed: the same inputs on every machine. ``FUZZ_INPUTS`` says how many; make fuzz, more."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import ROOT
+from .fuzz import TARGETS
+
+INPUTS = os.environ.get("FUZZ_INPUTS", "2000")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_any_damage_gives_a_result_or_the_documented_error(target: str) -> None:
+    command = [sys.executable, "-m", "tests.fuzz", INPUTS, "0", target]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stdout + result.stderr[-10_000:]

@@ -1,0 +1,734 @@
+"""What is made to do harm: each is an error or an audit row that names the file, and harms nothing else."""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import re
+import stat
+import struct
+import subprocess
+import sys
+import tracemalloc
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pydicom
+import pytest
+import shapely
+from pydicom.data import get_testdata_file
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGExtended12Bit,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from pipeline import DatasetInfo, RecordsError, schema, verify
+from pipeline.index import read_index
+from preprocess import contours, crossings, dicom, masks, part10, polygons, sources
+from preprocess.config import Config
+from preprocess.discover import discover
+from preprocess.errors import InputError
+from preprocess.run import run
+from preprocess.sources import open_source
+
+from .conftest import ROOT, Synthetic, contents
+from .fuzz import signed
+from .test_dicom import LIMIT, changed, setting
+from .test_run import audit_of, contour, image
+
+MIB = 1 << 20
+
+READERS = (
+    lambda file: dicom.read_header(file, "a.dcm", LIMIT),
+    lambda file: dicom.read_digest(file, "a.dcm"),
+    lambda file: dicom.read_pixels(file, "a.dcm", LIMIT),
+)
+
+
+@pytest.fixture
+def allocated() -> Iterator[Callable[[], int]]:
+    """Bytes that Python has allocated at most since the test began."""
+    tracemalloc.start()
+    yield lambda: tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+
+def zipped(tree: pathlib.Path, path: pathlib.Path, *more: tuple[zipfile.ZipInfo | str, bytes]) -> pathlib.Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents(tree).items():
+            archive.writestr(name, content)
+        for entry, content in more:
+            archive.writestr(entry, content)
+    return path
+
+
+# Archives and folders.
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../dicoms/PHANTOM001/2.dcm",
+        "dicoms/../../PHANTOM001/2.dcm",
+        "dicoms/PHANTOM001/..",
+        "/dicoms/PHANTOM001/2.dcm",
+        "C:/dicoms/PHANTOM001/2.dcm",
+        "c:2.dcm",
+        "dicoms\\PHANTOM001\\2.dcm",
+        "dicoms/PHANTOM001/..\\2.dcm",
+        "dicoms/PHANTOM001/2.dcm\x00.txt",
+        "dicoms/PHANTOM001/\x1b[2J2.dcm",
+    ],
+)
+def test_an_entry_that_leads_out_of_its_archive_is_refused(
+    tree: pathlib.Path, tmp_path: pathlib.Path, name: str
+) -> None:
+    entry = zipfile.ZipInfo("entry")
+    # As it would be written by who means harm: zipfile itself would mend some of them.
+    entry.filename = entry.orig_filename = name
+    path = zipped(tree, tmp_path / "data.zip", (entry, image(tree, 9).read_bytes()))
+    source = open_source(path)
+    assert source.refused == (name,)
+    studies, (finding,) = discover(source)
+    assert list(studies[0].images) == [1, 9, 10, 21, 29]
+    assert (finding.reason, finding.path, finding.level) == ("junk", ".", "error")
+    assert finding.detail.startswith("1 entries refused: their names lead out of the archive")
+    summary = run(Config(path, tmp_path / "records"))
+    assert (summary.records, summary.left_out) == ({"train": 8}, {"junk": 1})
+    assert {item.name for item in tmp_path.iterdir()} == {"tree", "data.zip", "records"}
+
+
+def test_a_name_with_dots_leads_nowhere(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    path = zipped(tree, tmp_path / "data.zip", ("a..b/...txt", b""), ("..c/x", b""))
+    assert open_source(path).refused == ()
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../../../secret", "1.dcm"])
+def test_a_symbolic_link_in_an_archive_is_no_file(tree: pathlib.Path, tmp_path: pathlib.Path, target: str) -> None:
+    image(tree, 9).unlink()
+    entry = zipfile.ZipInfo("dicoms/PHANTOM001/9.dcm")
+    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+    path = zipped(tree, tmp_path / "data.zip", (entry, target.encode()))
+    assert run(Config(path, tmp_path / "records")).records == {"train": 7}
+    (row,) = [row for row in audit_of(tmp_path / "records") if row["reason"] == "unreadable_image"]
+    assert row["path"] == "dicoms/PHANTOM001/9.dcm"
+    assert row["detail"] == (
+        "cannot be read: it is a symbolic link, which is not followed in an archive; put the file in its place"
+    )
+
+
+def test_links_in_a_folder_are_followed_and_loops_end(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    store = tmp_path / "store"
+    image(tree, 9).rename(store)
+    image(tree, 9).symlink_to(store)
+    for name in ("loop", "dicoms/PHANTOM001/loop"):
+        (tree / name).symlink_to(tree, target_is_directory=True)
+    (tree / "dicoms/PHANTOM001/30.dcm").symlink_to("30.dcm")
+    (tree / "dicoms/PHANTOM001/31.dcm").symlink_to("nowhere")
+    assert run(Config(tree, tmp_path / "records")).records == {"train": 8}
+    rows = [row for row in audit_of(tmp_path / "records") if row["level"] == "error"]
+    assert [(row["instance_number"], row["detail"]) for row in rows] == [
+        ("30", "cannot be read: Too many levels of symbolic links"),
+        ("31", "cannot be read: No such file or directory"),
+    ]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_regular_file_is_not_opened(
+    tree: pathlib.Path, tmp_path: pathlib.Path, make: Callable[[pathlib.Path], None]
+) -> None:
+    for path in (image(tree, 9), contour(tree, 21)):
+        path.unlink()
+        make(path)
+    assert run(Config(tree, tmp_path / "records")).records == {"train": 6}
+    rows = [row for row in audit_of(tmp_path / "records") if row["reason"].startswith("unreadable")]
+    assert [row["detail"] for row in rows] == ["cannot be read: it is no regular file"] * 2
+
+
+def test_a_file_of_ten_gigabytes_is_not_read(
+    tree: pathlib.Path, tmp_path: pathlib.Path, allocated: Callable[[], int]
+) -> None:
+    for path in (image(tree, 9), contour(tree, 21)):
+        os.truncate(path, 10 << 30)
+    assert run(Config(tree, tmp_path / "records")).records == {"train": 6}
+    rows = [row for row in audit_of(tmp_path / "records") if row["reason"].startswith("unreadable")]
+    assert [row["detail"] for row in rows] == [
+        f"cannot be read: it has {10 << 30} bytes, at most {sources.MAX_FILE_BYTES} expected"
+    ] * 2
+    assert allocated() < 128 * MIB
+
+
+def test_a_zip_bomb_is_not_unpacked(tree: pathlib.Path, tmp_path: pathlib.Path, allocated: Callable[[], int]) -> None:
+    image(tree, 9).unlink()
+    path = tmp_path / "data.zip"
+    zipped(tree, path)
+    with (
+        zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("dicoms/PHANTOM001/9.dcm", "w") as entry,
+    ):
+        for _ in range(300):
+            entry.write(bytes(MIB))
+    assert run(Config(path, tmp_path / "records")).records == {"train": 7}
+    (row,) = [row for row in audit_of(tmp_path / "records") if row["reason"] == "unreadable_image"]
+    assert row["detail"] == f"cannot be read: it has {300 * MIB} bytes, at most {sources.MAX_FILE_BYTES} expected"
+    assert allocated() < 128 * MIB
+
+
+def directory_entry(path: pathlib.Path, name: str) -> tuple[bytearray, int]:
+    """The archive's bytes, and where the directory's entry of that name begins (APPNOTE.TXT 4.3.12)."""
+    content = bytearray(path.read_bytes())
+    return content, content.rindex(b"PK\x01\x02", 0, content.rindex(name.encode()))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        (24, 200_000_000, r"it has 13\d{4} bytes, the 200000000 that the archive claims expected|truncated"),
+        (24, 10, "Bad CRC-32"),
+        (16, 1, "Bad CRC-32"),
+        (42, 5, "Bad magic number for file header"),
+        (42, 1 << 30, "Truncated file header|outside|negative"),
+        (20, 100, "CRC|cut|incomplete|EOF|claims"),
+    ],
+)
+def test_an_entry_that_lies(
+    tree: pathlib.Path, tmp_path: pathlib.Path, field: int, value: int, message: str, allocated: Callable[[], int]
+) -> None:
+    # Its size, its checksum, its place and its compressed size, of an image that does not compress well.
+    noise = np.random.default_rng(0).bytes(131_072)
+    dataset = pydicom.dcmread(image(tree, 9))
+    dataset.PixelData = noise
+    dataset.save_as(image(tree, 9))
+    path = zipped(tree, tmp_path / "data.zip", ("zeros", bytes(MIB)))
+    content, at = directory_entry(path, "dicoms/PHANTOM001/9.dcm")
+    struct.pack_into("<I", content, at + field, value)
+    path.write_bytes(content)
+    assert run(Config(path, tmp_path / "records")).records == {"train": 7}
+    (row,) = [row for row in audit_of(tmp_path / "records") if row["reason"] == "unreadable_image"]
+    assert row["path"] == "dicoms/PHANTOM001/9.dcm"
+    assert row["detail"].startswith("cannot be read: ")
+    assert re.search(message, row["detail"])
+    assert allocated() < 128 * MIB
+
+
+def test_entries_that_overlap_are_refused_with_their_archive(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    path = zipped(tree, tmp_path / "data.zip", ("bomb", bytes(100 * MIB)))
+    content = path.read_bytes()
+    _, at = directory_entry(path, "bomb")
+    end = content.rindex(b"PK\x05\x06")
+    # The one entry once more, a thousand times.
+    start = struct.unpack_from("<I", content, end + 16)[0]
+    directory = content[start:end] + content[at:end] * 1000
+    count = struct.unpack_from("<H", content, end + 10)[0] + 1000
+    tail = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, count, count, len(directory), start, 0)
+    path.write_bytes(content[:start] + directory + tail)
+    with pytest.raises(InputError, match=r"data\.zip: its entries claim 10\d+ bytes, at most 1032 times"):
+        open_source(path)
+
+
+def test_a_directory_of_very_many_entries_is_not_read(
+    tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = zipped(tree, tmp_path / "data.zip", *((f"{number}.txt", b"") for number in range(2000)))
+    assert len(open_source(path).paths) > 2000
+    monkeypatch.setattr(sources, "MAX_DIRECTORY_BYTES", 100_000)
+    expected = (
+        r"data\.zip: cannot be read as a zip archive \(its directory has \d+ bytes, at most 100000 expected; divide"
+    )
+    with pytest.raises(InputError, match=expected):
+        open_source(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_compression_that_cannot_be_bounded(tree: pathlib.Path, tmp_path: pathlib.Path, method: int) -> None:
+    content = image(tree, 9).read_bytes()
+    image(tree, 9).unlink()
+    entry = zipfile.ZipInfo("dicoms/PHANTOM001/9.dcm")
+    path = zipped(tree, tmp_path / "data.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(entry, content, method)
+    with pytest.raises(OSError, match=rf"it is compressed by method {method}, 0 \(stored\) or 8 \(deflated\) expected"):
+        open_source(path).open(entry.filename)
+
+
+def test_an_archive_in_an_archive_is_junk(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    inner = zipped(tree, tmp_path / "inner.zip").read_bytes()
+    path = zipped(tree, tmp_path / "data.zip", ("dicoms/PHANTOM001/2.zip", inner), ("dicoms/PHANTOM001/3.dcm", inner))
+    summary = run(Config(path, tmp_path / "records"))
+    assert (summary.records, summary.left_out) == ({"train": 8}, {"unreadable_image": 1})
+    (row,) = [row for row in audit_of(tmp_path / "records") if row["reason"] == "junk"]
+    assert row["detail"].startswith("1 files passed over")
+
+
+def test_a_damaged_directory_gives_studies_or_an_error(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    path = zipped(tree, tmp_path / "data.zip")
+    content, _ = directory_entry(path, "link.csv")
+    rng = np.random.default_rng(0)
+    start = content.index(b"PK\x01\x02")
+    for at in [*rng.integers(start, len(content), 300), *range(len(content) - 22, len(content))]:
+        damaged = bytearray(content)
+        damaged[at] = rng.integers(256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(InputError):
+            source = open_source(path)
+            discover(source)
+            for name in source.paths:
+                with contextlib.suppress(OSError):
+                    source.open(name).close()
+
+
+def test_link_csv_has_a_limit(tree: pathlib.Path) -> None:
+    with (tree / "link.csv").open("a") as file:
+        file.write("PHANTOM001,PH-1\n" * 270_000)
+    with pytest.raises(InputError, match=r"link\.csv: over 4194304 bytes, a row of two ids per study expected"):
+        discover(open_source(tree))
+
+
+def test_many_rows_of_link_csv_are_read_at_once(tree: pathlib.Path) -> None:
+    """A search through the rows for each of them took minutes."""
+    with (tree / "link.csv").open("a") as file:
+        file.writelines(f"S{number},C{number}\n" for number in range(100_000))
+    studies, findings = discover(open_source(tree))
+    assert (len(studies), len(findings)) == (2, 100_000)
+
+
+# DICOM files.
+
+
+def test_a_deflated_bomb_is_not_inflated(allocated: Callable[[], int]) -> None:
+    """195 KB, of which pydicom makes 200 MB."""
+
+    def change(dataset: pydicom.FileDataset) -> None:
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+
+    content = changed(change).getvalue()
+    meta = content[: content.index(b"1.2.840.10008.1.2.1.99")]
+    start = len(meta) + 22
+    start += _rest_of_meta(content, start)
+    deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    bomb = deflater.compress(struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OW", 0, 200 * MIB))
+    bomb += b"".join(deflater.compress(bytes(MIB)) for _ in range(200)) + deflater.flush()
+    assert len(bomb) < 210_000
+    for read in READERS:
+        with pytest.raises(InputError, match=r"^a\.dcm: it inflates to over 13\d{7} bytes; raise --max_image_pixels"):
+            read(io.BytesIO(content[:start] + bomb))
+    assert allocated() < 300 * MIB
+
+
+def _rest_of_meta(content: bytes, at: int) -> int:
+    """Bytes of File Meta Information behind a place: its group length counts from byte 144 (PS3.10 7.1)."""
+    (length,) = struct.unpack_from("<I", content, 140)
+    return 144 + length - at
+
+
+def encapsulated(frame: bytes, syntax: str, **elements: object) -> io.BytesIO:
+    def change(dataset: pydicom.FileDataset) -> None:
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.PixelData = pydicom.encaps.encapsulate([frame])
+        dataset["PixelData"].is_undefined_length = True
+        setting(**elements)(dataset)
+
+    return changed(change)
+
+
+def test_run_lengths_that_unpack_to_gigabytes(allocated: Callable[[], int]) -> None:
+    segment = b"\x81\x00" * 500_000
+    frame = struct.pack("<16I", 2, 64, 64, *[0] * 13) + segment
+    expected = r"a run-length segment unpacks to more than Rows × Columns, 64 × 64, bytes"
+    with pytest.raises(InputError, match=expected):
+        dicom.read_pixels(encapsulated(frame, RLELossless), "a.dcm", LIMIT)
+    assert allocated() < 32 * MIB
+
+
+def test_many_frames_behind_the_one(allocated: Callable[[], int]) -> None:
+    """A frame too many was decoded, too, and the image had one axis more."""
+    content = changed(lambda dataset: None, "MR_small_RLE.dcm")
+    frame = pydicom.encaps.get_frame(pydicom.dcmread(content).PixelData, 0, number_of_frames=1)
+
+    def change(dataset: pydicom.FileDataset) -> None:
+        dataset.PixelData = pydicom.encaps.encapsulate([frame] * 50)
+        dataset["PixelData"].is_undefined_length = True
+
+    pixels = dicom.read_pixels(changed(change, "MR_small_RLE.dcm"), "a.dcm", LIMIT)
+    assert pixels.shape == (64, 64)
+    native = pydicom.dcmread(get_testdata_file("MR_small.dcm")).PixelData
+    assert dicom.read_pixels(changed(setting(PixelData=native * 50)), "a.dcm", LIMIT).shape == (64, 64)
+
+
+def claiming(name: str, rows: int, columns: int, samples: int | None = None) -> bytes:
+    """A sample's frame whose codestream claims other dimensions."""
+    dataset = pydicom.dcmread(get_testdata_file(name))
+    frame = bytearray(pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1))
+    if b"\xff\x4f\xff\x51" in frame:
+        at = frame.index(b"\xff\x4f\xff\x51")
+        struct.pack_into(">II", frame, at + 8, columns, rows)
+        if samples:
+            struct.pack_into(">H", frame, at + 40, samples)
+        return bytes(frame)
+    at = min(frame.find(marker) for marker in (b"\xff\xc1", b"\xff\xf7", b"\xff\xc3") if marker in frame)
+    struct.pack_into(">HH", frame, at + 5, rows, columns)
+    if samples:
+        frame[at + 9] = samples
+    return bytes(frame)
+
+
+@pytest.mark.parametrize(
+    ("name", "syntax"),
+    [
+        ("MR_small_jp2klossless.dcm", JPEG2000Lossless),
+        ("MR_small_jpeg_ls_lossless.dcm", JPEGLSLossless),
+        ("JPGExtended.dcm", JPEGExtended12Bit),
+    ],
+)
+@pytest.mark.parametrize(("rows", "columns", "samples"), [(65535, 65535, None), (64, 65, None), (64, 64, 3)])
+def test_a_codestream_that_claims_other_dimensions(
+    name: str, syntax: str, rows: int, columns: int, samples: int | None
+) -> None:
+    file = encapsulated(claiming(name, rows, columns, samples), syntax)
+    expected = rf"its compressed pixels are {rows} × {columns} with {samples or 1} samples, 64 × 64 with 1 expected"
+    with pytest.raises(InputError, match=expected):
+        dicom.read_pixels(file, "a.dcm", LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "frame"),
+    [
+        (JPEG2000Lossless, b"\xff\x4f\xff\x52" + bytes(60)),
+        (JPEG2000Lossless, b"\x00\x00\x00\x0cjP  \r\n\x87\n" + bytes(60)),
+        (JPEG2000Lossless, b"\x00\x00\x00\x0cjP  \r\n\x87\n" + b"\x00\x00\x00\x08xml " * 1000),
+        (JPEGExtended12Bit, b"\xff\xd8\xff\xda" + bytes(60)),
+        (JPEGExtended12Bit, b"\xff\xd8" + b"\xff" * 1000),
+        (JPEGExtended12Bit, b"\xff\xd8\xff\xe0\xff\xff" + bytes(60)),
+        (JPEGLSLossless, b"\xff\xd8\xff\xf7"),
+    ],
+)
+def test_a_codestream_that_claims_nothing(syntax: str, frame: bytes) -> None:
+    with pytest.raises(InputError, match=r"its compressed pixels have no frame header|cannot be decoded"):
+        dicom.read_pixels(encapsulated(frame, syntax), "a.dcm", LIMIT)
+
+
+@pytest.mark.parametrize(("bits", "message"), [(65535, "is 65535, 1, 8, 16, 32 or 64 expected"), (12, "is 12, 1, 8")])
+def test_bits_allocated(bits: int, message: str) -> None:
+    with pytest.raises(InputError, match=rf"Bits Allocated \(0028,0100\) {message}") as raised:
+        dicom.read_header(changed(setting(BitsAllocated=bits)), "a.dcm", LIMIT)
+    assert raised.value.reason == "unsupported_image"
+
+
+def with_element(element: bytes, before: bytes = b"\x28\x00\x02\x00US") -> bytes:
+    """The sample with an encoded element put before one of its own."""
+    content = pathlib.Path(get_testdata_file("MR_small.dcm")).read_bytes()
+    at = content.index(before)
+    return content[:at] + element + content[at:]
+
+
+def test_an_element_that_claims_four_gigabytes(allocated: Callable[[], int]) -> None:
+    for tag in (0x0010_0020, 0x0009_0001, 0x0028_3000):
+        element = struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, b"UN", 0, 0xFFFF_FFFE)
+        for read in READERS:
+            with pytest.raises(InputError, match=r"^a\.dcm: "):
+                read(io.BytesIO(with_element(element)))
+    assert allocated() < 128 * MIB
+
+
+def test_a_header_that_takes_too_long_to_parse(allocated: Callable[[], int]) -> None:
+    """Each of its items would be an object, although the sequence is none of those we read."""
+    items = b"\xfe\xff\x00\xe0\x00\x00\x00\x00" * 100_000
+    element = struct.pack("<HH2sHI", 0x0027, 0x1010, b"SQ", 0, 0xFFFF_FFFF) + items
+    expected = f"its header takes over {part10.MAX_HEADER_BYTES} bytes to parse"
+    for read in READERS:
+        with pytest.raises(InputError, match=expected):
+            read(io.BytesIO(with_element(element)))
+    # A private element of its size is passed over.
+    element = struct.pack("<HH2sHI", 0x0027, 0x1010, b"OB", 0, len(items)) + items
+    assert dicom.read_header(io.BytesIO(with_element(element)), "a.dcm", LIMIT).shape == (64, 64)
+    assert allocated() < 600 * MIB
+
+
+def test_more_pixels_than_are_allowed_are_not_read() -> None:
+    pixels = bytes(8 * 4096 + part10.MAX_HEADER_BYTES + 2)
+    file = changed(setting(PixelData=pixels))
+    for read in (lambda: dicom.read_digest(file, "a.dcm", 4096), lambda: dicom.read_pixels(file, "a.dcm", 4096)):
+        file.seek(0)
+        with pytest.raises(InputError, match="its pixels take over 32768 bytes; raise --max_image_pixels"):
+            read()
+
+
+@pytest.mark.parametrize("depth", [100, 5000])
+def test_sequences_within_sequences(depth: int) -> None:
+    nested = struct.pack("<HH2sHI", 0x0027, 0x1010, b"SQ", 0, 0xFFFF_FFFF) + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    for read in READERS:
+        with pytest.raises(InputError, match=r"^a\.dcm: "):
+            read(io.BytesIO(with_element(nested * depth)))
+
+
+@pytest.mark.parametrize(
+    ("elements", "message"),
+    [
+        ({"PixelSpacing": b"1\\1e300"}, r"Pixel Spacing \(0028,0030\) goes beyond ±1e\+06"),
+        ({"PixelSpacing": b"1\\0"}, r"Pixel Spacing \(0028,0030\) is not above 0"),
+        ({"PixelSpacing": b"1\\1\\" * 30_000}, r"Pixel Spacing \(0028,0030\) claims \d+ bytes, at most 1024 expected"),
+        ({"ImagePositionPatient": b"0\\0\\-1e300"}, r"Image Position \(Patient\) \(0020,0032\) goes beyond"),
+        ({"TriggerTime": b"1e999"}, r"Trigger Time \(0018,1060\) goes beyond"),
+        ({"TriggerTime": b"nan"}, r"Trigger Time \(0018,1060\) goes beyond"),
+        ({"PatientID": b"x" * 60_000}, r"Patient ID \(0010,0020\) claims 60000 bytes, at most 1024 expected"),
+        ({"NumberOfFrames": b"19770707"}, r"Number of Frames \(0028,0008\) cannot be read \(ValueError\)"),
+    ],
+)
+def test_numbers_that_measure_nothing(elements: dict[str, object], message: str) -> None:
+    # Implicit VR: lengths have 32 bits, so that text may have any.
+    file = changed(setting(**elements), "MR_small_implicit.dcm")
+    with pytest.raises(InputError, match=message) as raised:
+        dicom.read_header(file, "a.dcm", LIMIT)
+    assert raised.value.reason == "unreadable_image"
+
+
+def test_a_lookup_table_of_a_billion_bits() -> None:
+    def change(dataset: pydicom.FileDataset) -> None:
+        item = pydicom.Dataset()
+        item.add_new("LUTDescriptor", "SL", [16, 0, 2**31 - 1])
+        item.add_new("LUTData", "US", [0] * 16)
+        dataset.ModalityLUTSequence = [item]
+
+    with pytest.raises(InputError, match=r"LUT Descriptor \(0028,3002\) does not say 1 to 16 bits"):
+        dicom.read_header(changed(change), "a.dcm", LIMIT)
+
+
+def test_a_file_cut_at_every_length() -> None:
+    content = changed(lambda dataset: setting(Rows=4, Columns=4, PixelData=bytes(32))(dataset)).getvalue()
+    content = content[: content.index(b"\xe0\x7f\x10\x00") + 12 + 32]
+    for length in range(len(content)):
+        for read in READERS[:2]:
+            # The header may be whole, and a digest is of what is there.
+            with contextlib.suppress(InputError):
+                read(io.BytesIO(content[:length]))
+        with pytest.raises(InputError, match=r"^a\.dcm: "):
+            dicom.read_pixels(io.BytesIO(content[:length]), "a.dcm", LIMIT)
+    assert dicom.read_pixels(io.BytesIO(content), "a.dcm", LIMIT).shape == (4, 4)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(150), b"\xff" * 150, bytes(128) + b"DICM" + bytes(18)])
+def test_a_file_of_nothing(tree: pathlib.Path, tmp_path: pathlib.Path, content: bytes) -> None:
+    image(tree, 9).write_bytes(content)
+    assert run(Config(tree, tmp_path / "records")).records == {"train": 7}
+    (row,) = [row for row in audit_of(tmp_path / "records") if row["reason"] == "unreadable_image"]
+    assert row["path"] == "dicoms/PHANTOM001/9.dcm"
+
+
+def test_an_image_cut_to_150_bytes(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    os.truncate(image(tree, 9), 150)
+    assert run(Config(tree, tmp_path / "records")).records == {"train": 7}
+
+
+# Contours.
+
+
+def circle(count: int, decimals: int) -> np.ndarray:
+    angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    return np.round(128 + 24 * np.stack([np.cos(angles), np.sin(angles)], axis=1), decimals)
+
+
+def text(points: np.ndarray) -> bytes:
+    return "".join(f"{x:.17g} {y:.17g}\n" for x, y in points).encode()
+
+
+def anywhere(count: int) -> np.ndarray:
+    return np.random.default_rng(0).uniform(0, 255, (count, 2))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "message"),
+    [
+        (
+            text(anywhere(20_000)),
+            "oversized_contour",
+            r"\d+ pairs of edges lie at one height, at most 1000000",
+        ),
+        (text(anywhere(1_000)), "oversized_contour", r"it meets itself \d+ times, at most 100 expected"),
+        (text(np.tile(anywhere(150), (2, 1))), "oversized_contour", "it meets itself"),
+        (b"1 2\n3 4\n5 0\n" * 40_000, "oversized_contour", "120000 points, at most 100000 expected"),
+        (b"1 2\n" * 1_600_001, "oversized_contour", "over 6400000 bytes"),
+        (b"1 2\n3 4\n5 1e300\n", "outside_image", "point 3, x 5, y 1e[+]300: at most ±65536 pixels expected"),
+        (b"1 2\n-70000 4\n5 6\n", "outside_image", "point 2, x -70000, y 4: at most"),
+        (b"1 2\nnan 4\n5 6\n", "nonfinite_contour", "point 2 is not finite"),
+        (b"1 2\n3 -infinity\n5 6\n", "nonfinite_contour", "point 2 is not finite"),
+        (np.random.default_rng(0).bytes(5000), "unreadable_contour", "line 1 is not two numbers"),
+        (b"1" * 2_000_000 + b"x 2\n", "unreadable_contour", "line 1 is not two numbers"),
+        (b"1" + b" " * 2_000_000 + b"x\n", "unreadable_contour", "line 1 is not two numbers"),
+    ],
+)
+def test_a_contour_that_would_take_for_ever(
+    content: bytes, reason: str, message: str, tree: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    contour(tree, 9).write_bytes(content)
+    assert run(Config(tree, tmp_path / "records")).records == {"train": 7}
+    (row,) = [row for row in audit_of(tmp_path / "records") if row["reason"] == reason]
+    assert (row["study_id"], row["instance_number"], row["level"]) == ("PHANTOM001", "9", "error")
+    assert re.search(message, row["detail"])
+
+
+@pytest.mark.parametrize(("count", "decimals"), [(40, 1), (400, 1), (10_000, 2), (100_000, 2), (100_000, 17)])
+def test_an_outline_of_any_density_is_drawn(count: int, decimals: int) -> None:
+    polygon = contours.read_contour(io.BytesIO(text(circle(count, decimals))), "c.txt")
+    area = masks.rasterize(polygon, (256, 256), "c.txt").sum()
+    assert area == pytest.approx(np.pi * 24**2, rel=0.01)
+    assert polygons.area(polygon) == pytest.approx(np.pi * 24**2, rel=0.01)
+
+
+def test_crossings_are_those_that_shapely_finds() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(40):
+        polygon = rng.uniform(0, 50, (rng.integers(4, 40), 2))
+        edges = [shapely.LineString(edge) for edge in zip(polygon, np.roll(polygon, -1, axis=0), strict=True)]
+        last = len(edges) - 1
+        expected = sum(
+            one.intersects(edges[j])
+            for i, one in enumerate(edges)
+            for j in range(i + 2, len(edges))
+            if (i, j) != (0, last)
+        )
+        assert crossings.crossings(polygon) == expected
+        assert crossings.neighbors(polygon) >= expected
+
+
+# What is private.
+
+CANARY = "CANARY"
+CANARY_NUMBER = "19770707"
+
+
+def poisoned(path: pathlib.Path) -> None:
+    """Writes a canary into every text element, private ones, the preamble, the meta information and a sequence."""
+    dataset = pydicom.dcmread(path)
+    kept = ("PatientID", "PhotometricInterpretation", "SOPClassUID", "SpecificCharacterSet")
+    with pydicom.config.disable_value_validation():
+        for element in [*dataset]:
+            if element.VR in ("LO", "SH", "PN", "LT", "ST", "UT", "AE", "CS", "UI") and element.keyword not in kept:
+                dataset[element.tag].value = CANARY
+            elif element.VR in ("DA", "TM", "DT"):
+                dataset[element.tag].value = CANARY_NUMBER
+        dataset.PatientName, dataset.PatientBirthDate = f"{CANARY}^NAME", CANARY_NUMBER
+        dataset.StudyDescription = dataset.InstitutionName = dataset.StudyID = CANARY
+        dataset.SeriesInstanceUID = dataset.DeviceSerialNumber = f"1.2.{CANARY}"
+        item = pydicom.Dataset()
+        item.CodeMeaning = CANARY
+        dataset.ReferencedImageSequence = dataset.ProcedureCodeSequence = [item]
+        dataset.private_block(0x0011, CANARY, create=True).add_new(1, "LO", CANARY)
+        dataset.file_meta.ImplementationVersionName = CANARY
+        dataset.file_meta.SourceApplicationEntityTitle = CANARY
+        dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.{CANARY}"
+        dataset.preamble = CANARY.encode().ljust(128)
+        dataset.save_as(path)
+
+
+@pytest.mark.parametrize("value", [CANARY.encode(), CANARY_NUMBER.encode(), f"1\\{CANARY}".encode()])
+@pytest.mark.parametrize("keyword", dicom._HEADER_KEYWORDS)
+def test_no_value_is_quoted(keyword: str, value: bytes) -> None:
+    def change(dataset: pydicom.FileDataset) -> None:
+        tag = pydicom.tag.Tag(keyword)
+        # As text, whatever it should be: the file says what type a value has.
+        text_vr = dictionary_VR(tag) if dictionary_VR(tag) in ("DS", "IS", "CS", "LO", "UI") else "LO"
+        dataset[tag] = RawDataElement(tag, text_vr, len(value), value, 0, False, True)
+
+    file = changed(change)
+    for read in READERS:
+        file.seek(0)
+        try:
+            read(file)
+        except InputError as error:
+            assert CANARY not in str(error)
+            assert CANARY_NUMBER not in str(error)
+
+
+def test_nothing_private_leaves_a_run(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for path in (tree / "dicoms").rglob("*.dcm"):
+        poisoned(path)
+    for name in (f"{CANARY}.txt", f"dicoms/PHANTOM001/{CANARY}.doc", f"contourfiles/PH-1/i-contours/._{CANARY}"):
+        (tree / name).write_text(CANARY)
+    # One of each error that is about the text of a file.
+    os.truncate(image(tree, 1), 1200)
+    broken = pydicom.dcmread(image(tree, 10))
+    broken["InstanceNumber"] = RawDataElement(
+        pydicom.tag.Tag("InstanceNumber"), "LO", 6, CANARY.encode(), 0, False, True
+    )
+    broken.save_as(image(tree, 10))
+    mismatched = pydicom.dcmread(image(tree, 9))
+    mismatched.PatientID = CANARY
+    mismatched.save_as(image(tree, 9))
+    contour(tree, 21).write_text(f"{CANARY} 1\n")
+    records = tmp_path / "records"
+    done = subprocess.run(
+        [sys.executable, "-m", "preprocess", f"--data_dir={tree}", f"--output_dir={records}"],
+        capture_output=True,
+        cwd=ROOT,
+        check=True,
+    )
+    assert {"unreadable_image", "header_mismatch", "unreadable_contour"} <= {row["reason"] for row in audit_of(records)}
+    # What must be there, and so would be found if it were looked for wrongly.
+    assert b"PHANTOM002" in contents(records)["lv-train.tfrecord-00000-of-00001"]
+    for name, content in {**contents(records), "stdout": done.stdout, "stderr": done.stderr}.items():
+        assert CANARY.encode() not in content, name
+        assert CANARY_NUMBER.encode() not in content, name
+    for name, content in contents(records).items():
+        assert str(tmp_path).encode() not in content, name
+
+
+# What is harmed.
+
+
+@pytest.mark.parametrize("kind", ["folder", "archive"])
+def test_the_rest_is_what_it_was(tree: pathlib.Path, tmp_path: pathlib.Path, kind: str) -> None:
+    """All at once in one study: the other study's records are the same bytes."""
+    (tree / "link.csv").write_text("patient_id,original_id\nPHANTOM002,PH-2\n")
+    run(Config(tree, tmp_path / "before"))
+    (tree / "link.csv").write_text("patient_id,original_id\nPHANTOM001,PH-1\n../..,/etc\nPHANTOM002,PH-2\n")
+    image(tree, 1).write_bytes(os.urandom(3000))
+    image(tree, 9).write_bytes(encapsulated(claiming("JPGExtended.dcm", 65535, 65535), JPEGExtended12Bit).getvalue())
+    contour(tree, 21).write_bytes(text(anywhere(20_000)))
+    contour(tree, 29).write_bytes(b"1 2\n3 4\n5 1e300\n")
+    data = zipped(tree, tmp_path / "data.zip", ("../x", b"")) if kind == "archive" else tree
+    run(Config(data, tmp_path / "after"))
+    name = "lv-train.tfrecord-00000-of-00001"
+    assert contents(tmp_path / "before")[name] == contents(tmp_path / "after")[name]
+    assert list(verify.faults(tmp_path / "after")) == []
+    assert len([row for row in audit_of(tmp_path / "after") if row["level"] == "error"]) >= 5
+
+
+# Records directories.
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda fields: fields["image"].update(dtype="O"), "image dtype is none of int16, uint16, int32, float32"),
+        (lambda fields: fields["image"].update(shape=[1 << 40, 1 << 40, 1]), "image shape has over 4294967296 pixels"),
+        (lambda fields: fields["image"].update(shape=[6, 0, 1]), "image shape is not three numbers above 0"),
+        (lambda fields: fields["splits"]["train"]["shards"][0].update(name="../a"), "a file's name leads out of"),
+        (lambda fields: fields["splits"]["train"]["shards"][0].update(count=1 << 50), "count is no number of records"),
+        (lambda fields: fields["splits"]["train"]["shards"][0].update(bytes=-1), "bytes or sha256 is none"),
+        (lambda fields: fields["files"].update({"/etc/passwd": {"bytes": 0, "sha256": "0" * 64}}), "leads out of"),
+    ],
+)
+def test_a_manifest_that_is_signed_and_makes_no_sense(
+    edit: Callable[[dict], None], message: str, synthetic: Synthetic, tmp_path: pathlib.Path
+) -> None:
+    fields = json.loads((synthetic(10) / schema.MANIFEST_FILE).read_bytes())
+    edit(fields)
+    fields["mask"]["shape"] = fields["image"]["shape"]
+    (tmp_path / schema.MANIFEST_FILE).write_bytes(signed(json.dumps(fields).encode()))
+    with pytest.raises(RecordsError, match=rf"manifest\.json: .*{message}"):
+        DatasetInfo.read(tmp_path)
+
+
+def test_an_index_larger_than_its_records(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.idx").touch()
+    os.truncate(tmp_path / "a.idx", 10 << 30)
+    with pytest.raises(RecordsError, match=r"a\.idx: 10737418240 bytes, more than 3 records take"):
+        read_index(tmp_path / "a.idx", 3, 300)
