@@ -1,0 +1,123 @@
+"""The same bytes on Apache Beam, with ``requirements-beam.txt``: make test-beam."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline import verify
+from preprocess import discover, engines, sources
+from preprocess.config import Config
+from preprocess.errors import InputError
+from preprocess.examine import examine
+from preprocess.run import run
+
+from .conftest import ROOT, contents
+
+pytestmark = [pytest.mark.beam, pytest.mark.filterwarnings("default")]
+
+
+_DASK = "--runner=apache_beam.runners.dask.dask_runner.DaskRunner --dask_client_address"
+
+
+@pytest.fixture(scope="module")
+def expected(phantom_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    path = tmp_path_factory.mktemp("local") / "records"
+    run(Config(data_dir=phantom_dir, output_dir=path))
+    return dict(contents(path))
+
+
+def on_beam(data_dir: pathlib.Path, path: pathlib.Path, arguments: str) -> dict[str, bytes]:
+    flags = [f"--data_dir={data_dir}", f"--output_dir={path}", "--engine=beam", f"--beam_args={arguments}"]
+    result = subprocess.run(
+        [sys.executable, "-m", "preprocess", *flags], capture_output=True, text=True, check=False, cwd=ROOT, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    assert list(verify.faults(path)) == []
+    assert os.listdir(path.parent) == [path.name]
+    return dict(contents(path))
+
+
+@pytest.mark.parametrize("mode", ["in_memory", "multi_processing"])
+def test_on_the_direct_runner(
+    phantom_dir: pathlib.Path, tmp_path: pathlib.Path, expected: dict[str, bytes], mode: str
+) -> None:
+    arguments = f"--runner=DirectRunner --direct_running_mode={mode} --direct_num_workers=2"
+    assert on_beam(phantom_dir, tmp_path / "records", arguments) == expected
+
+
+@contextlib.contextmanager
+def dask_cluster(folder: pathlib.Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A scheduler and two worker processes on loopback: its address, and the workers."""
+    address = folder / "scheduler.json"
+    begun = []
+
+    def begin(*arguments: str) -> None:
+        command = [sys.executable, "-m", "distributed.cli." + arguments[0], *arguments[1:]]
+        output = subprocess.DEVNULL
+        begun.append(subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT))
+
+    begin("dask_scheduler", "--host=127.0.0.1", "--port=0", "--no-dashboard", f"--scheduler-file={address}")
+    try:
+        for _ in range(2):
+            options = ["--no-nanny", "--nthreads=1", "--no-dashboard", f"--local-directory={folder}"]
+            begin("dask_worker", f"--scheduler-file={address}", *options)
+        import distributed
+
+        with distributed.Client(scheduler_file=str(address), timeout=60) as client:
+            client.wait_for_workers(2, timeout=60)
+            yield client.scheduler.address, begun[1:]
+    finally:
+        for process in begun:
+            process.kill()
+            process.wait()
+
+
+def test_on_a_dask_cluster(phantom_dir: pathlib.Path, tmp_path: pathlib.Path, expected: dict[str, bytes]) -> None:
+    (tmp_path / "dask").mkdir()
+    with dask_cluster(tmp_path / "dask") as (address, _):
+        assert on_beam(phantom_dir, tmp_path / "out" / "records", f"{_DASK}={address}") == expected
+
+
+def test_a_dask_worker_is_killed_half_way(
+    phantom_dir: pathlib.Path, tmp_path: pathlib.Path, expected: dict[str, bytes]
+) -> None:
+    (tmp_path / "dask").mkdir()
+    path = tmp_path / "out" / "records"
+    with dask_cluster(tmp_path / "dask") as (address, workers):
+        flags = [f"--data_dir={phantom_dir}", f"--output_dir={path}", "--engine=beam", f"--beam_args={_DASK}={address}"]
+        with subprocess.Popen([sys.executable, "-m", "preprocess", *flags], cwd=ROOT) as job:
+            staging = path.parent / ".records.partial" / "staging"
+            deadline = time.monotonic() + 120
+            while not list(staging.glob("*/*.result")):
+                assert job.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+            workers[0].send_signal(signal.SIGKILL)
+            assert job.wait(300) == 0
+    assert contents(path) == expected
+    assert list(verify.faults(path)) == []
+    assert os.listdir(path.parent) == ["records"]
+
+
+def test_an_item_that_is_worked_on_twice_has_one_result(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """As a runner does that takes a slow worker for a lost one."""
+    config = Config(data_dir=tree, output_dir=tmp_path / "records", engine="beam")
+    studies = discover.discover(sources.open_source(tree))[0]
+    beam = engines.Beam(config, tmp_path)
+    twice = [*studies, *studies]
+    found = [content.study.study_id for content in beam.map(examine, twice)]
+    assert found == [study.study_id for study in twice]
+    assert [path for path in tmp_path.iterdir() if path != tree] == []
+
+
+def test_without_beam_an_error_says_what_to_install(tree: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"Apache Beam is not installed; pip install -r requirements-beam\.txt"):
+        run(Config(data_dir=tree, output_dir=tree.parent / "records", engine="beam"))
