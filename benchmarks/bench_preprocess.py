@@ -140,8 +140,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.measure:
         seconds, pairs = _RUNS[arguments.measure](arguments.data_dir)
-        peak = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        print(json.dumps({"seconds": seconds, "pairs": pairs, "peak_mb": peak[0], "worker_mb": peak[1]}))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"seconds": seconds, "pairs": pairs, "peak_mb": peak}))
         return
     for pairs in arguments.pairs:
         data_dir = _repeated(arguments.data_dir, arguments.root, pairs)
@@ -150,11 +150,11 @@ def main() -> None:
             name: {key: float(np.median([run[name][key] for run in runs])) for key in runs[0][name]} for name in _RUNS
         }
         print(f"\n{found['bare']['pairs']:,.0f} pairs, {sum(1 for _ in data_dir.glob('dicoms/*/*')):,} images\n")
-        print("| | ms a pair | × bare | peak memory, MB | of a worker, MB |")
-        print("|---|---|---|---|---|")
+        print("| | ms a pair | × bare | peak memory, MB |")
+        print("|---|---|---|---|")
         for name, run in found.items():
             each, bare = (one["seconds"] / one["pairs"] * 1e3 for one in (run, found["bare"]))
-            print(f"| {name} | {each:.2f} | {each / bare:.2f} | {run['peak_mb']:,.0f} | {run['worker_mb']:,.0f} |")
+            print(f"| {name} | {each:.2f} | {each / bare:.2f} | {run['peak_mb']:,.0f} |")
         one, two = (found[f"this job, {workers}"]["seconds"] for workers in ("1 worker", "2 workers"))
         print(f"\ntwo workers are {one / two:.2f} times as fast as one")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import warnings
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 
 import pydicom
 from pydicom.datadict import dictionary_description, tag_for_keyword
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 
 from preprocess.errors import InputError
 
@@ -27,8 +28,11 @@ def element(dataset: pydicom.Dataset, path: str, keyword: str, convert: Callable
     Raises:
         InputError: ``unreadable_image``, the element cannot be converted.
     """
+    tag = _tag(keyword)
+    if tag not in dataset:
+        return None
     with foreign_code(path, f"{describe(keyword)} cannot be read"):
-        value = dataset.get(keyword)
+        value = dataset[tag].value
         return None if value is None or value == "" else convert(value)
 
 
@@ -58,11 +62,17 @@ def unsigned_short(value: Any) -> int:
     return number
 
 
+@functools.cache
 def describe(keyword: str) -> str:
     """An element's name and tag, for a message."""
+    return f"{dictionary_description(_tag(keyword))} {_tag(keyword)}"
+
+
+@functools.cache
+def _tag(keyword: str) -> BaseTag:
     tag = tag_for_keyword(keyword)
     assert tag is not None, keyword
-    return f"{dictionary_description(tag)} {Tag(tag)}"
+    return Tag(tag)
 
 
 @contextlib.contextmanager

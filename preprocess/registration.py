@@ -21,13 +21,20 @@ _NEAR, _FAR = 1, 3
 
 def bands(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """The pixels from 1 to 3 pixels inside the mask's edge, and those from 1 to 3 outside: two bool ``(H, W)``."""
+    # Where the bands can lie: a distance is taken for each of these pixels.
+    around = cv2.boundingRect(mask.view(np.uint8))
+    reach = _FAR + 1
+    rows = slice(max(0, around[1] - reach), around[1] + around[3] + reach)
+    columns = slice(max(0, around[0] - reach), around[0] + around[2] + reach)
 
     def band(pixels: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         # From pixel center to pixel center; the edge lies half a pixel before the first pixel beyond it.
         distance = cv2.distanceTransform(pixels.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) - 0.5
-        return np.asarray((distance >= _NEAR) & (distance <= _FAR))
+        found = np.zeros(mask.shape, np.bool_)
+        found[rows, columns] = (distance >= _NEAR) & (distance <= _FAR)
+        return found
 
-    return band(mask), band(~mask)
+    return band(mask[rows, columns]), band(~mask[rows, columns])
 
 
 class Registration:
@@ -47,12 +54,9 @@ class Registration:
         if not inside[0].size or not ring[0].size:
             return
         values = np.pad(pixels, _REACH, mode="edge").astype(np.float64)
-        moves = range(2 * _REACH + 1)
-        for dy in moves:
-            for dx in moves:
-                self._sum[dy, dx] += (
-                    values[inside[0] + dy, inside[1] + dx].mean() - values[ring[0] + dy, ring[1] + dx].mean()
-                )
+        # The image as it is moved, (9, 9, H, W): a view, from which the pixels of the bands are taken for all moves.
+        moved = np.lib.stride_tricks.sliding_window_view(values, pixels.shape)
+        self._sum += _means(moved, inside) - _means(moved, ring)
         self._count += 1
 
     def curve(self) -> npt.NDArray[np.float64]:
@@ -78,6 +82,12 @@ class Registration:
             float(curve[row, column]),
             float(curve[middle, middle]),
         )
+
+
+def _means(moved: npt.NDArray[np.float64], pixels: tuple[npt.NDArray[np.intp], ...]) -> npt.NDArray[np.float64]:
+    """Mean of an image's pixels, for each of its moves."""
+    rows, columns = pixels
+    return np.asarray(moved[:, :, rows, columns].mean(axis=2))
 
 
 def shifts() -> npt.NDArray[np.float64]:
