@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging as std_logging
 import os
 import pathlib
+import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,18 @@ _SPLIT = flags.DEFINE_string(
     "train",
     "Whole studies to splits: a name, fractions (train:0.6,val:0.2,test:0.2), or studies by id "
     "(val=SCD0000301+SCD0000401; the rest goes to train).",
+)
+_IMAGE_SIZE = flags.DEFINE_string(
+    "image_size",
+    None,
+    "Rows and columns of every image, 256x256 or one number for a square: cropped or padded about the center "
+    "(default: as the images are).",
+)
+_PIXEL_SPACING_MM = flags.DEFINE_float(
+    "pixel_spacing_mm",
+    None,
+    "Edge of every pixel: images are resampled, contours moved alike and drawn there; --image_size crops and pads "
+    "thereafter (default: as the images are).",
 )
 _EXCLUDE = flags.DEFINE_string(
     "exclude", None, "CSV of pairs to leave out: rows of an audit.csv, or study_id,instance_number,reason."
@@ -75,6 +88,8 @@ def main(argv: Sequence[str]) -> int:
             contours=cast(ContourKind, _CONTOURS.value),
             contour_origin=cast(Origin, _CONTOUR_ORIGIN.value),
             split=_SPLIT.value,
+            image_size=_parse_image_size(_IMAGE_SIZE.value) if _IMAGE_SIZE.value is not None else None,
+            pixel_spacing_mm=_PIXEL_SPACING_MM.value,
             exclude=pathlib.Path(_EXCLUDE.value) if _EXCLUDE.value else None,
             num_shards=_NUM_SHARDS.value,
             max_image_pixels=_MAX_IMAGE_PIXELS.value,
@@ -104,6 +119,18 @@ def main(argv: Sequence[str]) -> int:
     for line in _closing(summary, config.output_dir):
         print(line)
     return 0
+
+
+def _parse_image_size(text: str) -> tuple[int, int]:
+    """Rows and columns from ``256x320``, or ``256`` for a square.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    match = re.fullmatch(r"([0-9]+)(?:x([0-9]+))?", text)
+    if not match:
+        raise ValueError(f"image_size is {text!r}, ROWSxCOLUMNS or one number expected, as 256x256 or 256")
+    return int(match[1]), int(match[2] or match[1])
 
 
 def _closing(summary: Summary, output_dir: pathlib.Path) -> list[str]:

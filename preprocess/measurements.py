@@ -18,12 +18,16 @@ import numpy.typing as npt
 
 from preprocess import polygons
 from preprocess.registration import Registration, bands
-from preprocess.study import ImageHeader, Key, Pair, Place, Study
+from preprocess.study import ImageHeader, Key, Pair, Place, Polygon, Study
 
 
 @dataclasses.dataclass(frozen=True)
 class PairRow:
-    """A row of ``pairs.csv``. None where it was not measured, because the pair was left out."""
+    """A row of ``pairs.csv``. None where it was not measured, because the pair was left out.
+
+    On a common grid ``mask_area_px`` is of the mask that is written, in its pixels, and ``area_difference_percent``
+    compares it with the polygon as it lies there. All else is told of image and contour as the files have them.
+    """
 
     study_id: str
     contour_id: str
@@ -89,15 +93,29 @@ def unmeasured(pair: Pair, outside: Mapping[Key, float]) -> PairRow:
     )
 
 
-def measured(row: PairRow, pixels: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_]) -> PairRow:
-    """The row of a pair that was written."""
+def measured(
+    row: PairRow,
+    pixels: npt.NDArray[np.generic],
+    mask: npt.NDArray[np.bool_],
+    written: npt.NDArray[np.bool_],
+    polygon: Polygon,
+) -> PairRow:
+    """The row of a pair that was written.
+
+    Args:
+        row: what was known of it before.
+        pixels: the image ``(H, W)`` as its file has it.
+        mask: bool ``(H, W)``, drawn on it.
+        written: the mask that is written, and
+        polygon: the contour that it was drawn from, both on the common grid where there is one.
+    """
     ring = bands(mask)[1]
-    area = int(mask.sum())
+    area = int(written.sum())
     return dataclasses.replace(
         row,
         written=1,
         mask_area_px=area,
-        area_difference_percent=100 * (area / row.polygon_area_px - 1),
+        area_difference_percent=100 * (area / polygons.area(polygon) - 1),
         mean_inside=float(pixels[mask].mean()),
         mean_ring=float(pixels[ring].mean()) if ring.any() else math.nan,
     )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from preprocess import checks, dicom, masks, measurements, pairing, polygons, values
 from preprocess.config import Config
 from preprocess.errors import Finding, InputError
+from preprocess.grid import Grid
 from preprocess.measurements import Outline, PairRow, StudyRow, Volumes
 from preprocess.registration import Registration
 from preprocess.sources import Source, opened
@@ -45,7 +46,8 @@ class Rendered:
     """What was made of a study.
 
     Attributes:
-        records: pair, image ``(H, W)`` of the data set's dtype and mask bool ``(H, W)``, by number.
+        records: pair, image ``(H, W)`` of the data set's dtype and mask bool ``(H, W)``, by number; all three on the
+            common grid where there is one.
         pair_rows: of every pair, in the same order.
         study_row: of the study.
         findings: pairs that could not be made, and what the measurements show.
@@ -58,7 +60,10 @@ class Rendered:
 
 
 def render(source: Source, config: Config, selection: Selection) -> Rendered:
-    """Decodes the images of a study's pairs, draws their masks, and measures the study by its i-contours."""
+    """Decodes the images of a study's pairs, draws their masks, and measures the study by its i-contours.
+
+    The study is measured on its images as the files have them, so that its row does not depend on the common grid.
+    """
     rows = {pair.contour_path: measurements.unmeasured(pair, selection.outside) for pair in selection.pairs}
     registration = Registration()
     records, findings, failed = [], [], set()
@@ -68,22 +73,31 @@ def render(source: Source, config: Config, selection: Selection) -> Rendered:
             continue
         try:
             image, mask = _read_pair(source, config, pair)
-            if written:
-                records.append((pair, values.to_dtype(image, selection.dtype, pair.image_path), mask))
-                rows[pair.contour_path] = measurements.measured(rows[pair.contour_path], image, mask)
-            if pair.kind == "i":
-                registration.add(image, mask)
+            pixels = values.to_dtype(image, selection.dtype, pair.image_path) if written else image
         except InputError as error:
             findings += _left_out(pair, error)
             failed.add(pair.key)
+            continue
+        if pair.kind == "i":
+            registration.add(image, mask)
+        if not written:
+            continue
+        try:
+            record = _on_common_grid(config, pair, pixels, mask)
+        except InputError as error:
+            findings += _left_out(pair, error)
+            continue
+        records.append(record)
+        row = rows[pair.contour_path]
+        rows[pair.contour_path] = measurements.measured(row, image, mask, record[2], record[0].polygon)
     inner = [pair for pair in selection.inner if pair.key not in failed]
     areas = ((pair, polygons.area(pair.polygon)) for pair in inner)
     volumes = Volumes.of(areas, selection.outline.slice_spacing_mm)
-    row = measurements.study_row(selection.study, selection.outline, len(records), registration, volumes)
+    study_row = measurements.study_row(selection.study, selection.outline, len(records), registration, volumes)
     findings += checks.volume_order(inner, volumes)
     if inner:
-        findings += checks.misregistered(row, inner[0].contour_path.rpartition("/")[0], config.contour_origin)
-    return Rendered(records, list(rows.values()), row, findings)
+        findings += checks.misregistered(study_row, inner[0].contour_path.rpartition("/")[0], config.contour_origin)
+    return Rendered(records, list(rows.values()), study_row, findings)
 
 
 def _read_pair(source: Source, config: Config, pair: Pair) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
@@ -94,6 +108,28 @@ def _read_pair(source: Source, config: Config, pair: Pair) -> tuple[npt.NDArray[
     if pixels.shape != pair.header.shape:
         raise InputError(pair.image_path, "its pixels are not Rows × Columns", "unreadable_image")
     return pixels, mask
+
+
+def _on_common_grid(
+    config: Config, pair: Pair, pixels: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_]
+) -> tuple[Pair, npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
+    """A pair as it lies on the common grid, its image resampled and its mask drawn there; all as it is without one.
+
+    Raises:
+        InputError: ``outside_image`` or ``degenerate_contour``, the contour lies beyond the grid or is lost in it.
+    """
+    header, path = pair.header, pair.contour_path
+    grid = Grid.of(header, pair.image_path, config.image_size, config.pixel_spacing_mm, config.max_image_pixels)
+    if grid.changes_nothing:
+        return pair, pixels, mask
+    header = dataclasses.replace(header, shape=grid.shape, pixel_spacing_mm=grid.spacing_mm)
+    placed = dataclasses.replace(pair, header=header, polygon=grid.place(pair.polygon, config.contour_origin))
+    try:
+        drawn = masks.rasterize(placed.polygon, grid.shape, path)
+    except InputError as error:
+        detail = f"on the common grid {error.detail}; enlarge --image_size, or choose another --pixel_spacing_mm"
+        raise InputError(path, detail, error.reason) from error
+    return placed, grid.resample(pixels), drawn
 
 
 def _left_out(pair: Pair, error: InputError) -> list[Finding]:

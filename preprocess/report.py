@@ -25,11 +25,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import DatasetInfo, RecordsError, iterate_batches, schema
-from preprocess import figures
+from preprocess import dicom, discover, figures, polygons
 from preprocess.contours import read_contour
 from preprocess.errors import InputError
+from preprocess.grid import Grid
 from preprocess.registration import Registration
-from preprocess.sources import Source, open_source
+from preprocess.sources import Source, open_source, opened
 from preprocess.study import ContourKind, Polygon
 
 Row = Mapping[str, str]
@@ -111,6 +112,7 @@ def _by_study(
     source: Source, records_dir: pathlib.Path, info: DatasetInfo, pair_rows: Sequence[Row]
 ) -> Iterator[list[Shown]]:
     """The written pairs of each study: in a split, records lie in the order of the table's rows."""
+    images_of = {study.study_id: study.images for study in discover.discover(source)[0]}
     for name, split in info.splits.items():
         rows = iter([row for row in pair_rows if row["study_id"] in split.studies and row["written"] == "1"])
         shown: list[Shown] = []
@@ -121,16 +123,25 @@ def _by_study(
                 shown = []
             path = row["contour_path"]
             try:
+                image_path = images_of[row["study_id"]][int(row["instance_number"])]
                 with source.open(path) as file:
                     polygon = read_contour(file, path)
-            except OSError as error:
+            except (KeyError, OSError) as error:
                 detail = "is not there; pass the --data_dir that the records were made from"
                 raise InputError(path, detail) from error
-            # Contours drawn about the pixels' centers are shown where they were drawn.
-            shift = 0.5 if info.settings["contour_origin"] == "center" else 0.0
-            shown.append(Shown(row, images[0, ..., 0], masks[0, ..., 0], polygon + shift))
+            # The contour is shown where it was drawn: on the records' grid, from their outer corner.
+            polygon = _grid(source, info, image_path).place(polygon, info.settings["contour_origin"])
+            shown.append(Shown(row, images[0, ..., 0], masks[0, ..., 0], polygon))
         if shown:
             yield shown
+
+
+def _grid(source: Source, info: DatasetInfo, path: str) -> Grid:
+    """The pixels that the records have of an image."""
+    size, limit = info.settings.get("image_size"), info.settings["max_image_pixels"]
+    with opened(source, path, "unreadable_image") as file:
+        header = dicom.read_header(file, path, limit)
+    return Grid.of(header, path, size and (size[0], size[1]), info.settings.get("pixel_spacing_mm"), limit)
 
 
 def _study(row: Row, shown: Sequence[Shown], kind: ContourKind) -> dict[str, Any]:
@@ -185,7 +196,7 @@ def _naive_difference(pair: Shown) -> float:
     """Area of a plain, rounded ``cv2.fillPoly`` against the contour's, in percent."""
     naive = np.zeros(pair.mask.shape, np.uint8)
     cv2.fillPoly(naive, [np.rint(pair.polygon).astype(np.int32)], 1)
-    return 100 * (float(naive.sum()) / float(pair.row["polygon_area_px"]) - 1)
+    return 100 * (float(naive.sum()) / polygons.area(pair.polygon) - 1)
 
 
 def _intensities(rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:

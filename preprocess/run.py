@@ -17,6 +17,7 @@ from preprocess.config import Config
 from preprocess.engines import Engine
 from preprocess.errors import Finding, InputError
 from preprocess.examine import Examined, examine
+from preprocess.grid import Grid
 from preprocess.measurements import PairRow, StudyRow
 from preprocess.rendering import Selection, render
 from preprocess.sources import Source
@@ -76,7 +77,7 @@ def _write(
     outside = _outside(kept)
     found.add(_check(kept, examined, outside))
     rejected = Rejected.of(found.of_level("error"))
-    pairs, findings = _of_one_shape(rejected.others(kept[config.contours]))
+    pairs, shape, findings = _of_one_shape(rejected.others(kept[config.contours]), config)
     found.add(findings)
     if not pairs:
         raise _listing("no image and contour could be paired", config, found)
@@ -102,9 +103,7 @@ def _write(
     pair_rows: list[PairRow] = []
     study_rows: list[StudyRow] = []
     with (
-        RecordsWriter(
-            directory, pairs[0].header.shape, dtype, {name: planned[name] for name in assigned}, config.num_shards
-        ) as writer,
+        RecordsWriter(directory, shape, dtype, {name: planned[name] for name in assigned}, config.num_shards) as writer,
         _progress(len(pairs), "records") as bar,
     ):
         for rendered in engine.map(render, selections):
@@ -215,20 +214,25 @@ class Rejected:
         ]
 
 
-def _of_one_shape(pairs: Sequence[Pair]) -> tuple[list[Pair], list[Finding]]:
-    """The pairs of the commonest shape (of two as common, the smaller)."""
-    shapes = collections.Counter(pair.header.shape for pair in pairs)
-    if len(shapes) < 2:
-        return list(pairs), []
-    common = min(shapes, key=lambda shape: (-shapes[shape], shape))
+def _of_one_shape(pairs: Sequence[Pair], config: Config) -> tuple[list[Pair], tuple[int, int], list[Finding]]:
+    """The pairs of the shape that is commonest on the common grid (of two as common, the smaller), and that shape.
+
+    Of no pairs it is (0, 0).
+    """
+    shapes = [
+        Grid.of(pair.header, pair.image_path, config.image_size, config.pixel_spacing_mm, config.max_image_pixels).shape
+        for pair in pairs
+    ]
+    counts = collections.Counter(shapes)
+    common = min(counts, key=lambda shape: (-counts[shape], shape), default=(0, 0))
     kept, findings = [], []
-    for pair in pairs:
-        if pair.header.shape == common:
+    for pair, shape in zip(pairs, shapes, strict=True):
+        if shape == common:
             kept.append(pair)
         else:
-            sizes = "{} × {} pixels, {} × {} expected, as most images have".format(*pair.header.shape, *common)
+            sizes = "{} × {} pixels, {} × {} expected, as most images have".format(*shape, *common)
             findings.append(Finding("size_mismatch", "pair", pair.image_path, sizes, pair.study_id, pair.number))
-    return kept, findings
+    return kept, common, findings
 
 
 def _listing(message: str, config: Config, found: audit.Audit) -> InputError:

@@ -9,7 +9,7 @@ import pytest
 
 from .conftest import ROOT
 
-STAGES = ("sources", "discover", "dicom", "values", "contours", "pairing", "masks", "audit", "writer")
+STAGES = ("sources", "discover", "dicom", "values", "contours", "pairing", "grid", "masks", "audit", "writer")
 
 FOREIGN = ("tensorflow", "keras", "pydicom", "cv2", "absl", "tqdm")
 
@@ -69,6 +69,7 @@ def test_no_module_imports_itself_in_the_end() -> None:
         ("preprocess.pairing", set()),
         ("preprocess.audit", set()),
         ("preprocess.config", set()),
+        ("preprocess.grid", set()),
         ("preprocess.masks", {"cv2"}),
         ("preprocess.dicom", {"pydicom", "tqdm"}),
         ("preprocess.__main__", {"absl"}),

@@ -59,8 +59,8 @@ def test_help_explains_every_flag() -> None:
     result = preprocess("--help")
     assert result.returncode == 0
     for flag in (
-        "data_dir", "output_dir", "contours", "contour_origin", "split", "exclude", "num_shards", "max_image_pixels",
-        "strict", "overwrite",
+        "data_dir", "output_dir", "contours", "contour_origin", "split", "exclude", "image_size", "pixel_spacing_mm",
+        "num_shards", "max_image_pixels", "strict", "overwrite",
     ):  # fmt: skip
         assert re.search(rf"--(\[no\])?{flag}: ", result.stdout), flag
     assert "python -m preprocess --data_dir=final_data --output_dir=records" in result.stdout
@@ -75,6 +75,10 @@ def test_help_explains_every_flag() -> None:
         (["--data_dir=x", "--output_dir=y", "stray"], "'stray' is no flag."),
         (["--data_dir=x", "--output_dir=y", "--contours=e"], "value should be one of <i|o>"),
         (["--data_dir=x", "--output_dir=y", "--num_shards=0"], "num_shards is 0, 1 to 99999 expected"),
+        (
+            ["--data_dir=x", "--output_dir=y", "--image_size=9x"],
+            "image_size is '9x', ROWSxCOLUMNS or one number expected",
+        ),
         (["--data_dir=x", "--output_dir=y", "--split=a:0.5"], "fractions above 0 that add up to 1 expected"),
     ],
 )
