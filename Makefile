@@ -22,10 +22,13 @@ report: $(READY) $(if $(DATA),,$(PHANTOM)) ## the audit as a page, report/index.
 	@$(RUN) -m preprocess.report --data_dir="$(or $(DATA),$(PHANTOM))" --records_dir="$(OUT)" --output_dir=report
 
 test: $(READY) ## the test suite; real-data tests run where CARDIAC_DATA, or ../shared/data/final_data, is there
-	@$(RUN) -m pytest -m "not slow and not clients" $(FLAGS)
+	@$(RUN) -m pytest -m "not slow and not clients and not beam" $(FLAGS)
 
 test-slow: $(READY) ## the tests that make test leaves out
 	@$(RUN) -m pytest -m slow $(FLAGS)
+
+test-beam: $(VENV)/.beam ## the tests on Apache Beam and a Dask cluster
+	@$(RUN) -m pytest -m beam $(FLAGS)
 
 test-clients: $(VENV)/.clients ## the tests with the readers that other people use
 	@$(RUN) -m pytest -m clients $(FLAGS)
@@ -36,8 +39,9 @@ fuzz: $(READY) ## damaged files by the thousand, for each reader: FLAGS="COUNT S
 verify: $(READY) ## check a records directory whole: OUT=directory
 	@$(RUN) -m pipeline.verify "$(OUT)"
 
-bench: $(READY) $(if $(DATA),,$(PHANTOM)) ## the benchmarks, half an hour: masks on DATA= (default: the phantom), reading, the order
+bench: $(READY) $(if $(DATA),,$(PHANTOM)) ## the benchmarks, an hour: masks and preprocessing of DATA= (default: the phantom), reading, the order
 	@$(RUN) -m benchmarks.bench_masks --data_dir="$(or $(DATA),$(PHANTOM))"
+	@$(RUN) -m benchmarks.bench_preprocess --data_dir="$(or $(DATA),$(PHANTOM))"
 	@$(RUN) -m benchmarks.bench_read
 	@$(RUN) -m benchmarks.bench_order
 
@@ -66,6 +70,10 @@ $(PHANTOM): preprocess/phantom.py | $(READY)
 	@rm -rf $@ $@.partial
 	@$(RUN) -m preprocess.phantom --output_dir=$@.partial
 	@mv $@.partial $@
+	@touch $@
+
+$(VENV)/.beam: requirements-beam.txt $(READY)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt --requirement $<
 	@touch $@
 
 $(VENV)/.clients: requirements-clients.txt $(READY)
