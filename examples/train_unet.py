@@ -303,11 +303,12 @@ def table(results: Iterable[StudyDice]) -> str:
     return "\n".join([*lines, f"| mean of studies | {pooled:.3f} | {images:.3f} | {last:.3f} | |"])
 
 
-def held_out_in_turn(data_dir: pathlib.Path, scratch: pathlib.Path) -> Iterable[tuple[str, pathlib.Path]]:
-    """Makes records with each study in turn held out: its id and the records directory, below ``scratch``."""
-    run(Config(data_dir=data_dir, output_dir=scratch / "all"))
-    for study_id in DatasetInfo.load(scratch / "all").studies:
-        yield study_id, hold_out(data_dir, study_id, scratch)
+def studies_with_pairs(data_dir: pathlib.Path) -> tuple[str, ...]:
+    """Ids of the studies of which records can be made."""
+    with tempfile.TemporaryDirectory() as name:
+        records = pathlib.Path(name, "records")
+        run(Config(data_dir=data_dir, output_dir=records))
+        return DatasetInfo.load(records).studies
 
 
 def hold_out(data_dir: pathlib.Path, studies: str, scratch: pathlib.Path) -> pathlib.Path:
@@ -318,11 +319,8 @@ def hold_out(data_dir: pathlib.Path, studies: str, scratch: pathlib.Path) -> pat
 
 
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that :func:`train` takes as arguments."""
-    parser.add_argument("--epochs", type=int, default=100, help="at most (%(default)s)")
-    parser.add_argument(
-        "--patience", type=int, default=50, help="stop after this many epochs without a better Dice (%(default)s)"
-    )
+    """Flags that every example of training has."""
+    parser.add_argument("--epochs", type=int, default=100, help="how often each image is seen, at most (%(default)s)")
     parser.add_argument("--batch_size", type=int, default=8, help="images to a step (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (%(default)s)")
 
@@ -333,13 +331,18 @@ def main() -> int:
         prog="python -m examples.train_unet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data_dir", type=pathlib.Path, help="folder or zip of studies, as python -m preprocess has it")
+    source.add_argument(
+        "--data_dir", type=pathlib.Path, help="folder or zip of studies, as python -m preprocess has it"
+    )
     source.add_argument("--records_dir", type=pathlib.Path, help="records with the splits train and val")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--held_out", help="study to hold out, with --data_dir; several as A+B")
     which.add_argument("--cross_validate", action="store_true", help="hold out each study in turn, with --data_dir")
     parser.add_argument("--output_dir", type=pathlib.Path, required=True, help="folder for models, logs and pictures")
     add_training_flags(parser)
+    parser.add_argument(
+        "--patience", type=int, default=50, help="stop after this many epochs without a better Dice (%(default)s)"
+    )
     flags = parser.parse_args()
     if (flags.data_dir is None) == bool(flags.held_out or flags.cross_validate):
         parser.error("--data_dir goes with --held_out or --cross_validate, --records_dir with neither")
@@ -355,8 +358,8 @@ def main() -> int:
             elif flags.held_out:
                 results += fit(hold_out(flags.data_dir, flags.held_out, scratch), flags.output_dir)
             else:
-                for study_id, records in held_out_in_turn(flags.data_dir, scratch):
-                    results += fit(records, flags.output_dir / study_id)
+                for study_id in studies_with_pairs(flags.data_dir):
+                    results += fit(hold_out(flags.data_dir, study_id, scratch), flags.output_dir / study_id)
     except (InputError, RecordsError) as error:
         print(f"examples.train_unet: {error}", file=sys.stderr)
         return 1
