@@ -320,7 +320,7 @@ def hold_out(data_dir: pathlib.Path, studies: str, scratch: pathlib.Path) -> pat
 
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that every example of training has."""
-    parser.add_argument("--epochs", type=int, default=100, help="how often each image is seen, at most (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=80, help="how often each image is seen, at most (%(default)s)")
     parser.add_argument("--batch_size", type=int, default=8, help="images to a step (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (%(default)s)")
 
@@ -341,7 +341,7 @@ def main() -> int:
     parser.add_argument("--output_dir", type=pathlib.Path, required=True, help="folder for models, logs and pictures")
     add_training_flags(parser)
     parser.add_argument(
-        "--patience", type=int, default=50, help="stop after this many epochs without a better Dice (%(default)s)"
+        "--patience", type=int, default=30, help="stop after this many epochs without a better Dice (%(default)s)"
     )
     flags = parser.parse_args()
     if (flags.data_dir is None) == bool(flags.held_out or flags.cross_validate):
