@@ -23,7 +23,7 @@ import pathlib
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -144,7 +144,8 @@ def augment(images: tf.Tensor, masks: tf.Tensor, step: tf.Tensor, seed: int) -> 
         return tf.raw_ops.ImageProjectiveTransformV3(
             images=pixels,
             transforms=transforms,
-            output_shape=tf.shape(pixels)[1:3],
+            # The static shape: with a dynamic one the network could not tell how large its input is.
+            output_shape=images.shape[1:3],
             fill_value=0.0,
             interpolation=interpolation,
             fill_mode="REFLECT",
@@ -352,19 +353,24 @@ def main() -> int:
     results: list[StudyDice] = []
     try:
         with tempfile.TemporaryDirectory() as name:
-            scratch = pathlib.Path(name)
-            if flags.records_dir is not None:
-                results += fit(flags.records_dir, flags.output_dir)
-            elif flags.held_out:
-                results += fit(hold_out(flags.data_dir, flags.held_out, scratch), flags.output_dir)
-            else:
-                for study_id in studies_with_pairs(flags.data_dir):
-                    results += fit(hold_out(flags.data_dir, study_id, scratch), flags.output_dir / study_id)
+            for records, output_dir in _folds(flags, pathlib.Path(name)):
+                results += fit(records, output_dir)
+                print(f"\n{table(results)}\n", flush=True)
     except (InputError, RecordsError) as error:
         print(f"examples.train_unet: {error}", file=sys.stderr)
         return 1
-    print(f"\n{table(results)}")
     return 0
+
+
+def _folds(flags: argparse.Namespace, scratch: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+    """Records and output directory of each training; records that have to be made are made below ``scratch``."""
+    if flags.records_dir is not None:
+        yield flags.records_dir, flags.output_dir
+    elif flags.held_out:
+        yield hold_out(flags.data_dir, flags.held_out, scratch), flags.output_dir
+    else:
+        for study_id in studies_with_pairs(flags.data_dir):
+            yield hold_out(flags.data_dir, study_id, scratch), flags.output_dir / study_id
 
 
 if __name__ == "__main__":
