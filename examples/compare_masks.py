@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from examples.train_unet import StudyDice, add_training_flags, predict, studies_with_pairs, train
+from examples.train_unet import StudyDice, add_training_flags, predict, studies_with_pairs, table, train
 from pipeline import DatasetInfo, make_dataset, schema
 from pipeline.errors import RecordsError
 from preprocess import discover, examine, masks, measurements, polygons, sources, values
@@ -98,7 +98,7 @@ def write_naive(source: Source, config: Config, studies: Mapping[str, Contoured]
 
 def compare(
     data_dir: pathlib.Path, study_id: str, output_dir: pathlib.Path, epochs: int, batch_size: int, seed: int
-) -> tuple[list[StudyDice], dict[str, Volumes]]:
+) -> tuple[dict[str, StudyDice], dict[str, Volumes]]:
     """Trains on naive and on exact masks with one study held out.
 
     Args:
@@ -110,8 +110,8 @@ def compare(
         seed: of weights, order and augmentation.
 
     Returns:
-        The Dice of the two networks against the exact masks, naive first; and the held-out study's volumes by what the
-        areas come from, first the contours themselves.
+        How the networks trained on ``naive`` and on ``exact`` masks do against exact masks; and the held-out study's
+        volumes by what the areas come from, first the contours themselves.
     """
     with tempfile.TemporaryDirectory() as name:
         directories = {"naive": pathlib.Path(name, "naive"), "exact": pathlib.Path(name, "exact")}
@@ -130,19 +130,13 @@ def compare(
             volumes[f"{kind} masks alone"] = held_out.volumes(mask.sum() for mask in found)
         batches = make_dataset(config.output_dir, "val", batch_size, shuffle=False, epochs=1, standardize=True)
         images = np.concatenate([images for images, _ in batches.as_numpy_iterator()])
-        results = []
+        results = {}
         for kind, records in directories.items():
             output = output_dir / study_id / kind
-            results += train(records, output, epochs=epochs, patience=epochs, batch_size=batch_size, seed=seed)
+            (results[kind],) = train(records, output, epochs=epochs, patience=epochs, batch_size=batch_size, seed=seed)
             areas = predict(output / "last.keras", images).sum(axis=(1, 2, 3))
             volumes[f"network trained on {kind} masks"] = held_out.volumes(areas)
     return results, volumes
-
-
-def dice_row(study_id: str, results: Sequence[StudyDice]) -> str:
-    """A row of the table of Dice, in Markdown."""
-    naive, exact = results
-    return f"| {study_id} | {naive.last:.3f} | {exact.last:.3f} |"
 
 
 def volume_rows(study_id: str, volumes: Mapping[str, Volumes]) -> list[str]:
@@ -173,7 +167,7 @@ def mean_rows(every: Sequence[Mapping[str, Volumes]]) -> list[str]:
 
 
 def main() -> int:
-    """Trains as the arguments say and prints two tables; returns the exit status."""
+    """Trains as the arguments say and prints the tables; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.compare_masks",
         description=__doc__,
@@ -184,20 +178,23 @@ def main() -> int:
     parser.add_argument("--output_dir", type=pathlib.Path, required=True, help="folder for models, logs and pictures")
     add_training_flags(parser)
     flags = parser.parse_args()
-    rows, every, of_dice = [], [], []
+    of_dice: dict[str, list[StudyDice]] = {"naive": [], "exact": []}
+    rows: list[str] = []
+    every: list[Mapping[str, Volumes]] = []
     try:
         for study_id in flags.held_out or studies_with_pairs(flags.data_dir):
             results, volumes = compare(
                 flags.data_dir, study_id, flags.output_dir, flags.epochs, flags.batch_size, flags.seed
             )
-            of_dice.append(dice_row(study_id, results))
+            for kind, result in results.items():
+                of_dice[kind].append(result)
             rows += volume_rows(study_id, volumes)
             every.append(volumes)
     except (InputError, RecordsError) as error:
         print(f"examples.compare_masks: {error}", file=sys.stderr)
         return 1
-    print("\n| held-out study | Dice, trained on naive masks | trained on exact masks |\n|---|---|---|")
-    print("\n".join(of_dice))
+    for kind, found in of_dice.items():
+        print(f"\nTrained on {kind} masks, held against exact ones:\n\n{table(found)}")
     print("\n| held-out study | areas from | EDV, ml | ESV, ml | ejection fraction, % |\n|---|---|---|---|---|")
     print("\n".join([*rows, *mean_rows(every)]))
     return 0
