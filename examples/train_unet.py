@@ -1,0 +1,377 @@
+"""Trains a small U-Net to find the left ventricle's cavity, and measures it on patients that it has never seen.
+
+    python -m examples.train_unet --data_dir=final_data --held_out=SCD0000101 --output_dir=unet
+    python -m examples.train_unet --data_dir=final_data --cross_validate --output_dir=unet
+    python -m examples.train_unet --records_dir=records --output_dir=unet
+
+The first makes the records itself, with one study held out. The second does so for each study in turn. The third takes
+records whose splits are named train and val (python -m preprocess --split=val=...). Each training leaves in its output
+directory best.keras and last.keras, TensorBoard's logs, and held_out.png: the network's outlines beside the reader's.
+
+There is no third set of patients: the best epoch is chosen on the held-out study itself, which flatters it. The last
+epoch is not chosen, so its Dice stands in the table too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import math
+import os
+import pathlib
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import matplotlib.figure
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from pipeline import DatasetInfo, make_dataset, schema
+from pipeline.errors import RecordsError
+from preprocess.config import Config
+from preprocess.errors import InputError
+from preprocess.run import run
+
+SIDE = 128
+"""The network sees this many rows and columns around the image's middle; all else is background to it."""
+
+_FILTERS = (16, 32, 64, 128)
+_LEARNING_RATE = 2e-3
+
+# Ranges of the augmentation: uniform between minus and plus these.
+_ROTATION = math.pi / 3
+_LOG_SCALE = 0.3
+_SHIFT_PIXELS = 12.0
+_LOG_GAMMA = 0.4
+
+Masks = npt.NDArray[np.bool_]
+
+
+def dice(predicted: Masks, reference: Masks) -> float:
+    """Twice the pixels that two masks of one shape share over the pixels of both; 1 where both are empty."""
+    pixels = int(predicted.sum()) + int(reference.sum())
+    return 2 * int((predicted & reference).sum()) / pixels if pixels else 1.0
+
+
+class PooledDice(keras.metrics.BinaryIoU):
+    """Dice pooled over all pixels that it is shown, as one number: 2 × IoU / (1 + IoU)."""
+
+    def __init__(self) -> None:
+        super().__init__(target_class_ids=[1], threshold=0.5, name="dice")
+
+    def result(self) -> tf.Tensor:
+        overlap = super().result()
+        return 2 * overlap / (1 + overlap)
+
+
+def loss(masks: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
+    """Soft Dice of the whole batch plus the mean cross-entropy of its pixels."""
+    cross_entropy = keras.losses.binary_crossentropy(masks, probabilities)
+    return keras.losses.dice(masks, probabilities) + keras.ops.mean(cross_entropy)
+
+
+def unet(image_shape: tuple[int, int, int]) -> keras.Model:
+    """A U-Net on the middle of an image; outside of it the probability is 0.
+
+    Args:
+        image_shape: ``(H, W, 1)``, rows and columns at least ``SIDE``.
+
+    Returns:
+        A model from standardized images, float32 ``(n, H, W, 1)``, to probabilities of that shape.
+
+    Raises:
+        RecordsError: the images are smaller than the middle that the network sees.
+    """
+    margins = [(size - SIDE) // 2 for size in image_shape[:2]]
+    if min(margins) < 0:
+        raise RecordsError(f"images are {image_shape[0]} × {image_shape[1]}, at least {SIDE} × {SIDE} expected")
+    borders = [(margin, size - SIDE - margin) for margin, size in zip(margins, image_shape, strict=False)]
+    images = keras.Input(image_shape)
+    values = keras.layers.Cropping2D(borders)(images)
+    levels = []
+    for filters in _FILTERS[:-1]:
+        levels.append(_convolutions(values, filters))
+        values = keras.layers.MaxPooling2D()(levels[-1])
+    values = _convolutions(values, _FILTERS[-1])
+    for filters, level in zip(_FILTERS[-2::-1], reversed(levels), strict=True):
+        enlarged = keras.layers.UpSampling2D(interpolation="bilinear")(values)
+        values = _convolutions(keras.layers.Concatenate()([level, enlarged]), filters)
+    probabilities = keras.layers.Conv2D(1, 1, activation="sigmoid")(values)
+    return keras.Model(images, keras.layers.ZeroPadding2D(borders)(probabilities))
+
+
+def _convolutions(values: keras.KerasTensor, filters: int) -> keras.KerasTensor:
+    for _ in range(2):
+        values = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False)(values)
+        values = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(values))
+    return values
+
+
+@tf.autograph.experimental.do_not_convert
+def augment(images: tf.Tensor, masks: tf.Tensor, step: tf.Tensor, seed: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Turns, scales, shifts and mirrors each image and its mask by one and the same transform; varies brightness.
+
+    Args:
+        images: float32 ``(n, H, W, 1)``.
+        masks: bool of that shape.
+        step: int64 scalar; what is drawn is a function of it and of the seed, so a resumed run draws the same.
+        seed: of the whole run.
+
+    Returns:
+        The images, sampled bilinearly, and the masks, sampled at the nearest pixel; shapes and dtypes as they came.
+    """
+    count = tf.shape(images)[0]
+    drawn = tf.random.stateless_uniform((6, count), tf.stack([tf.constant(seed, tf.int64), step]), -1.0, 1.0)
+    angle, log_scale = _ROTATION * drawn[0], _LOG_SCALE * drawn[1]
+    cosine, sine = tf.cos(angle) * tf.exp(log_scale), tf.sin(angle) * tf.exp(log_scale)
+    mirror = tf.sign(drawn[4])
+    # From a pixel of the output to its place in the input; the middle goes to the middle, moved by the shift.
+    matrix = tf.stack([tf.stack([cosine * mirror, -sine], -1), tf.stack([sine * mirror, cosine], -1)], -2)
+    size = tf.cast(tf.shape(images)[1:3], tf.float32)
+    middle = (size[::-1] - 1) / 2
+    offset = middle + _SHIFT_PIXELS * tf.transpose(drawn[2:4]) - tf.linalg.matvec(matrix, middle)
+    affine = tf.reshape(tf.concat([matrix, offset[..., None]], -1), (count, 6))
+    transforms = tf.concat([affine, tf.zeros((count, 2))], -1)
+
+    def transformed(pixels: tf.Tensor, interpolation: str) -> tf.Tensor:
+        return tf.raw_ops.ImageProjectiveTransformV3(
+            images=pixels,
+            transforms=transforms,
+            # The static shape: with a dynamic one the network could not tell how large its input is.
+            output_shape=images.shape[1:3],
+            fill_value=0.0,
+            interpolation=interpolation,
+            fill_mode="REFLECT",
+        )
+
+    gamma = tf.exp(_LOG_GAMMA * drawn[5])[:, None, None, None]
+    images = _with_gamma(transformed(images, "BILINEAR"), gamma)
+    return images, transformed(tf.cast(masks, tf.uint8), "NEAREST") > 0
+
+
+def _with_gamma(images: tf.Tensor, gamma: tf.Tensor) -> tf.Tensor:
+    """Brightness between each image's lowest and highest value raised to a power."""
+    lowest = tf.reduce_min(images, axis=(1, 2, 3), keepdims=True)
+    span = tf.maximum(tf.reduce_max(images, axis=(1, 2, 3), keepdims=True) - lowest, 1e-6)
+    return lowest + span * ((images - lowest) / span) ** gamma
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyDice:
+    """How a network did on a study that it was not trained on.
+
+    Attributes:
+        pooled: Dice over all the study's pixels together, of the best epoch.
+        images: Dice of each image, of the best epoch.
+        last: pooled Dice of the last epoch, which nothing was chosen by.
+        seconds: that the training took.
+    """
+
+    study_id: str
+    pooled: float
+    images: tuple[float, ...]
+    last: float
+    seconds: float
+
+
+def train(
+    records: pathlib.Path, output_dir: pathlib.Path, *, epochs: int, patience: int, batch_size: int, seed: int
+) -> list[StudyDice]:
+    """Trains on split ``train``, measures on split ``val`` each epoch, and keeps the best and the last epoch's model.
+
+    Args:
+        records: records directory with both splits.
+        output_dir: folder for ``best.keras``, ``last.keras``, ``tensorboard/`` and ``held_out.png``.
+        epochs: at most.
+        patience: epochs without a better Dice after which the training stops.
+        batch_size: images to a step.
+        seed: of the weights, the order and the augmentation.
+
+    Returns:
+        The result of each held-out study.
+
+    Raises:
+        RecordsError: the records directory is not complete or has no such split, or its images are too small.
+    """
+    begin = time.perf_counter()
+    keras.utils.set_random_seed(seed)
+    info = DatasetInfo.load(records)
+    steps = info.split("train").steps_per_epoch(batch_size)
+    pairs = make_dataset(records, "train", batch_size, seed=seed, standardize=True)
+    augmented = tf.data.Dataset.zip(pairs, tf.data.Dataset.counter()).map(
+        lambda pair, step: augment(*pair, step, seed), num_parallel_calls=2, deterministic=True
+    )
+    held_out = make_dataset(records, "val", batch_size, shuffle=False, epochs=1, standardize=True)
+
+    model = unet(info.image_shape)
+    rate = keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, epochs * steps)
+    # XLA's convolutions are slower on a CPU than TensorFlow's own.
+    model.compile(keras.optimizers.Adam(rate), loss, metrics=[PooledDice()], jit_compile=False)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    best = output_dir / "best.keras"
+    model.fit(
+        augmented.prefetch(2),
+        epochs=epochs,
+        steps_per_epoch=steps,
+        validation_data=held_out,
+        shuffle=False,
+        verbose=2,
+        callbacks=[
+            keras.callbacks.ModelCheckpoint(best, monitor="val_dice", mode="max", save_best_only=True),
+            keras.callbacks.EarlyStopping(monitor="val_dice", mode="max", patience=patience),
+            keras.callbacks.TensorBoard(output_dir / "tensorboard"),
+        ],
+    )
+    model.save(output_dir / "last.keras")
+    seconds = time.perf_counter() - begin
+
+    images, masks = (np.concatenate(arrays) for arrays in zip(*held_out.as_numpy_iterator(), strict=True))
+    studies = np.array(study_of_each(records, "val"))
+    last = predict(output_dir / "last.keras", images)
+    chosen = predict(best, images)
+    each = [dice(predicted, mask) for predicted, mask in zip(chosen, masks, strict=True)]
+    draw(images, masks, chosen, [f"{study}  {value:.3f}" for study, value in zip(studies, each, strict=True)]).savefig(
+        output_dir / "held_out.png"
+    )
+    return [
+        StudyDice(
+            study_id,
+            dice(chosen[studies == study_id], masks[studies == study_id]),
+            tuple(np.array(each)[studies == study_id].tolist()),
+            dice(last[studies == study_id], masks[studies == study_id]),
+            seconds,
+        )
+        for study_id in sorted(set(studies.tolist()))
+    ]
+
+
+def predict(model: pathlib.Path, images: npt.NDArray[np.float32]) -> Masks:
+    """Masks, bool ``(n, H, W, 1)``, that a saved model finds in standardized images of that shape."""
+    # Without its loss and metric, which are for training and known here only.
+    return keras.models.load_model(model, compile=False).predict(images, batch_size=8, verbose=0) >= 0.5
+
+
+def study_of_each(records: pathlib.Path, split: str) -> list[str]:
+    """The study of every record of a split, in storage order: that of ``make_dataset`` with ``shuffle=False``."""
+    shards = [os.fspath(records / shard.name) for shard in DatasetInfo.load(records).split(split).shards]
+    features = {schema.STUDY_ID: tf.io.FixedLenFeature([], tf.string)}
+    serialized = tf.data.TFRecordDataset(shards)
+    return [tf.io.parse_single_example(record, features)[schema.STUDY_ID].numpy().decode() for record in serialized]
+
+
+def draw(
+    images: npt.NDArray[np.float32], masks: Masks, predicted: Masks, titles: Iterable[str]
+) -> matplotlib.figure.Figure:
+    """A contact sheet of ``(n, H, W, 1)`` arrays: the reader's mask outlined yellow, the network's red."""
+    columns = 6
+    rows = math.ceil(len(images) / columns)
+    sheet = matplotlib.figure.Figure(figsize=(2 * columns, 2.2 * rows), layout="constrained")
+    axes = sheet.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes:
+        ax.set_axis_off()
+    top, left = ((size - SIDE) // 2 for size in images.shape[1:3])
+    for ax, image, mask, found, title in zip(axes, images, masks, predicted, titles, strict=False):
+        ax.imshow(image[..., 0], cmap="gray")
+        for outlined, color in ((mask, "gold"), (found, "red")):
+            if outlined.any():
+                ax.contour(outlined[..., 0], [0.5], colors=color, linewidths=0.8)
+        ax.set(xlim=(left, left + SIDE), ylim=(top + SIDE, top))
+        ax.set_title(title, fontsize=7)
+    return sheet
+
+
+def table(results: Iterable[StudyDice]) -> str:
+    """The results in Markdown, a row per study, and their mean."""
+    results = list(results)
+    lines = [
+        "| held-out study | Dice, pooled | per image, mean (worst) | last epoch, pooled | seconds |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {result.study_id} | {result.pooled:.3f} | {np.mean(result.images):.3f} ({min(result.images):.3f}) "
+        f"| {result.last:.3f} | {result.seconds:.0f} |"
+        for result in results
+    ]
+    pooled, last = (np.mean([getattr(result, name) for result in results]) for name in ("pooled", "last"))
+    images = np.mean([np.mean(result.images) for result in results])
+    return "\n".join([*lines, f"| mean of studies | {pooled:.3f} | {images:.3f} | {last:.3f} | |"])
+
+
+def studies_with_pairs(data_dir: pathlib.Path) -> tuple[str, ...]:
+    """Ids of the studies of which records can be made."""
+    with tempfile.TemporaryDirectory() as name:
+        records = pathlib.Path(name, "records")
+        run(Config(data_dir=data_dir, output_dir=records))
+        return DatasetInfo.load(records).studies
+
+
+def hold_out(data_dir: pathlib.Path, studies: str, scratch: pathlib.Path) -> pathlib.Path:
+    """Makes records with studies (``A`` or ``A+B``) in split ``val`` and the rest in ``train``; says where."""
+    records = scratch / studies
+    run(Config(data_dir=data_dir, output_dir=records, split=f"val={studies}"))
+    return records
+
+
+def add_training_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags that every example of training has."""
+    parser.add_argument("--epochs", type=int, default=80, help="how often each image is seen, at most (%(default)s)")
+    parser.add_argument("--batch_size", type=int, default=8, help="images to a step (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (%(default)s)")
+
+
+def main() -> int:
+    """Trains as the arguments say and prints a table; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.train_unet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--data_dir", type=pathlib.Path, help="folder or zip of studies, as python -m preprocess has it"
+    )
+    source.add_argument("--records_dir", type=pathlib.Path, help="records with the splits train and val")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--held_out", help="study to hold out, with --data_dir; several as A+B")
+    which.add_argument("--cross_validate", action="store_true", help="hold out each study in turn, with --data_dir")
+    parser.add_argument("--output_dir", type=pathlib.Path, required=True, help="folder for models, logs and pictures")
+    add_training_flags(parser)
+    parser.add_argument(
+        "--patience", type=int, default=30, help="stop after this many epochs without a better Dice (%(default)s)"
+    )
+    flags = parser.parse_args()
+    if (flags.data_dir is None) == bool(flags.held_out or flags.cross_validate):
+        parser.error("--data_dir goes with --held_out or --cross_validate, --records_dir with neither")
+    fit = functools.partial(
+        train, epochs=flags.epochs, patience=flags.patience, batch_size=flags.batch_size, seed=flags.seed
+    )
+    results: list[StudyDice] = []
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            for records, output_dir in _folds(flags, pathlib.Path(name)):
+                results += fit(records, output_dir)
+                print(f"\n{table(results)}\n", flush=True)
+    except (InputError, RecordsError) as error:
+        print(f"examples.train_unet: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _folds(flags: argparse.Namespace, scratch: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+    """Records and output directory of each training; records that have to be made are made below ``scratch``."""
+    if flags.records_dir is not None:
+        yield flags.records_dir, flags.output_dir
+    elif flags.held_out:
+        yield hold_out(flags.data_dir, flags.held_out, scratch), flags.output_dir
+    else:
+        for study_id in studies_with_pairs(flags.data_dir):
+            yield hold_out(flags.data_dir, study_id, scratch), flags.output_dir / study_id
+
+
+if __name__ == "__main__":
+    sys.exit(main())

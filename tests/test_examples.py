@@ -1,0 +1,192 @@
+import collections
+import csv
+import math
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from examples import compare_masks, train_unet
+from pipeline import DatasetInfo, iterate_batches
+from preprocess import sources
+from preprocess.config import Config
+from preprocess.run import run
+
+from .conftest import ROOT
+
+
+def test_dice_is_twice_the_shared_pixels_over_all():
+    predicted = np.array([[True, True, True], [False, False, False]])
+    reference = np.array([[True, True, False], [False, False, False]])
+    assert train_unet.dice(predicted, reference) == 4 / 5
+    assert train_unet.dice(~predicted, reference) == 0
+    assert train_unet.dice(predicted & ~predicted, reference & ~reference) == 1
+
+
+def test_the_metric_pools_all_pixels_that_it_is_shown():
+    rng = np.random.default_rng(0)
+    predicted, reference = rng.random((2, 6, 5, 4, 1)) < np.linspace(0.1, 0.8, 6)[:, None, None, None]
+    metric = train_unet.PooledDice()
+    for batch in (slice(0, 4), slice(4, 6)):
+        metric.update_state(reference[batch], predicted[batch].astype(np.float32))
+    assert float(metric.result()) == pytest.approx(train_unet.dice(predicted, reference))
+
+
+def _discs(count: int, shape: tuple[int, int]) -> np.ndarray:
+    """Masks ``(count, H, W, 1)`` of discs beside the middle."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    centers = np.random.default_rng(0).uniform(-15, 15, (count, 2)) + np.array(shape) / 2
+    distance = np.hypot(y - centers[:, :1, None], x - centers[:, 1:, None])
+    return (distance < 20)[..., None]
+
+
+def test_augmentation_moves_image_and_mask_alike():
+    masks = _discs(16, (150, 190))
+    images = np.where(masks, 2.0, -1.0).astype(np.float32)
+    for step in range(3):
+        moved, moved_masks = (
+            array.numpy() for array in train_unet.augment(images, masks, tf.constant(step, tf.int64), 0)
+        )
+        assert moved.shape == images.shape
+        assert moved.dtype == np.float32
+        assert moved_masks.dtype == np.bool_
+        for image, mask, before in zip(moved > 0.5, moved_masks, masks, strict=True):
+            assert train_unet.dice(image, mask) > 0.97
+            assert train_unet.dice(mask, before) < 0.97
+            # The disc is the only one, and as much larger or smaller as the scale allows.
+            assert math.exp(-0.6) * 0.95 < mask.sum() / before.sum() < math.exp(0.6) * 1.05
+
+
+def test_augmentation_is_a_function_of_seed_and_step():
+    masks = _discs(2, (128, 128))
+    images = masks.astype(np.float32)
+
+    def drawn(step: int, seed: int) -> np.ndarray:
+        return train_unet.augment(images, masks, tf.constant(step, tf.int64), seed)[1].numpy()
+
+    assert (drawn(5, 1) == drawn(5, 1)).all()
+    assert (drawn(5, 1) != drawn(6, 1)).any()
+    assert (drawn(5, 1) != drawn(5, 2)).any()
+
+
+def test_the_network_sees_the_middle_and_answers_for_the_whole():
+    model = train_unet.unet((131, 200, 1))
+    probabilities = model(np.random.default_rng(0).normal(size=(1, 131, 200, 1))).numpy()
+    assert probabilities.shape == (1, 131, 200, 1)
+    assert (probabilities > 0).sum() == train_unet.SIDE**2
+    assert (probabilities[:, 1:129, 36:164] > 0).all()
+    with pytest.raises(ValueError, match="127 × 200, at least 128 × 128"):
+        train_unet.unet((127, 200, 1))
+
+
+# Keras asks TensorFlow's variables for arrays in a way that NumPy 2 warns of.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.clients
+def test_train_unet_leaves_models_logs_and_a_picture(phantom_records, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tensorboard")
+    command = ["train_unet", f"--records_dir={phantom_records}", f"--output_dir={tmp_path}", "--epochs=1"]
+    # Batches of 5: the last of an epoch is short.
+    monkeypatch.setattr("sys.argv", [*command, "--batch_size=5"])
+    assert train_unet.main() == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| PHANTOM002"))
+    assert 0 <= float(row.split("|")[2]) <= 1
+    assert list((tmp_path / "tensorboard" / "validation").glob("events.out.tfevents.*"))
+    assert (tmp_path / "held_out.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("best.keras", "last.keras"):
+        model = keras.models.load_model(tmp_path / name, compile=False)
+        assert model.output_shape == (None, 256, 256, 1)
+
+
+def test_train_unet_tells_in_one_line_what_is_not_there(tmp_path, monkeypatch, capsys):
+    command = ["train_unet", f"--data_dir={tmp_path / 'absent'}", "--held_out=A", f"--output_dir={tmp_path}"]
+    monkeypatch.setattr("sys.argv", command)
+    assert train_unet.main() == 1
+    error = capsys.readouterr().err
+    assert error.startswith("examples.train_unet: ")
+    assert error.count("\n") == 1
+
+
+def test_naive_records_differ_in_the_masks_of_the_training_split_only(phantom_dir, tmp_path):
+    config = Config(data_dir=phantom_dir, output_dir=tmp_path / "exact", split="val=PHANTOM002")
+    run(config)
+    source = sources.open_source(phantom_dir)
+    studies = compare_masks.read_studies(source, config)
+    compare_masks.write_naive(source, config, studies, tmp_path / "naive")
+    assert DatasetInfo.load(tmp_path / "naive").studies == DatasetInfo.load(tmp_path / "exact").studies
+    for split, alike in (("train", False), ("val", True)):
+        both = [
+            iterate_batches(tmp_path / name, split, shuffle=False, epochs=1, image_dtype=None)
+            for name in ("naive", "exact")
+        ]
+        for (naive_images, naive), (images, exact) in zip(*both, strict=True):
+            assert (naive_images == images).all()
+            assert (naive == exact).all() == alike
+            assert (naive.sum(axis=(1, 2, 3)) >= exact.sum(axis=(1, 2, 3))).all()
+
+
+def test_volumes_from_the_contours_are_those_of_the_records(phantom_dir, tmp_path):
+    config = Config(data_dir=phantom_dir, output_dir=tmp_path / "records")
+    run(config)
+    studies = compare_masks.read_studies(sources.open_source(phantom_dir), config)
+    with (config.output_dir / "studies.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["pairs"] != "0":
+                contoured = studies[row["study_id"]]
+                assert contoured.contour_volumes().edv_ml == pytest.approx(float(row["edv_ml"]), rel=1e-5)
+
+
+@pytest.mark.clients
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_workers_of_a_data_loader_bring_every_record_once_an_epoch(phantom_records, num_workers):
+    torch_data = pytest.importorskip("torch.utils.data")
+    from examples import train_torch
+
+    count = DatasetInfo.load(phantom_records).split("train").count
+    assert count % max(1, num_workers) == 0
+    records = train_torch.Records(phantom_records, "train", batch_size=5, epochs=2, seed=3)
+    context = "spawn" if num_workers else None
+    loader = torch_data.DataLoader(records, batch_size=None, num_workers=num_workers, multiprocessing_context=context)
+    batches = [images.numpy() for images, _ in loader]
+    steps = train_torch.steps_per_epoch(count, 5, num_workers)
+    assert len(batches) == 2 * steps
+    stored = iterate_batches(phantom_records, shuffle=False, epochs=1, standardize=True)
+    once = collections.Counter(image.tobytes() for images, _ in stored for image in images)
+    orders = []
+    for epoch in (batches[:steps], batches[steps:]):
+        orders.append([image.tobytes() for images in epoch for image in images])
+        assert collections.Counter(orders[-1]) == once
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.clients
+def test_train_torch_runs(phantom_records, tmp_path):
+    torch = pytest.importorskip("torch")
+    from examples import train_torch
+
+    # In a process of its own: PyTorch's optimizers crash in one that TensorFlow was loaded into.
+    command = [
+        "-m",
+        "examples.train_torch",
+        f"--records_dir={phantom_records}",
+        f"--output_dir={tmp_path}",
+        "--epochs=1",
+    ]
+    result = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "held-out Dice 0." in result.stdout
+    train_torch.UNet().load_state_dict(torch.load(tmp_path / "unet.pt"))
+
+
+@pytest.mark.clients
+def test_augmentation_in_pytorch_moves_image_and_mask_alike():
+    torch = pytest.importorskip("torch")
+    from examples import train_torch
+
+    masks = torch.from_numpy(_discs(16, (150, 190))).movedim(-1, 1)
+    moved, moved_masks = (array.numpy() > 0.5 for array in train_torch.augment(masks.float(), masks))
+    assert moved.shape == (16, 1, train_torch.SIDE, train_torch.SIDE)
+    for image, mask in zip(moved, moved_masks, strict=True):
+        assert train_unet.dice(image, mask) > 0.97
