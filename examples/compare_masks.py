@@ -28,7 +28,7 @@ import numpy.typing as npt
 from examples.train_unet import StudyDice, add_training_flags, predict, studies_with_pairs, table, train
 from pipeline import DatasetInfo, make_dataset, schema
 from pipeline.errors import RecordsError
-from preprocess import discover, examine, masks, measurements, polygons, sources, values
+from preprocess import discover, examine, masks, output, polygons, rendering, sources, values
 from preprocess.config import Config
 from preprocess.errors import InputError
 from preprocess.measurements import Volumes
@@ -66,9 +66,9 @@ def read_studies(source: Source, config: Config) -> dict[str, Contoured]:
         written = {row["contour_path"] for row in csv.DictReader(file) if row["written"] == "1"}
     studies = {}
     for study in discover.discover(source)[0]:
-        content = examine.examine(source, study, config, lambda: None)
+        content = examine.examine(source, config, study)
         pairs = [pair for pair in content.pairs["i"] if pair.contour_path in written]
-        studies[study.study_id] = Contoured(pairs, measurements.slice_spacing_mm(content.headers, content.places))
+        studies[study.study_id] = Contoured(pairs, content.outline.slice_spacing_mm)
     return studies
 
 
@@ -84,16 +84,20 @@ def write_naive(source: Source, config: Config, studies: Mapping[str, Contoured]
     info = DatasetInfo.load(config.output_dir)
     planned = {name: split.count for name, split in info.splits.items()}
     dtype = np.dtype(info.image_dtype)
-    with RecordsWriter(naive, False, info.image_shape[:2], dtype, planned, config.num_shards) as records:
-        for name, split in info.splits.items():
-            for pair in (pair for study_id in split.studies for pair in studies[study_id].pairs):
-                image, mask = examine.read_pair(source, pair, config.contour_origin, config.max_image_pixels)
-                if name == "train":
-                    mask = fill_rounded(pair.polygon, mask.shape)
-                records.write(name, pair, values.to_dtype(image, dtype, pair.image_path), mask)
-        tables = {name: (config.output_dir / name).read_bytes() for name in info.files if name.endswith(".csv")}
-        settings = {**info.settings, "train_masks": "cv2.fillPoly on rounded vertices"}
-        records.publish({name: split.studies for name, split in info.splits.items()}, settings, tables)
+    tables = {name: (config.output_dir / name).read_bytes() for name in info.files if name.endswith(".csv")}
+    settings = {**info.settings, "train_masks": "cv2.fillPoly on rounded vertices"}
+    with output.claimed(naive, False) as partial:
+        directory = partial / "records"
+        directory.mkdir()
+        with RecordsWriter(directory, info.image_shape[:2], dtype, planned, config.num_shards) as records:
+            for name, split in info.splits.items():
+                for pair in (pair for study_id in split.studies for pair in studies[study_id].pairs):
+                    image, mask = rendering.read_pair(source, config, pair)
+                    if name == "train":
+                        mask = fill_rounded(pair.polygon, mask.shape)
+                    records.write(name, pair, values.to_dtype(image, dtype, pair.image_path), mask)
+            records.complete({name: split.studies for name, split in info.splits.items()}, settings, tables)
+        output.publish(directory, naive, False)
 
 
 def compare(

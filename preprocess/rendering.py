@@ -72,7 +72,7 @@ def render(source: Source, config: Config, selection: Selection) -> Rendered:
         if not written and pair.kind == config.contours:
             continue
         try:
-            image, mask = _read_pair(source, config, pair)
+            image, mask = read_pair(source, config, pair)
             pixels = values.to_dtype(image, selection.dtype, pair.image_path) if written else image
         except InputError as error:
             findings += _left_out(pair, error)
@@ -100,8 +100,12 @@ def render(source: Source, config: Config, selection: Selection) -> Rendered:
     return Rendered(records, list(rows.values()), study_row, findings)
 
 
-def _read_pair(source: Source, config: Config, pair: Pair) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
-    """Modality values ``(H, W)`` and mask ``(H, W)`` of a pair; InputError where either cannot be made."""
+def read_pair(source: Source, config: Config, pair: Pair) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
+    """Modality values ``(H, W)`` and mask bool ``(H, W)`` of a pair.
+
+    Raises:
+        InputError: either cannot be made.
+    """
     mask = masks.rasterize(pair.polygon, pair.header.shape, pair.contour_path, config.contour_origin)
     with opened(source, pair.image_path, "unreadable_image") as file:
         pixels = dicom.read_pixels(file, pair.image_path, config.max_image_pixels)
