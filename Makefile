@@ -76,8 +76,9 @@ $(VENV)/.beam: requirements-beam.txt $(READY)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt --requirement $<
 	@touch $@
 
-$(VENV)/.clients: requirements-clients.txt $(READY)
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt --requirement $<
+$(VENV)/.clients: requirements-clients.txt examples/requirements.txt $(READY)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt \
+	  --requirement requirements-clients.txt --requirement examples/requirements.txt
 	@touch $@
 
 $(READY): requirements.txt
