@@ -65,9 +65,7 @@ _MAX_IMAGE_PIXELS = flags.DEFINE_integer(
 )
 _WORKERS = flags.DEFINE_integer("workers", None, "Processes on this machine (default: one for each of its cores).")
 _ENGINE = flags.DEFINE_enum("engine", "local", ["local", "beam"], "Where the work runs: here, or on Apache Beam.")
-_BEAM_ARGS = flags.DEFINE_string(
-    "beam_args", "", "What Beam is given, in one string: --beam_args='--runner=FlinkRunner --flink_master=…'."
-)
+_BEAM_ARGS = flags.DEFINE_string("beam_args", "", "Beam's own arguments, in one string; docs/SCALE.md has some.")
 _STRICT = flags.DEFINE_bool("strict", False, "Publish nothing if the audit has a row of level error.")
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Replace the output directory, in one step, if an earlier run wrote it; never another one."
