@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import os
 import pathlib
 import re
 import subprocess
@@ -65,7 +66,11 @@ def test_a_program_reads_what_iterate_batches_reads(
     program.write_text(PROGRAMS[title] + SHOW, "utf-8")
     (tmp_path / "records").symlink_to(phantom_records)
     result = subprocess.run(
-        [sys.executable, program], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        [sys.executable, program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr
     expected = [
