@@ -1,0 +1,129 @@
+"""docs/FORMAT.md: its tables are those of the records, and its programs read them."""
+
+import contextlib
+import importlib.util
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline import DatasetInfo, iterate_batches
+from pipeline.records import FRAME_BYTES, LENGTH_BYTES, Layout, scan
+
+from .conftest import ROOT
+
+TEXT = (ROOT / "docs/FORMAT.md").read_text("utf-8")
+PROGRAMS = dict(re.findall(r"^### ([^\n]*)$.*?^```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE))
+LIBRARIES = {
+    "With this package": None,
+    "TensorFlow alone": None,
+    "TensorFlow Datasets": "tensorflow_datasets",
+    "The tfrecord package": "tfrecord",
+    "PyTorch with this package": "torch",
+    "PyTorch without this package": "torch",
+    "NVIDIA DALI": "nvidia.dali",
+}
+
+# Appended to a program: what it read, a line per record.
+SHOW = """
+import zlib
+import numpy as np
+for images, masks in batches:
+    for pair in zip(np.asarray(images), np.asarray(masks), strict=True):
+        print(*(f"{array.shape} {array.dtype} {zlib.crc32(array.tobytes())}" for array in pair))
+"""
+
+
+def installed(library: str) -> bool:
+    """Without importing it: not all of these libraries bear each other."""
+    with contextlib.suppress(ModuleNotFoundError):
+        return importlib.util.find_spec(library) is not None
+    return False
+
+
+def test_every_program_is_run() -> None:
+    assert set(PROGRAMS) == set(LIBRARIES)
+    assert len(PROGRAMS) == TEXT.count("```python\n")
+
+
+@pytest.mark.parametrize(
+    "title",
+    [pytest.param(title, marks=[pytest.mark.clients] if library else []) for title, library in LIBRARIES.items()],
+)
+def test_a_program_reads_what_iterate_batches_reads(
+    title: str, phantom_records: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    library = LIBRARIES[title]
+    if library and not installed(library):
+        pytest.skip(f"{library} is not installed")
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAMS[title] + SHOW, "utf-8")
+    (tmp_path / "records").symlink_to(phantom_records)
+    result = subprocess.run(
+        [sys.executable, program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    expected = [
+        " ".join(f"{array.shape} {array.dtype} {zlib.crc32(array.tobytes())}" for array in pair)
+        for batch in iterate_batches(phantom_records, shuffle=False, epochs=1, image_dtype=None)
+        for pair in zip(*batch, strict=True)
+    ]
+    found = result.stdout.splitlines()
+    if title == "PyTorch with this package":
+        # Shuffled, and two workers take turns.
+        assert found != expected
+        found.sort()
+        expected.sort()
+    assert found == expected
+
+
+def table(heading: str) -> list[list[str]]:
+    """The cells of the table below a heading, without its first two lines."""
+    section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE)[1]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+def test_features_are_those_of_a_record(phantom_records: pathlib.Path) -> None:
+    shard = DatasetInfo.load(phantom_records).splits["train"].shards[0]
+    _, data = next(scan(phantom_records / shard.name))
+    found = {}
+    for name, feature in tf.train.Example.FromString(data).features.feature.items():
+        kind = feature.WhichOneof("kind")
+        count = len(getattr(feature, kind).value)
+        found[f"`{name}`"] = kind.removesuffix("_list") + (f" × {count}" if count > 1 else "")
+    assert {name: kind for name, kind, _ in table("Features of a record")} == found
+
+
+def test_bytes_lie_where_the_table_has_them(phantom_records: pathlib.Path) -> None:
+    info = DatasetInfo.load(phantom_records)
+    layout = Layout.of(info)
+    shard = info.splits["train"].shards[0]
+    offset, data = next(scan(phantom_records / shard.name))
+    head, gap = len(layout.head(len(data))), len(layout.gap)
+    sizes = [8, 4, head, layout.image_bytes, gap, layout.mask_bytes]
+    rows = table("Bytes of a record")
+    assert [int(size) for _, size, _ in rows[:-2]] == sizes
+    assert [int(first) for first, _, _ in rows[:-1]] == np.cumsum([0, *sizes]).tolist()
+    assert sum(sizes[:2]) == LENGTH_BYTES
+    # The index that is shown is the beginning of a real one.
+    shown = re.search(r"^```\n([0-9 \n]+)^```", TEXT, re.MULTILINE)[1]
+    assert (phantom_records / f"{shard.name}.idx").read_text().startswith(shown)
+    assert shown.splitlines()[0] == f"{offset} {len(data) + FRAME_BYTES}"
+
+
+def test_every_file_is_named(phantom_records: pathlib.Path) -> None:
+    named = re.findall(r"`([^`]+)`", " ".join(row[0] for row in table("Files")))
+    patterns = {re.sub(r"train|\d{5}", "*", name) for name in named}
+    found = {re.sub(r"train|val|\d{5}", "*", path.name) for path in phantom_records.iterdir()}
+    assert patterns == found
