@@ -1,10 +1,6 @@
-"""Positions → arrays: TFRecord framing, and the place of the pixels within a record. NumPy only.
+"""Positions → arrays: the place of the pixels within a record, and their way to an array. NumPy only.
 
-A TFRecord file is a row of frames (TensorFlow, ``tensorflow/core/lib/io/record_writer.h``)::
-
-    | length: uint64 | masked CRC-32C of length: uint32 | data: length bytes | masked CRC-32C of data: uint32 |
-
-and the data of ours is a ``tf.train.Example``, in protobuf's wire format with its map sorted by key::
+The data of a record is a ``tf.train.Example``, in protobuf's wire format with its map sorted by key::
 
     | head: lengths, "image" | image bytes | gap: lengths, "mask" | mask bytes | tail: the meta features |
 
@@ -18,47 +14,20 @@ import collections
 import dataclasses
 import mmap
 import os
-import pathlib
 import resource
-import struct
-from collections.abc import Iterator
 from typing import Any, NamedTuple, Self
 
-import crc32c
 import numpy as np
 import numpy.typing as npt
 
 from pipeline import schema
 from pipeline.errors import RecordsError
+from pipeline.frames import CHECKSUM_BYTES, FRAME_BYTES, LENGTH_BYTES, checksum_field, length_field
 from pipeline.index import Index
 from pipeline.manifest import DatasetInfo
 
-LENGTH_BYTES = 12
-"""The length field and its checksum, before the data."""
-FRAME_BYTES = LENGTH_BYTES + 4
-"""All that a frame adds to its data."""
-
-_LENGTH = struct.Struct("<QI")
-_CHECKSUM = struct.Struct("<I")
-
 # Shards beyond this many are closed again, the one opened first before the others: a process may often hold 1,024.
 _OPEN_SHARDS = 256
-
-
-def masked(checksum: int) -> int:
-    """TFRecord's mask of a CRC-32C (``tensorflow/core/lib/hash/crc32c.h``), against checksums of checksums."""
-    return (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def length_field(data_bytes: int) -> bytes:
-    """The first 12 bytes of a frame whose data has that many bytes."""
-    length = struct.pack("<Q", data_bytes)
-    return length + _CHECKSUM.pack(masked(crc32c.crc32c(length)))
-
-
-def frame(data: bytes) -> tuple[bytes, bytes, bytes]:
-    """The parts of a frame, in order."""
-    return length_field(len(data)), data, _CHECKSUM.pack(masked(crc32c.crc32c(data)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,29 +188,28 @@ class RecordReader:
         mask[:] = octets[mask_at : mask_at + self._layout.mask_bytes]
         # Last: copying brings the record into the processor's cache, where the checksum takes half the time.
         if self._check_crc:
-            end = offset + size - 4
-            checksum = crc32c.crc32c(octets[offset + LENGTH_BYTES : end].data)
-            if content[end : end + 4] != _CHECKSUM.pack(masked(checksum)):
+            end = offset + size - CHECKSUM_BYTES
+            if content[end : offset + size] != checksum_field(octets[offset + LENGTH_BYTES : end].data):
                 raise RecordsError("CRC-32C does not match")
 
     def _open(self, number: int) -> _Shard:
         """A shard in memory, its file found to be what it was when the reader was made."""
         shard = self._shards.get(number)
         if shard is not None:
-            state = _state(os.stat(self._paths[number]))
-        else:
-            with open(self._paths[number], "rb") as file:
-                state = _state(os.fstat(file.fileno()))
-                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            shard = _Shard(content, np.frombuffer(content, np.uint8))
-        if state != self._states[number]:
-            raise RecordsError("the shard changed after it was opened")
-        if number not in self._shards:
-            if len(self._shards) == _OPEN_SHARDS:
-                # Another thread may be reading it; it is unmapped when nobody does.
-                self._shards.popitem(last=False)
-            self._shards[number] = shard
+            self._check_unchanged(number, os.stat(self._paths[number]))
+            return shard
+        with open(self._paths[number], "rb") as file:
+            self._check_unchanged(number, os.fstat(file.fileno()))
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if len(self._shards) == _OPEN_SHARDS:
+            # Another thread may be reading it; it is unmapped when nobody does.
+            self._shards.popitem(last=False)
+        shard = self._shards[number] = _Shard(content, np.frombuffer(content, np.uint8))
         return shard
+
+    def _check_unchanged(self, number: int, status: os.stat_result) -> None:
+        if _state(status) != self._states[number]:
+            raise RecordsError("the shard changed after it was opened")
 
 
 class _Shard(NamedTuple):
@@ -268,30 +236,3 @@ def _state(status: os.stat_result) -> tuple[int, int, int]:
 def _blocks_read() -> int:
     """Blocks that this process has had to read from a disk; Linux counts the reads ahead, too."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_inblock
-
-
-def scan(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
-    """Yields ``(offset, data)`` of each frame of a TFRecord file, in order, checking every checksum.
-
-    Raises:
-        RecordsError: the file ends within a frame, or a checksum does not match; the message names the byte.
-    """
-    with path.open("rb") as file:
-        remaining = os.fstat(file.fileno()).st_size
-        offset = 0
-        while remaining:
-            field = file.read(LENGTH_BYTES)
-            if len(field) < LENGTH_BYTES:
-                raise RecordsError(f"{path}: ends within the header of the record at byte {offset}")
-            length, _ = _LENGTH.unpack(field)
-            if field != length_field(length):
-                raise RecordsError(f"{path}: CRC-32C of the length at byte {offset} does not match")
-            # Asked before reading: a length beyond the file must not be allocated.
-            if length + FRAME_BYTES > remaining:
-                raise RecordsError(f"{path}: ends within the record at byte {offset}")
-            data = file.read(length)
-            if file.read(4) != _CHECKSUM.pack(masked(crc32c.crc32c(data))):
-                raise RecordsError(f"{path}: CRC-32C of the record at byte {offset} does not match")
-            yield offset, data
-            offset += length + FRAME_BYTES
-            remaining -= length + FRAME_BYTES

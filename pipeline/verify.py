@@ -18,9 +18,10 @@ import numpy as np
 
 from pipeline import schema
 from pipeline.errors import RecordsError
+from pipeline.frames import FRAME_BYTES, scan
 from pipeline.index import read_index
 from pipeline.manifest import DatasetInfo, FileInfo, ShardInfo
-from pipeline.records import FRAME_BYTES, Layout, scan
+from pipeline.records import Layout
 
 
 def faults(directory: str | os.PathLike[str], progress: Callable[[str], object] = lambda line: None) -> Iterator[str]:

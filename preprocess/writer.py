@@ -13,8 +13,8 @@ import tensorflow as tf
 
 import pipeline
 from pipeline import schema
+from pipeline.frames import FRAME_BYTES, frame
 from pipeline.manifest import DatasetInfo, FileInfo, ShardInfo, SplitInfo
-from pipeline.records import FRAME_BYTES, frame
 from preprocess import tfds
 from preprocess.study import Pair
 

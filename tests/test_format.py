@@ -14,7 +14,8 @@ import pytest
 import tensorflow as tf
 
 from pipeline import DatasetInfo, iterate_batches
-from pipeline.records import FRAME_BYTES, LENGTH_BYTES, Layout, scan
+from pipeline.frames import FRAME_BYTES, LENGTH_BYTES, scan
+from pipeline.records import Layout
 
 from .conftest import ROOT
 

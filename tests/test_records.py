@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import records, schema
+from pipeline import frames, schema
 from pipeline.errors import RecordsError
 from pipeline.index import Index, read_index
 from pipeline.manifest import DatasetInfo
@@ -46,7 +46,7 @@ def test_frames_are_those_that_tensorflow_writes(datas: list[bytes]) -> None:
         with tf.io.TFRecordWriter(os.fspath(path)) as writer:
             for data in datas:
                 writer.write(data)
-        scanned = list(records.scan(path))
+        scanned = list(frames.scan(path))
         assert [data for _, data in scanned] == datas
         assert [offset for offset, _ in scanned] == np.cumsum([0, *(len(data) + 16 for data in datas)])[:-1].tolist()
 

@@ -1,0 +1,70 @@
+"""TFRecord's framing of data.
+
+A TFRecord file is a row of frames (TensorFlow, ``tensorflow/core/lib/io/record_writer.h``)::
+
+    | length: uint64 | masked CRC-32C of length: uint32 | data: length bytes | masked CRC-32C of data: uint32 |
+
+all of it little-endian.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Iterator
+
+import crc32c
+
+from pipeline.errors import RecordsError
+
+CHECKSUM_BYTES = 4
+"""A checksum, after the length and after the data."""
+LENGTH_BYTES = 8 + CHECKSUM_BYTES
+"""The length and its checksum, before the data."""
+FRAME_BYTES = LENGTH_BYTES + CHECKSUM_BYTES
+"""All that a frame adds to its data."""
+
+
+def checksum_field(data: bytes | memoryview) -> bytes:
+    """CRC-32C of data, masked (``tensorflow/core/lib/hash/crc32c.h``) against checksums of checksums."""
+    checksum = crc32c.crc32c(data)
+    masked = (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+    return masked.to_bytes(CHECKSUM_BYTES, "little")
+
+
+def length_field(data_bytes: int) -> bytes:
+    """The first 12 bytes of a frame whose data has that many bytes."""
+    length = data_bytes.to_bytes(8, "little")
+    return length + checksum_field(length)
+
+
+def frame(data: bytes) -> tuple[bytes, bytes, bytes]:
+    """The parts of a frame, in order."""
+    return length_field(len(data)), data, checksum_field(data)
+
+
+def scan(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
+    """Yields ``(offset, data)`` of each frame of a TFRecord file, in order, checking every checksum.
+
+    Raises:
+        RecordsError: the file ends within a frame, or a checksum does not match; the message names the byte.
+    """
+    with path.open("rb") as file:
+        remaining = os.fstat(file.fileno()).st_size
+        offset = 0
+        while remaining:
+            field = file.read(LENGTH_BYTES)
+            if len(field) < LENGTH_BYTES:
+                raise RecordsError(f"{path}: ends within the header of the record at byte {offset}")
+            length = int.from_bytes(field[:8], "little")
+            if field != length_field(length):
+                raise RecordsError(f"{path}: CRC-32C of the length at byte {offset} does not match")
+            # Asked before reading: a length beyond the file must not be allocated.
+            if length + FRAME_BYTES > remaining:
+                raise RecordsError(f"{path}: ends within the record at byte {offset}")
+            data = file.read(length)
+            if file.read(CHECKSUM_BYTES) != checksum_field(data):
+                raise RecordsError(f"{path}: CRC-32C of the record at byte {offset} does not match")
+            yield offset, data
+            offset += length + FRAME_BYTES
+            remaining -= length + FRAME_BYTES
