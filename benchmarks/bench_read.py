@@ -20,14 +20,13 @@ import importlib
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import time
 from typing import Any
 
 import numpy as np
 
-from benchmarks import store
+from benchmarks import isolated, store
 from benchmarks.readers import BATCH_SIZE, GATHER, GATHER_INT16, PLAIN, READERS
 
 _ROUNDS = 3
@@ -74,24 +73,14 @@ def _measure(name: str, root: pathlib.Path, count: int) -> dict[str, float]:
     }
 
 
-def _in_a_process(name: str, root: pathlib.Path, count: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.bench_read", "--root", str(root), "--counts", str(count)]
-    result = subprocess.run([*command, "--measure", name], capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise RuntimeError(f"{name}: {result.stderr[-2000:]}")
-    found: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
-    return found
-
-
 def _compare(names: list[str], root: pathlib.Path, count: int) -> dict[str, dict[str, float]]:
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for number in range(_ROUNDS):
         for name in names:
             print(f"{count} records, round {number + 1} of {_ROUNDS}: {name}", file=sys.stderr, flush=True)
-            found[name].append(_in_a_process(name, root, count))
-    return {
-        name: {key: float(np.median([run[key] for run in runs])) for key in runs[0]} for name, runs in found.items()
-    }
+            arguments = ["--root", str(root), "--counts", str(count), "--measure", name]
+            found[name].append(isolated.measured("benchmarks.bench_read", *arguments))
+    return {name: isolated.medians(runs) for name, runs in found.items()}
 
 
 def _table(count: int, found: dict[str, dict[str, float]]) -> None:

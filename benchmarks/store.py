@@ -48,11 +48,11 @@ def records(root: pathlib.Path, count: int) -> pathlib.Path:
         from preprocess.writer import RecordsWriter
 
         header = ImageHeader(None, None, SHAPE, (0, 1), (1.0, 1.0), None, 0.0, 0.0)
-        writer = RecordsWriter(path, SHAPE, np.dtype(np.int16), {"train": count}, None)
-        for position in range(count):
-            pair = Pair("A", "B", "i", position, "image", "contour", header, np.zeros((3, 2)), 1, 2)
-            writer.write("train", pair, *pair_of_arrays(position))
-        writer.complete({"train": ["A"]}, {}, {"audit.csv": b""})
+        with RecordsWriter(path, SHAPE, np.dtype(np.int16), {"train": count}, None) as writer:
+            for position in range(count):
+                pair = Pair("A", "B", "i", position, "image", "contour", header, np.zeros((3, 2)), 1, 2)
+                writer.write("train", pair, *pair_of_arrays(position))
+            writer.complete({"train": ["A"]}, {}, {"audit.csv": b""})
 
     return prepared(root / "records", write)
 

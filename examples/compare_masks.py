@@ -136,9 +136,9 @@ def compare(
         images = np.concatenate([images for images, _ in batches.as_numpy_iterator()])
         results = {}
         for kind, records in directories.items():
-            output = output_dir / study_id / kind
-            (results[kind],) = train(records, output, epochs=epochs, patience=epochs, batch_size=batch_size, seed=seed)
-            areas = predict(output / "last.keras", images).sum(axis=(1, 2, 3))
+            trained = output_dir / study_id / kind
+            (results[kind],) = train(records, trained, epochs=epochs, patience=epochs, batch_size=batch_size, seed=seed)
+            areas = predict(trained / "last.keras", images).sum(axis=(1, 2, 3))
             volumes[f"network trained on {kind} masks"] = held_out.volumes(areas)
     return results, volumes
 

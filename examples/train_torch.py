@@ -20,11 +20,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812, as PyTorch's own documentation calls it
 import torch.utils.data
 from torch import nn
+from torch.nn import functional
 
-from pipeline import DatasetInfo, iterate_batches
+from pipeline import DatasetInfo, iterate_batches, order
 from pipeline.errors import RecordsError
 
 SIDE = 128
@@ -61,7 +61,7 @@ class Records(torch.utils.data.IterableDataset):
 def steps_per_epoch(count: int, batch_size: int, num_workers: int) -> int:
     """Batches that all workers together yield in an epoch of ``count`` records."""
     workers = max(1, num_workers)
-    return workers * math.ceil(count // workers / batch_size)
+    return workers * order.steps_per_epoch(count // workers, batch_size)
 
 
 class UNet(nn.Module):
@@ -77,10 +77,10 @@ class UNet(nn.Module):
         """The logits."""
         levels = [self.down[0](values)]
         for convolutions in self.down[1:]:
-            levels.append(convolutions(F.max_pool2d(levels[-1], 2)))
+            levels.append(convolutions(functional.max_pool2d(levels[-1], 2)))
         values = levels.pop()
         for convolutions in reversed(self.up):
-            enlarged = F.interpolate(values, scale_factor=2, mode="bilinear")
+            enlarged = functional.interpolate(values, scale_factor=2, mode="bilinear")
             values = convolutions(torch.cat([levels.pop(), enlarged], 1))
         return self.last(values)
 
@@ -117,9 +117,9 @@ def augment(images: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, to
         ],
         1,
     )
-    grid = F.affine_grid(matrix, [count, 1, SIDE, SIDE], align_corners=False)
-    transformed = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    return transformed, F.grid_sample(
+    grid = functional.affine_grid(matrix, [count, 1, SIDE, SIDE], align_corners=False)
+    transformed = functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    return transformed, functional.grid_sample(
         masks.float(), grid, mode="nearest", padding_mode="reflection", align_corners=False
     )
 
@@ -128,7 +128,7 @@ def loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Soft Dice of the whole batch plus the mean cross-entropy of its pixels."""
     probabilities = logits.sigmoid()
     overlap = 2 * (probabilities * masks).sum() / (probabilities.sum() + masks.sum()).clamp(min=1)
-    return 1 - overlap + F.binary_cross_entropy_with_logits(logits, masks)
+    return 1 - overlap + functional.binary_cross_entropy_with_logits(logits, masks)
 
 
 @torch.no_grad()

@@ -28,6 +28,9 @@ from pipeline.pixels import Conversion, ImageDtype
 # Batches that are made at once, and that wait to be taken: some will be waiting for the disk.
 _PARALLEL_BATCHES = 4
 
+# There is nothing for AutoGraph to convert in what is mapped, and under Python 3.13 it warns that it cannot.
+_as_it_is = tf.autograph.experimental.do_not_convert
+
 
 def make_dataset(
     records: str | os.PathLike[str],
@@ -104,8 +107,7 @@ def make_dataset(
         )
     fixed_batch = batch_size if drop_remainder or schedule.share % batch_size == 0 else None
 
-    # There is nothing here for AutoGraph to convert, and under Python 3.13 it warns that it cannot.
-    @tf.autograph.experimental.do_not_convert
+    @_as_it_is
     def load(positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if fixed_batch is None:
             positions = tf.boolean_mask(positions, positions >= 0)
@@ -152,8 +154,7 @@ def _positions(schedule: Schedule) -> tf.data.Dataset:
         ]
         return np.array(filled, np.int64)
 
-    # There is nothing here for AutoGraph to convert, and under Python 3.13 it warns that it cannot.
-    @tf.autograph.experimental.do_not_convert
+    @_as_it_is
     def load(number: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(tf.numpy_function(block, [number], tf.int64), (None, schedule.batch_size))
 

@@ -7,7 +7,8 @@ import pathlib
 from typing import Any, Literal
 
 from preprocess import splits
-from preprocess.study import ContourKind, Origin
+from preprocess.grid import Grid
+from preprocess.study import ContourKind, ImageHeader, Origin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +70,10 @@ class Config:
         if self.pixel_spacing_mm is not None and not 0.001 <= self.pixel_spacing_mm <= 1000:
             raise ValueError(f"pixel_spacing_mm is {self.pixel_spacing_mm:g}, 0.001 to 1000 expected")
         splits.check(self.split)
+
+    def grid_of(self, header: ImageHeader, path: str) -> Grid:
+        """The pixels that an image gets; raises what :meth:`Grid.of` does."""
+        return Grid.of(header, path, self.image_size, self.pixel_spacing_mm, self.max_image_pixels)
 
     def shaping(self) -> dict[str, Any]:
         """The settings that shape the records, without the paths of this machine: what the manifest keeps.

@@ -46,9 +46,6 @@ _BITS_ALLOCATED = (None, 1, 8, 16, 32, 64)
 _LUT_BITS = range(1, 17)
 """Bits of a Modality LUT's values (PS3.3 C.11.1.1)."""
 
-# What read_digest may read where nobody says: as many pixels as --max_image_pixels allows by itself.
-_MAX_IMAGE_PIXELS = 1 << 24
-
 _ENHANCED = frozenset(
     UID(f"1.2.840.10008.5.1.4.1.1.{suffix}") for suffix in ("2.1", "2.2", "4.1", "4.3", "4.4", "128.1", "130")
 )
@@ -112,7 +109,7 @@ def read_pixels(file: BinaryIO, path: str, max_image_pixels: int) -> npt.NDArray
         return pixels.astype(np.float64) * slope + intercept
 
 
-def read_digest(file: BinaryIO, path: str, max_image_pixels: int = _MAX_IMAGE_PIXELS) -> bytes:
+def read_digest(file: BinaryIO, path: str, max_image_pixels: int) -> bytes:
     """SHA-256 of an image's pixels as the file holds them, not decoded.
 
     Args:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from preprocess import contours, dicom, pairing
 from preprocess.config import Config
 from preprocess.errors import Finding, InputError
-from preprocess.grid import Grid
 from preprocess.measurements import Outline
 from preprocess.sources import Source, opened
 from preprocess.study import KINDS, ContourKind, ImageHeader, Pair, Polygon, Study
@@ -45,7 +44,7 @@ def examine(source: Source, config: Config, study: Study) -> Examined:
                 header = dicom.read_header(file, path, config.max_image_pixels)
             if number in labeled:
                 # What has no place on the common grid is found now: the shapes there settle who stays.
-                Grid.of(header, path, config.image_size, config.pixel_spacing_mm, config.max_image_pixels)
+                config.grid_of(header, path)
                 with opened(source, path, "unreadable_image") as file:
                     digests[path] = dicom.read_digest(file, path, config.max_image_pixels)
             headers[number] = header

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from preprocess import checks, dicom, masks, measurements, pairing, polygons, values
 from preprocess.config import Config
 from preprocess.errors import Finding, InputError
-from preprocess.grid import Grid
 from preprocess.measurements import Outline, PairRow, StudyRow, Volumes
 from preprocess.registration import Registration
 from preprocess.sources import Source, opened
@@ -123,7 +122,7 @@ def _on_common_grid(
         InputError: ``outside_image`` or ``degenerate_contour``, the contour lies beyond the grid or is lost in it.
     """
     header, path = pair.header, pair.contour_path
-    grid = Grid.of(header, pair.image_path, config.image_size, config.pixel_spacing_mm, config.max_image_pixels)
+    grid = config.grid_of(header, pair.image_path)
     if grid.changes_nothing:
         return pair, pixels, mask
     header = dataclasses.replace(header, shape=grid.shape, pixel_spacing_mm=grid.spacing_mm)

@@ -17,7 +17,6 @@ from preprocess.config import Config
 from preprocess.engines import Engine
 from preprocess.errors import Finding, InputError
 from preprocess.examine import Examined, examine
-from preprocess.grid import Grid
 from preprocess.measurements import PairRow, StudyRow
 from preprocess.rendering import Selection, render
 from preprocess.sources import Source
@@ -219,10 +218,7 @@ def _of_one_shape(pairs: Sequence[Pair], config: Config) -> tuple[list[Pair], tu
 
     Of no pairs it is (0, 0).
     """
-    shapes = [
-        Grid.of(pair.header, pair.image_path, config.image_size, config.pixel_spacing_mm, config.max_image_pixels).shape
-        for pair in pairs
-    ]
+    shapes = [config.grid_of(pair.header, pair.image_path).shape for pair in pairs]
     counts = collections.Counter(shapes)
     common = min(counts, key=lambda shape: (-counts[shape], shape), default=(0, 0))
     kept, findings = [], []

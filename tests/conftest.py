@@ -102,10 +102,10 @@ def write_synthetic(
     with output.claimed(path, overwrite) as partial:
         (partial / "records").mkdir()
         shape = images.shape[1:]
-        writer = RecordsWriter(partial / "records", shape, images.dtype, {"train": len(images)}, num_shards)
-        for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
-            writer.write("train", synthetic_pair(number), image, mask)
-        writer.complete({"train": ["A"]}, {}, {"audit.csv": b""})
+        with RecordsWriter(partial / "records", shape, images.dtype, {"train": len(images)}, num_shards) as writer:
+            for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
+                writer.write("train", synthetic_pair(number), image, mask)
+            writer.complete({"train": ["A"]}, {}, {"audit.csv": b""})
         output.publish(partial / "records", path, overwrite)
 
 

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from preprocess.config import Config
-from preprocess.engines import Local
 from preprocess.sources import Source
+from preprocess.workers import Local
 
 from .conftest import ROOT
 
@@ -102,7 +102,7 @@ def test_workers_end_with_the_process_that_began_them(tmp_path: pathlib.Path) ->
     code = f"""
 import os, pathlib, signal
 from preprocess.config import Config
-from preprocess.engines import Local
+from preprocess.workers import Local
 from tests.test_engines import slow_first
 path = pathlib.Path({str(tmp_path)!r})
 for _, process in Local(Config(data_dir=path, output_dir=path / "records", workers=2)).map(slow_first, range(9)):

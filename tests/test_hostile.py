@@ -48,7 +48,7 @@ MIB = 1 << 20
 
 READERS = (
     lambda file: dicom.read_header(file, "a.dcm", LIMIT),
-    lambda file: dicom.read_digest(file, "a.dcm"),
+    lambda file: dicom.read_digest(file, "a.dcm", 1 << 24),
     lambda file: dicom.read_pixels(file, "a.dcm", LIMIT),
 )
 
@@ -194,13 +194,18 @@ def directory_entry(path: pathlib.Path, name: str) -> tuple[bytearray, int]:
         (24, 200_000_000, r"it has 13\d{4} bytes, the 200000000 that the archive claims expected|truncated"),
         (24, 10, "Bad CRC-32"),
         (16, 1, "Bad CRC-32"),
-        (42, 5, "Bad magic number for file header"),
+        (42, None, "Bad magic number for file header"),
         (42, 1 << 30, "Truncated file header|outside|negative"),
         (20, 100, "CRC|cut|incomplete|EOF|claims"),
     ],
 )
 def test_an_entry_that_lies(
-    tree: pathlib.Path, tmp_path: pathlib.Path, field: int, value: int, message: str, allocated: Callable[[], int]
+    tree: pathlib.Path,
+    tmp_path: pathlib.Path,
+    field: int,
+    value: int | None,
+    message: str,
+    allocated: Callable[[], int],
 ) -> None:
     # Its size, its checksum, its place and its compressed size, of an image that does not compress well.
     noise = np.random.default_rng(0).bytes(131_072)
@@ -209,6 +214,9 @@ def test_an_entry_that_lies(
     dataset.save_as(image(tree, 9))
     path = zipped(tree, tmp_path / "data.zip", ("zeros", bytes(MIB)))
     content, at = directory_entry(path, "dicoms/PHANTOM001/9.dcm")
+    if value is None:
+        # Within itself: in the midst of another entry, newer versions of Python would hold it against that one, too.
+        value = struct.unpack_from("<I", content, at + field)[0] + 5
     struct.pack_into("<I", content, at + field, value)
     path.write_bytes(content)
     assert run(Config(path, tmp_path / "records")).records == {"train": 7}
