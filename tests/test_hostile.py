@@ -48,7 +48,7 @@ MIB = 1 << 20
 
 READERS = (
     lambda file: dicom.read_header(file, "a.dcm", LIMIT),
-    lambda file: dicom.read_digest(file, "a.dcm", 1 << 24),
+    lambda file: dicom.read_digest(file, "a.dcm", LIMIT),
     lambda file: dicom.read_pixels(file, "a.dcm", LIMIT),
 )
 
