@@ -7,7 +7,9 @@ import dataclasses
 import logging
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import tqdm
 
 from pipeline import schema
@@ -86,26 +88,13 @@ def _write(
     assigned = splits.assign(config.split, {pair.study_id for pair in pairs})
     split_of = {study_id: name for name, members in assigned.items() for study_id in members}
     planned = collections.Counter(split_of[pair.study_id] for pair in pairs)
-    written = frozenset(pair.contour_path for pair in pairs)
-    selections = [
-        Selection(
-            content.study,
-            content.outline,
-            content.pairs[config.contours],
-            written.intersection(pair.contour_path for pair in content.pairs[config.contours]),
-            rejected.others(content.pairs["i"]),
-            {pair.key: outside[pair.key] for pair in content.pairs["i"] if pair.key in outside},
-            dtype,
-        )
-        for content in examined
-    ]
     pair_rows: list[PairRow] = []
     study_rows: list[StudyRow] = []
     with (
         RecordsWriter(directory, shape, dtype, {name: planned[name] for name in assigned}, config.num_shards) as writer,
         _progress(len(pairs), "records") as bar,
     ):
-        for rendered in engine.map(render, selections):
+        for rendered in engine.map(render, _selections(examined, pairs, rejected, outside, dtype, config.contours)):
             with output.writing(config.output_dir):
                 for record in rendered.records:
                     writer.write(split_of[record[0].study_id], *record)
@@ -186,6 +175,30 @@ def _check(
         *copies,
         *checks.not_nested(kept["i"], outside, copied),
         *checks.self_intersecting(both),
+    ]
+
+
+def _selections(
+    examined: Iterable[Examined],
+    pairs: Iterable[Pair],
+    rejected: Rejected,
+    outside: Mapping[Key, float],
+    dtype: np.dtype[Any],
+    kind: ContourKind,
+) -> list[Selection]:
+    """What is to be made of each study, when ``pairs`` are to be written."""
+    written = frozenset(pair.contour_path for pair in pairs)
+    return [
+        Selection(
+            content.study,
+            content.outline,
+            content.pairs[kind],
+            written.intersection(pair.contour_path for pair in content.pairs[kind]),
+            rejected.others(content.pairs["i"]),
+            {pair.key: outside[pair.key] for pair in content.pairs["i"] if pair.key in outside},
+            dtype,
+        )
+        for content in examined
     ]
 
 
