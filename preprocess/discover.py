@@ -13,21 +13,11 @@ from preprocess.errors import DATA_DIR, Finding, InputError
 from preprocess.sources import Source, opened
 from preprocess.study import ContourKind, Study
 from preprocess.tables import read_rows
+from preprocess.unused import Unused, some
 
 _IMAGE_NAME = re.compile(r"(\d{1,9})\.dcm", re.IGNORECASE | re.ASCII)
 _CONTOUR_NAME = re.compile(r"IM-\d+-(\d{1,9})-([io])contour-manual\.txt", re.IGNORECASE | re.ASCII)
 _CONTOUR_FOLDERS: dict[str, ContourKind] = {"i-contours": "i", "o-contours": "o"}
-
-# Names and extensions by which images and contours go elsewhere, and ours with something added.
-_LOOKS_USABLE = re.compile(
-    r"\.(dcm|dicom|ima)(?![^\W_])|contour|\A(im|img|mr)[-_. ]?\d|\A[\d._-]*\d(\.txt)?\Z", re.IGNORECASE | re.ASCII
-)
-
-# Of the files that look usable in a folder and are not used, so many are named.
-_NAMED = 3
-
-# macOS: AppleDouble companions, folder settings, and where its archiver keeps both.
-_JUNK_NAME = re.compile(r"\._.*|\.DS_Store|__MACOSX", re.DOTALL)
 
 _LINK_COLUMNS = ("patient_id", "original_id")
 
@@ -44,7 +34,7 @@ def discover(source: Source) -> tuple[list[Study], list[Finding]]:
     Raises:
         InputError: one of the three is not there, or is there twice, or ``link.csv`` has not its columns.
     """
-    unused = _Unused()
+    unused = Unused()
     kept = unused.without_junk(source.paths)
     dicoms = _the_only(source, "folder", "dicoms", {_up_to(path, "dicoms") for path in kept})
     contourfiles = _the_only(source, "folder", "contourfiles", {_up_to(path, "contourfiles") for path in kept})
@@ -83,55 +73,6 @@ def discover(source: Source) -> tuple[list[Study], list[Finding]]:
     return sorted(studies, key=lambda study: study.study_id), [*findings, *unused.findings(), *source.findings]
 
 
-class _Unused:
-    """Files that are not used, by folder: junk, and what looks like an image or a contour."""
-
-    def __init__(self) -> None:
-        self._junk = collections.Counter[str]()
-        self._usable: dict[str, list[str]] = collections.defaultdict(list)
-
-    def add(self, path: str) -> None:
-        folder, _, name = path.rpartition("/")
-        if _LOOKS_USABLE.search(name):
-            self._usable[folder].append(name)
-        else:
-            self._junk[folder] += 1
-
-    def without_junk(self, paths: Iterable[str]) -> list[str]:
-        """The paths without the operating system's own files, which are junk."""
-        kept = []
-        for path in paths:
-            parts = path.split("/")
-            if any(_JUNK_NAME.fullmatch(part) for part in parts):
-                self._junk["/".join(parts[:-1]) or "."] += 1
-            else:
-                kept.append(path)
-        return kept
-
-    def findings(self) -> list[Finding]:
-        """A finding for each folder and kind."""
-        found = []
-        for folder, count in sorted(self._junk.items()):
-            detail = f"{_files(count)} passed over: not named as an image, a contour or link.csv"
-            found.append(Finding("junk", "file", folder, detail, count=count))
-        for folder, names in sorted(self._usable.items()):
-            # Escaped: a name may hold line breaks, or bytes that are not UTF-8.
-            shown = [repr(name) for name in names[:_NAMED]] + [f"{len(names) - _NAMED} more"] * (len(names) > _NAMED)
-            what = (
-                "looks like an image or a contour and is" if len(names) == 1 else "look like images or contours and are"
-            )
-            detail = (
-                f"{_files(len(names))} {what} not used: {', '.join(shown)}; images are dicoms/STUDY/48.dcm, contours "
-                "contourfiles/STUDY/i-contours/IM-0001-0048-icontour-manual.txt"
-            )
-            found.append(Finding("unused_file", "file", folder, detail, count=len(names)))
-        return found
-
-
-def _files(count: int) -> str:
-    return f"{count} file{'' if count == 1 else 's'}"
-
-
 def _unreadable_folders(source: Source) -> list[str]:
     return [finding.path for finding in source.findings if finding.reason == "unreadable_folder"]
 
@@ -154,12 +95,12 @@ def _the_only(source: Source, kind: Literal["file", "folder"], name: str, found:
     if len(there) > 1:
         raise InputError(
             source.name,
-            f"holds {len(there)} {kind}s named {name}: {', '.join(there)}; pass the folder of one as {DATA_DIR}",
+            f"holds {len(there)} {kind}s named {name}: {some(there)}; pass the folder of one as {DATA_DIR}",
         )
     return there[0]
 
 
-def _folders_below(paths: Iterable[str], root: str, unused: _Unused) -> dict[str, list[str]]:
+def _folders_below(paths: Iterable[str], root: str, unused: Unused) -> dict[str, list[str]]:
     """The files of each folder directly below ``root``."""
     folders: dict[str, list[str]] = collections.defaultdict(list)
     for path in paths:
@@ -206,7 +147,7 @@ def _names_a_folder(name: str) -> bool:
     return bool(name) and name not in (".", "..") and not re.search(r"[/\\:\x00-\x1f\x7f]", name)
 
 
-def _images(study_id: str, root: str, paths: Iterable[str], unused: _Unused) -> tuple[dict[int, str], list[Finding]]:
+def _images(study_id: str, root: str, paths: Iterable[str], unused: Unused) -> tuple[dict[int, str], list[Finding]]:
     numbered = []
     for path in paths:
         folder, _, name = path.rpartition("/")
@@ -219,19 +160,22 @@ def _images(study_id: str, root: str, paths: Iterable[str], unused: _Unused) -> 
 
 
 def _contours(
-    study_id: str, root: str, paths: Iterable[str], unused: _Unused
+    study_id: str, root: str, paths: Iterable[str], unused: Unused
 ) -> tuple[dict[ContourKind, dict[int, str]], list[Finding]]:
     numbered: dict[ContourKind, list[tuple[int, str]]] = {"i": [], "o": []}
+    findings = []
     for path in paths:
         folder, _, name = path.rpartition("/")
         kind = _CONTOUR_FOLDERS.get(folder[len(root) + 1 :])
         match = _CONTOUR_NAME.fullmatch(name)
         if kind and match and match[2].lower() == kind:
             numbered[kind].append((int(match[1]), path))
+        elif path[len(root) + 1 :] in _CONTOUR_FOLDERS:
+            detail = "is neither a folder nor a link to one; put the contours there"
+            findings.append(Finding("unreadable_folder", "file", path, detail, study_id))
         else:
             unused.add(path)
     contours: dict[ContourKind, dict[int, str]] = {}
-    findings = []
     for kind, found in numbered.items():
         contours[kind], problems = _unique("contour", study_id, found)
         findings += problems

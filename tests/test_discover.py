@@ -111,7 +111,7 @@ def test_what_looks_like_an_image_or_a_contour_and_is_not_used_is_named(tree: pa
         "dicoms/PHANTOM001/old/PHANTOM001": 1,
     }
     assert unused["dicoms"].detail.startswith(
-        "1 file looks like an image or a contour and is not used: '2.dcm'; images are dicoms/STUDY/48.dcm, contours "
+        "1 file looks like an image or contour and is not used: '2.dcm'; images are dicoms/STUDY/48.dcm, contours "
     )
     assert unused["contourfiles/PH-1/i-contours"].detail.startswith(
         "5 files look like images or contours and are not used: '10.txt', 'IM-0001-0001-ocontour-manual.txt', "
@@ -276,6 +276,14 @@ def test_contours_in_a_folder_that_cannot_be_listed(
             "cannot be listed: Permission denied; nothing in it is used",
         )
     ]
+
+
+def test_a_broken_link_in_place_of_a_folder_of_contours_is_an_error(tree: pathlib.Path) -> None:
+    shutil.rmtree(tree / "contourfiles/PH-1/i-contours")
+    (tree / "contourfiles/PH-1/i-contours").symlink_to("nowhere")
+    _, (finding,) = discover(open_source(tree))
+    assert (finding.reason, finding.path) == ("unreadable_folder", "contourfiles/PH-1/i-contours")
+    assert finding.detail == "is neither a folder nor a link to one; put the contours there"
 
 
 def test_a_study_that_cannot_be_listed_is_not_called_missing(
