@@ -114,8 +114,8 @@ def read_exclusions(path: pathlib.Path) -> dict[tuple[str, int], str]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        raise InputError(str(path), "no such file" if missing else f"cannot be read: {error.strerror}") from error
+        problem = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        raise InputError(str(path), f"{problem}; --exclude names a CSV file of pairs to leave out") from error
     exclusions = {}
     for line, (study_id, number, reason) in read_rows(content, str(path), ("study_id", "instance_number", "reason")):
         if not study_id or not _NUMBER.fullmatch(number):

@@ -52,7 +52,7 @@ def run(config: Config) -> Summary:
     exclusions = audit.read_exclusions(config.exclude) if config.exclude else {}
     misspelled = splits.misspelled(config.split)
     if misspelled:
-        _log.warning("--split names a split %s; is train meant?", misspelled)
+        _log.warning("--split names a split %s; did you mean train?", misspelled)
     with output.claimed(config.output_dir, config.overwrite) as partial:
         with output.writing(config.output_dir):
             staging, directory = partial / "staging", partial / "records"

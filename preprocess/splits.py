@@ -84,19 +84,19 @@ def _parse(rule: str, separator: str) -> dict[str, str]:
 
 
 def _shares(parts: Mapping[str, str]) -> dict[str, fractions.Fraction]:
+    given = ",".join(f"{name}:{value}" for name, value in parts.items())
     try:
         if not all(_SHARE.fullmatch(value) for value in parts.values()):
             raise ValueError
         shares = {name: fractions.Fraction(value) for name, value in parts.items()}
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"split {','.join(parts.values())}: fractions expected; {HELP}") from None
+        raise ValueError(f"split {given}: fractions expected; {HELP}") from None
     rest = fractions.Fraction(1 - sum(shares.values()))
     if any(share <= 0 for share in shares.values()) or rest:
         hint = ""
         if rest > 0 and "train" not in shares:
-            given = ",".join(f"{name}:{value}" for name, value in parts.items())
             hint = f"; to train on the rest, write train:{_written(rest)},{given}"
-        raise ValueError(f"split {' + '.join(parts.values())}: fractions above 0 that add up to 1 expected{hint}")
+        raise ValueError(f"split {given}: fractions above 0 that add up to 1 expected{hint}")
     return shares
 
 

@@ -89,9 +89,9 @@ def test_exclusions_that_name_no_pair(tmp_path: pathlib.Path, text: str, message
 
 
 def test_exclusions_that_cannot_be_read(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere\.csv: no such file$"):
+    with pytest.raises(InputError, match=r"nowhere\.csv: no such file; --exclude names a CSV file"):
         read_exclusions(tmp_path / "nowhere.csv")
-    with pytest.raises(InputError, match=r"cannot be read: Is a directory$"):
+    with pytest.raises(InputError, match=r"cannot be read: Is a directory; --exclude names"):
         read_exclusions(tmp_path)
     (tmp_path / "exclude.csv").write_bytes(b"\xff")
     with pytest.raises(InputError, match=r"exclude\.csv: cannot be read as UTF-8 CSV"):

@@ -396,7 +396,7 @@ def test_a_misspelled_split_is_a_warning(
     tree: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert run(Config(tree, tmp_path / "records", split="trian")).records == {"trian": 8}
-    assert "--split names a split trian; is train meant?" in caplog.text
+    assert "--split names a split trian; did you mean train?" in caplog.text
 
 
 def test_splits_hold_whole_studies(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:

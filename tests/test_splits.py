@@ -57,7 +57,7 @@ def test_fractions_as_people_write_them() -> None:
         ("train:0.5,val", "'val': name:value expected"),
         ("train:1e99999999,val:0.5", "fractions expected"),
         ("train:0." + "9" * 5000, "fractions expected"),
-        ("val:0.2", "add up to 1 expected; to train on the rest, write train:0.8,val:0.2$"),
+        ("val:0.2", "split val:0.2: .* add up to 1 expected; to train on the rest, write train:0.8,val:0.2$"),
         ("val:1/3,test:1/3", "to train on the rest, write train:1/3,val:1/3,test:1/3$"),
         ("val=", "'val=': name=value expected"),
         ("val=A,val=B", "'val' is named twice"),
