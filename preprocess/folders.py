@@ -20,7 +20,7 @@ MAX_FILE_BYTES = 1 << 28
 MAX_DEPTH = 100
 """Folders within folders that are listed."""
 
-MAX_REPEATED = 1_000_000
+MAX_REPEATED = 100_000
 """Names that may be listed again because links lead to their folder: a few links can multiply paths without end."""
 
 
@@ -51,17 +51,20 @@ class Folder:
         waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
         while waiting:
             folder, above = waiting.pop()
+            path = os.path.join(root, folder)
             try:
-                identity, entries = _list_one(os.path.join(root, folder), len(above))
+                identity = _identity(path, len(above))
+                if identity in above:
+                    detail = "leads back to a folder that it lies in, and is not followed; remove the link"
+                    findings.append(Finding("circular_link", "file", folder, detail))
+                    continue
+                with os.scandir(path) as found:
+                    entries = [(entry.name, _is_folder(entry)) for entry in found]
             except OSError as error:
                 detail = f"cannot be listed: {error.strerror or error}"
                 if not folder:
                     raise InputError(os.fspath(root), detail) from error
                 findings.append(Finding("unreadable_folder", "file", folder, f"{detail}; nothing in it is used"))
-                continue
-            if identity in above:
-                detail = "leads back to a folder that it lies in, and is not followed; remove the link"
-                findings.append(Finding("circular_link", "file", folder, detail))
                 continue
             repeated += len(entries) if identity in listed else 0
             if repeated > MAX_REPEATED:
@@ -83,18 +86,17 @@ class Folder:
         # Checked before opening: opening a pipe waits for a writer.
         status = os.stat(self.root / path)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError("it is no regular file")
+            raise OSError("it is not a regular file")
         check_size(status.st_size)
         return (self.root / path).open("rb")
 
 
-def _list_one(path: str, depth: int) -> tuple[tuple[int, int], list[tuple[str, bool]]]:
-    """A folder's identity, and the name of each entry and whether it is a folder; raises OSError."""
+def _identity(path: str, depth: int) -> tuple[int, int]:
+    """What a folder has in common with every link to it; raises OSError also where it lies too deep."""
     if depth > MAX_DEPTH:
         raise OSError(f"it lies more than {MAX_DEPTH} folders deep")
     status = os.stat(path)
-    with os.scandir(path) as entries:
-        return (status.st_dev, status.st_ino), [(entry.name, _is_folder(entry)) for entry in entries]
+    return status.st_dev, status.st_ino
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

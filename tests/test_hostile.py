@@ -145,7 +145,7 @@ def test_what_is_no_regular_file_is_not_opened(
         make(path)
     assert run(Config(tree, tmp_path / "records")).records == {"train": 6}
     rows = [row for row in audit_of(tmp_path / "records") if row["reason"].startswith("unreadable")]
-    assert [row["detail"] for row in rows] == ["cannot be read: it is no regular file"] * 2
+    assert [row["detail"] for row in rows] == ["cannot be read: it is not a regular file"] * 2
 
 
 def test_a_file_of_ten_gigabytes_is_not_read(
