@@ -6,15 +6,23 @@ import collections
 import csv
 import io
 import pathlib
+import re
 from collections.abc import Iterable
 
 from preprocess.errors import Finding, InputError
+from preprocess.tables import read_rows
+
+# As in the names of images and contours.
+_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 LEVELS = {
+    "unreadable_folder": "error",
+    "circular_link": "warning",
     "missing_study": "error",
     "unlinked_study": "warning",
     "bad_link": "error",
     "unlabeled_images": "info",
+    "unconfirmed": "info",
     "no_image": "error",
     "unreadable_image": "error",
     "unreadable_contour": "error",
@@ -32,6 +40,8 @@ LEVELS = {
     "volume_order": "warning",
     "size_mismatch": "error",
     "excluded": "info",
+    "unmatched_exclusion": "warning",
+    "unused_file": "warning",
     "junk": "info",
 }
 """Every reason and its level, unless the finding has one of its own.
@@ -57,8 +67,11 @@ class Audit:
         return [finding for finding in self._sorted() if _level(finding) == level]
 
     def counts(self, level: str) -> dict[str, int]:
-        """How many findings of a level there are, by reason, the most frequent first."""
-        return dict(collections.Counter(finding.reason for finding in self.of_level(level)).most_common())
+        """How many inputs the findings of a level are about, by reason, the most frequent first."""
+        counts = collections.Counter[str]()
+        for finding in self.of_level(level):
+            counts[finding.reason] += finding.count
+        return dict(counts.most_common())
 
     def dump(self) -> bytes:
         """The audit as CSV, a row per finding, in an order that depends on nothing but the findings."""
@@ -98,21 +111,17 @@ def read_exclusions(path: pathlib.Path) -> dict[tuple[str, int], str]:
     Raises:
         InputError: it cannot be read, or a row names no pair; the message names the line.
     """
-    exclusions = {}
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = {"study_id", "instance_number", "reason"} - set(reader.fieldnames or ())
-            if missing:
-                raise InputError(str(path), f"the first line does not name the columns {', '.join(sorted(missing))}")
-            for row in reader:
-                study_id, number = (row["study_id"] or "").strip(), (row["instance_number"] or "").strip()
-                if not study_id or not (number.isascii() and number.isdigit()):
-                    raise InputError(
-                        str(path),
-                        f"line {reader.line_num}: study_id and a whole instance_number expected, one pair a row",
-                    )
-                exclusions[study_id, int(number)] = (row["reason"] or "").strip()
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(str(path), f"cannot be read as UTF-8 CSV ({error})") from error
+        content = path.read_bytes()
+    except OSError as error:
+        problem = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        raise InputError(str(path), f"{problem}; --exclude names a CSV file of pairs to leave out") from error
+    exclusions = {}
+    for line, (study_id, number, reason) in read_rows(content, str(path), ("study_id", "instance_number", "reason")):
+        if not study_id or not _NUMBER.fullmatch(number):
+            raise InputError(
+                str(path),
+                f"line {line}: study_id and a whole instance_number of at most 9 digits expected, one pair a row",
+            )
+        exclusions[study_id, int(number)] = reason
     return exclusions

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import collections
-import csv
-import io
+import os
+import pathlib
 import re
 from collections.abc import Iterable
 from typing import Literal
 
-from preprocess.errors import Finding, InputError
-from preprocess.sources import Source
+from preprocess.errors import DATA_DIR, Finding, InputError
+from preprocess.sources import Source, opened
 from preprocess.study import ContourKind, Study
+from preprocess.tables import read_rows
+from preprocess.unused import Unused, some
 
 _IMAGE_NAME = re.compile(r"(\d{1,9})\.dcm", re.IGNORECASE | re.ASCII)
 _CONTOUR_NAME = re.compile(r"IM-\d+-(\d{1,9})-([io])contour-manual\.txt", re.IGNORECASE | re.ASCII)
 _CONTOUR_FOLDERS: dict[str, ContourKind] = {"i-contours": "i", "o-contours": "o"}
-
-# macOS: AppleDouble companions, folder settings, and where its archiver keeps both.
-_JUNK_NAME = re.compile(r"\._.*|\.DS_Store|__MACOSX", re.DOTALL)
 
 _LINK_COLUMNS = ("patient_id", "original_id")
 
@@ -35,32 +34,35 @@ def discover(source: Source) -> tuple[list[Study], list[Finding]]:
     Raises:
         InputError: one of the three is not there, or is there twice, or ``link.csv`` has not its columns.
     """
-    kept, junk = _set_junk_aside(source.paths)
+    unused = Unused()
+    kept = unused.without_junk(source.paths)
     dicoms = _the_only(source, "folder", "dicoms", {_up_to(path, "dicoms") for path in kept})
     contourfiles = _the_only(source, "folder", "contourfiles", {_up_to(path, "contourfiles") for path in kept})
     # A list: an archive may hold a name twice.
     link = _the_only(source, "file", "link.csv", [path for path in kept if path.rpartition("/")[2] == "link.csv"])
-    image_folders = _folders_below(kept, dicoms)
-    contour_folders = _folders_below(kept, contourfiles)
+    image_folders = _folders_below(kept, dicoms, unused)
+    contour_folders = _folders_below(kept, contourfiles, unused)
+    # With the folders that hold them, which may be empty but for them.
+    unlisted = {
+        os.fspath(folder)
+        for path in _unreadable_folders(source)
+        for folder in (pathlib.PurePosixPath(path), *pathlib.PurePosixPath(path).parents)
+    }
 
     rows, findings = _read_link(source, link)
     studies = []
     for study_id, contour_id in rows:
-        absent = [
-            path
-            for path, folders, key in (
-                (f"{dicoms}/{study_id}", image_folders, study_id),
-                (f"{contourfiles}/{contour_id}", contour_folders, contour_id),
-            )
-            if key not in folders
-        ]
+        images_root, contours_root = f"{dicoms}/{study_id}", f"{contourfiles}/{contour_id}"
+        absent = [images_root] * (study_id not in image_folders) + [contours_root] * (contour_id not in contour_folders)
         if absent:
-            detail = f"{link} names it, but there is no {' and no '.join(absent)}; add the files or remove the row"
-            findings.append(Finding("missing_study", "study", absent[0], detail, study_id))
+            missing = [path for path in absent if path not in unlisted]
+            if missing:
+                detail = f"{link} names it, but there is no {' and no '.join(missing)}; add the files or remove the row"
+                findings.append(Finding("missing_study", "study", missing[0], detail, study_id))
             continue
-        images, problems = _images(study_id, image_folders[study_id], junk)
+        images, problems = _images(study_id, images_root, image_folders[study_id], unused)
         findings += problems
-        contours, problems = _contours(study_id, f"{contourfiles}/{contour_id}", contour_folders[contour_id], junk)
+        contours, problems = _contours(study_id, contours_root, contour_folders[contour_id], unused)
         findings += problems
         studies.append(Study(study_id, contour_id, images, contours))
     named = {study_id for study_id, _ in rows}, {contour_id for _, contour_id in rows}
@@ -68,28 +70,11 @@ def discover(source: Source) -> tuple[list[Study], list[Finding]]:
         for folder in sorted(folders.keys() - ids):
             detail = f"no row of {link} names this folder; add one if it is wanted"
             findings.append(Finding("unlinked_study", "study", f"{root}/{folder}", detail, folder))
-    for folder, count in sorted(junk.items()):
-        detail = f"{count} files passed over: no name of an image, a contour or link.csv"
-        findings.append(Finding("junk", "file", folder, detail))
-    if source.refused:
-        detail = (
-            f"{len(source.refused)} entries refused: their names lead out of the archive (.., an absolute path, "
-            "a drive, a backslash or a control character); make the archive anew"
-        )
-        findings.append(Finding("junk", "file", ".", detail, level="error"))
-    return sorted(studies, key=lambda study: study.study_id), findings
+    return sorted(studies, key=lambda study: study.study_id), [*findings, *unused.findings(), *source.findings]
 
 
-def _set_junk_aside(paths: Iterable[str]) -> tuple[list[str], collections.Counter[str]]:
-    """The paths without the operating system's own files, and how many of those lie in each folder."""
-    kept, junk = [], collections.Counter[str]()
-    for path in paths:
-        parts = path.split("/")
-        if any(_JUNK_NAME.fullmatch(part) for part in parts):
-            junk["/".join(parts[:-1]) or "."] += 1
-        else:
-            kept.append(path)
-    return kept, junk
+def _unreadable_folders(source: Source) -> list[str]:
+    return [finding.path for finding in source.findings if finding.reason == "unreadable_folder"]
 
 
 def _up_to(path: str, folder: str) -> str | None:
@@ -101,18 +86,21 @@ def _up_to(path: str, folder: str) -> str | None:
 def _the_only(source: Source, kind: Literal["file", "folder"], name: str, found: Iterable[str | None]) -> str:
     there = sorted(path for path in found if path is not None)
     if not there:
+        unlisted = [f"; {path} cannot be listed" for path in _unreadable_folders(source)[:1]]
         raise InputError(
             source.name,
-            f"holds no {kind} named {name}; --data_dir holds dicoms/, contourfiles/ and link.csv at any depth",
+            f"holds no {kind} named {name}; dicoms/, contourfiles/ and link.csv are expected, at any depth of "
+            f"{DATA_DIR}{''.join(unlisted)}",
         )
     if len(there) > 1:
         raise InputError(
-            source.name, f"holds {len(there)} {kind}s named {name}: {', '.join(there)}; point --data_dir at one"
+            source.name,
+            f"holds {len(there)} {kind}s named {name}: {some(there)}; pass the folder of one as {DATA_DIR}",
         )
     return there[0]
 
 
-def _folders_below(paths: Iterable[str], root: str) -> dict[str, list[str]]:
+def _folders_below(paths: Iterable[str], root: str, unused: Unused) -> dict[str, list[str]]:
     """The files of each folder directly below ``root``."""
     folders: dict[str, list[str]] = collections.defaultdict(list)
     for path in paths:
@@ -120,24 +108,22 @@ def _folders_below(paths: Iterable[str], root: str) -> dict[str, list[str]]:
             folder, _, rest = path[len(root) + 1 :].partition("/")
             if rest:
                 folders[folder].append(path)
+            else:
+                unused.add(path)
     return dict(folders)
 
 
 def _read_link(source: Source, link: str) -> tuple[list[tuple[str, str]], list[Finding]]:
     """Reads ``(study_id, contour_id)`` of each usable row."""
-    try:
-        with source.open(link) as file:
-            content = file.read(_MAX_LINK_BYTES + 1)
-            if len(content) > _MAX_LINK_BYTES:
-                raise InputError(link, f"over {_MAX_LINK_BYTES} bytes, a row of two ids per study expected")
-            reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
-            if not set(_LINK_COLUMNS) <= set(reader.fieldnames or ()):
-                raise InputError(link, f"the first line does not name the columns {','.join(_LINK_COLUMNS)}")
-            lines = [
-                (reader.line_num, tuple((row[column] or "").strip() for column in _LINK_COLUMNS)) for row in reader
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(link, f"cannot be read as UTF-8 CSV ({error})") from error
+    with opened(source, link, "") as file:
+        content = file.read(_MAX_LINK_BYTES + 1)
+    if len(content) > _MAX_LINK_BYTES:
+        raise InputError(link, f"over {_MAX_LINK_BYTES} bytes, a row of two ids per study expected")
+    lines = read_rows(content, link, _LINK_COLUMNS)
+    if not lines:
+        raise InputError(
+            link, f"holds no row below the first line; add one of {','.join(_LINK_COLUMNS)} for each study"
+        )
     rows: dict[tuple[str, str], None] = {}
     findings = []
     distinct = dict.fromkeys(ids for _, ids in lines)
@@ -148,7 +134,7 @@ def _read_link(source: Source, link: str) -> tuple[list[tuple[str, str]], list[F
         elif (study_id, contour_id) in rows:
             problem = "the same row a second time; remove one"
         elif uses[0][study_id] > 1 or uses[1][contour_id] > 1:
-            problem = "an id that other rows link otherwise; none of them is used before one is left"
+            problem = "an id that other rows link otherwise; keep one of them"
         else:
             rows[study_id, contour_id] = None
             continue
@@ -161,34 +147,35 @@ def _names_a_folder(name: str) -> bool:
     return bool(name) and name not in (".", "..") and not re.search(r"[/\\:\x00-\x1f\x7f]", name)
 
 
-def _images(
-    study_id: str, paths: Iterable[str], junk: collections.Counter[str]
-) -> tuple[dict[int, str], list[Finding]]:
+def _images(study_id: str, root: str, paths: Iterable[str], unused: Unused) -> tuple[dict[int, str], list[Finding]]:
     numbered = []
     for path in paths:
         folder, _, name = path.rpartition("/")
         match = _IMAGE_NAME.fullmatch(name)
-        if match and folder.endswith(f"/{study_id}"):
+        if match and folder == root:
             numbered.append((int(match[1]), path))
         else:
-            junk[folder] += 1
+            unused.add(path)
     return _unique("image", study_id, numbered)
 
 
 def _contours(
-    study_id: str, root: str, paths: Iterable[str], junk: collections.Counter[str]
+    study_id: str, root: str, paths: Iterable[str], unused: Unused
 ) -> tuple[dict[ContourKind, dict[int, str]], list[Finding]]:
     numbered: dict[ContourKind, list[tuple[int, str]]] = {"i": [], "o": []}
+    findings = []
     for path in paths:
         folder, _, name = path.rpartition("/")
         kind = _CONTOUR_FOLDERS.get(folder[len(root) + 1 :])
         match = _CONTOUR_NAME.fullmatch(name)
         if kind and match and match[2].lower() == kind:
             numbered[kind].append((int(match[1]), path))
+        elif path[len(root) + 1 :] in _CONTOUR_FOLDERS:
+            detail = "is neither a folder nor a link to one; put the contours there"
+            findings.append(Finding("unreadable_folder", "file", path, detail, study_id))
         else:
-            junk[folder] += 1
+            unused.add(path)
     contours: dict[ContourKind, dict[int, str]] = {}
-    findings = []
     for kind, found in numbered.items():
         contours[kind], problems = _unique("contour", study_id, found)
         findings += problems

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+DATA_DIR = "--data_dir (make records DATA=…)"
+"""How a data set is passed, for messages."""
+
 
 class InputError(ValueError):
     """Something in the input that cannot be used.
@@ -33,6 +36,7 @@ class Finding:
         study_id: ``patient_id`` of the study, where one is concerned.
         instance_number: the number in the file's name, where one pair is concerned.
         level: ``error``, ``warning`` or ``info``, where it is not the reason's own in ``audit.LEVELS``.
+        count: how many inputs it is about.
     """
 
     reason: str
@@ -42,6 +46,7 @@ class Finding:
     study_id: str = ""
     instance_number: int | None = None
     level: str = ""
+    count: int = 1
 
     @classmethod
     def of(cls, error: InputError, kind: str, study_id: str, instance_number: int) -> Finding:

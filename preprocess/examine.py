@@ -62,6 +62,7 @@ def examine(source: Source, config: Config, study: Study) -> Examined:
                 polygons[number] = contours.read_contour(file, path)
         pairs[kind] = pairing.pair(study, kind, confirmed, places, polygons)
         findings += pairing.left_over(study, kind, headers, polygons)
+    findings += pairing.unconfirmed(study, pairs[config.contours])
     findings += pairing.unlabeled(study, config.contours)
     return Examined(study, pairs, Outline.of(study, confirmed, places), digests, findings)
 

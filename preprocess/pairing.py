@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from preprocess.errors import Finding
 from preprocess.study import ContourKind, ImageHeader, Pair, Place, Polygon, Study
@@ -69,6 +69,20 @@ def left_over(
         for number in sorted(polygons)
         if number not in headers
     ]
+
+
+def unconfirmed(study: Study, pairs: Sequence[Pair]) -> list[Finding]:
+    """How many of a study's pairs the header confirms in part or not at all: one finding, or none."""
+    absent = {
+        "Patient ID (0010,0020)": sum(pair.header.patient_id is None for pair in pairs),
+        "Instance Number (0020,0013)": sum(pair.header.instance_number is None for pair in pairs),
+    }
+    counts = [f"{count} of {len(pairs)} have no {element}" for element, count in absent.items() if count]
+    if not counts:
+        return []
+    detail = f"of the paired images {' and '.join(counts)}: only the names of folder and file confirm these pairs"
+    folder = pairs[0].image_path.rpartition("/")[0]
+    return [Finding("unconfirmed", "study", folder, detail, study.study_id, count=max(absent.values()))]
 
 
 def unlabeled(study: Study, kind: ContourKind) -> list[Finding]:

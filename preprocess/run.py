@@ -50,13 +50,16 @@ def run(config: Config) -> Summary:
         InputError: nothing can be published; the message says why.
     """
     exclusions = audit.read_exclusions(config.exclude) if config.exclude else {}
+    misspelled = splits.misspelled(config.split)
+    if misspelled:
+        _log.warning("--split names a split %s; did you mean train?", misspelled)
     with output.claimed(config.output_dir, config.overwrite) as partial:
         with output.writing(config.output_dir):
             staging, directory = partial / "staging", partial / "records"
             staging.mkdir()
             directory.mkdir()
-        with engines.engine(config, staging) as engine:
-            info, found = _write(config, exclusions, engine, directory)
+        with sources.unchanged(config.data_dir) as source, engines.engine(config, staging) as engine:
+            info, found = _write(config, source, exclusions, engine, directory)
         with output.writing(config.output_dir):
             output.publish(directory, config.output_dir, config.overwrite)
     counts = {name: split.count for name, split in info.splits.items()}
@@ -64,10 +67,9 @@ def run(config: Config) -> Summary:
 
 
 def _write(
-    config: Config, exclusions: Mapping[Key, str], engine: Engine, directory: pathlib.Path
+    config: Config, source: Source, exclusions: Mapping[Key, str], engine: Engine, directory: pathlib.Path
 ) -> tuple[DatasetInfo, audit.Audit]:
     """Writes all of a records directory."""
-    source = sources.open_source(config.data_dir)
     found = audit.Audit()
     examined = _examine(source, config, engine, found)
     found.add(_excluded(examined, config, exclusions))
@@ -130,6 +132,9 @@ def _examine(source: Source, config: Config, engine: Engine, found: audit.Audit)
     studies, findings = discover.discover(source)
     found.add(findings)
     _log.info("%s: %d studies, %d files", source.name, len(studies), len(source.paths))
+    if studies:
+        # What asks for other studies is refused before any image is read.
+        splits.assign(config.split, {study.study_id for study in studies})
     examined = []
     with _progress(sum(len(study.images) for study in studies), "headers") as bar:
         for content in engine.map(examine, studies):
@@ -150,8 +155,8 @@ def _excluded(examined: Iterable[Examined], config: Config, exclusions: Mapping[
                 unknown.remove(pair.key)
                 detail = f"left out by --exclude: {exclusions[pair.key] or 'no reason given'}"
                 findings.append(Finding("excluded", "pair", pair.contour_path, detail, *pair.key))
-    for study_id, number in sorted(unknown):
-        _log.warning("--exclude names %s, %d, but there is no such pair", study_id, number)
+    detail = f"no {config.contours}-contour of this number is paired with an image; correct the row, or remove it"
+    findings += [Finding("unmatched_exclusion", "pair", "--exclude", detail, *key) for key in unknown]
     return findings
 
 

@@ -23,6 +23,7 @@ import cv2
 
 from preprocess import sources
 from preprocess.config import Config
+from preprocess.errors import Finding
 from preprocess.sources import Source
 
 _log = logging.getLogger(__name__)
@@ -196,8 +197,8 @@ class _Told:
         return self.source.paths
 
     @property
-    def refused(self) -> Sequence[str]:
-        return self.source.refused
+    def findings(self) -> Sequence[Finding]:
+        return self.source.findings
 
     def open(self, path: str) -> BinaryIO:
         if path in self.deadly:

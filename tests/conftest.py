@@ -1,8 +1,10 @@
+import contextlib
 import dataclasses
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import pytest
@@ -110,9 +112,8 @@ def write_synthetic(
 
 
 def synthetic_pair(number: int, **header: object) -> Pair:
-    return Pair(
-        "A", "B", "i", number, "image", "contour", header_of(instance_number=number, **header), np.zeros((3, 2)), 1, 2
-    )
+    fields = {"instance_number": number, **header}
+    return Pair("A", "B", "i", number, "image", "contour", header_of(**fields), np.zeros((3, 2)), 1, 2)
 
 
 def header_of(**fields: object) -> ImageHeader:
@@ -125,3 +126,27 @@ def contents(directory: pathlib.Path) -> Mapping[str, bytes]:
     return {
         path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
     }
+
+
+def zipped(tree: pathlib.Path, path: pathlib.Path, *more: tuple[zipfile.ZipInfo | str, bytes]) -> pathlib.Path:
+    """A tree as an archive, with more entries behind."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents(tree).items():
+            archive.writestr(name, content)
+        for entry, content in more:
+            archive.writestr(entry, content)
+    return path
+
+
+def listing(order: Callable[[list[os.DirEntry[str]]], None]) -> Callable[..., object]:
+    """``os.scandir``, with the entries put in another order."""
+    scandir = os.scandir
+
+    @contextlib.contextmanager
+    def ordered(*arguments: object) -> Iterator[list[os.DirEntry[str]]]:
+        with scandir(*arguments) as found:
+            entries = list(found)
+        order(entries)
+        yield entries
+
+    return ordered

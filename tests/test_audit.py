@@ -43,6 +43,12 @@ def test_counts_by_level() -> None:
     assert set(LEVELS.values()) == {"error", "warning", "info"}
 
 
+def test_a_finding_about_several_inputs_counts_them() -> None:
+    audit = Audit()
+    audit.add([Finding("unused_file", "file", "dicoms", "3 files", count=3), Finding("unused_file", "file", "a", "1")])
+    assert audit.counts("warning") == {"unused_file": 4}
+
+
 def test_names_that_are_not_utf8_are_written_as_escapes() -> None:
     audit = Audit()
     audit.add([Finding("junk", "file", b"di\xffcoms".decode("utf-8", "surrogateescape"), "1 file")])
@@ -67,12 +73,14 @@ def test_exclusions_as_audit_rows_or_short(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "the first line does not name the columns instance_number, reason, study_id"),
+        ("", "the first line does not name the columns study_id, instance_number, reason"),
         ("study_id,reason\nS,x\n", "does not name the columns instance_number"),
-        ("study_id,instance_number,reason\nS,,x\n", "line 2: study_id and a whole instance_number expected"),
+        ("study_id,instance_number,reason\nS,,x\n", "line 2: study_id and a whole instance_number of at most 9 digits"),
         ("study_id,instance_number,reason\nS,1,x\n,2,x\n", "line 3: study_id and a whole"),
         ("study_id,instance_number,reason\nS,-1,x\n", "line 2: study_id and a whole"),
         ("study_id,instance_number,reason\nS\n", "line 2: study_id and a whole"),
+        (f"study_id,instance_number,reason\nS,{'9' * 5000},x\n", "line 2: study_id and a whole"),
+        ("study_id,study_id,instance_number,reason\nS,T,1,x\n", "names the column study_id more than once"),
     ],
 )
 def test_exclusions_that_name_no_pair(tmp_path: pathlib.Path, text: str, message: str) -> None:
@@ -81,5 +89,10 @@ def test_exclusions_that_name_no_pair(tmp_path: pathlib.Path, text: str, message
 
 
 def test_exclusions_that_cannot_be_read(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere\.csv: cannot be read"):
+    with pytest.raises(InputError, match=r"nowhere\.csv: no such file; --exclude names a CSV file"):
         read_exclusions(tmp_path / "nowhere.csv")
+    with pytest.raises(InputError, match=r"cannot be read: Is a directory; --exclude names"):
+        read_exclusions(tmp_path)
+    (tmp_path / "exclude.csv").write_bytes(b"\xff")
+    with pytest.raises(InputError, match=r"exclude\.csv: cannot be read as UTF-8 CSV"):
+        read_exclusions(tmp_path / "exclude.csv")

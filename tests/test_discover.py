@@ -1,14 +1,20 @@
+import contextlib
+import errno
+import os
 import pathlib
 import shutil
+import tarfile
 import zipfile
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from preprocess import folders
 from preprocess.discover import discover
 from preprocess.errors import InputError
 from preprocess.sources import open_source
 
-from .conftest import contents
+from .conftest import contents, zipped
 
 
 def findings_of(tree: pathlib.Path) -> dict[str, list[str]]:
@@ -58,36 +64,59 @@ def test_what_operating_systems_add_is_passed_over_and_counted(tree: pathlib.Pat
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"junk")
     assert len(discover(open_source(tree))[0]) == 2
-    rest = "files passed over: no name of an image, a contour or link.csv"
+    rest = "passed over: not named as an image, a contour or link.csv"
     assert findings_of(tree) == {
         "junk": [
-            f".: 1 {rest}",
-            f"__MACOSX: 1 {rest}",
-            f"__MACOSX/dicoms/PHANTOM001: 1 {rest}",
-            f"dicoms/PHANTOM001: 3 {rest}",
+            f".: 1 file {rest}",
+            f"__MACOSX: 1 file {rest}",
+            f"__MACOSX/dicoms/PHANTOM001: 1 file {rest}",
+            f"dicoms/PHANTOM001: 3 files {rest}",
         ]
     }
 
 
-def test_names_that_fit_no_pattern_are_counted(tree: pathlib.Path) -> None:
+def test_what_looks_like_an_image_or_a_contour_and_is_not_used_is_named(tree: pathlib.Path) -> None:
     for name in (
-        "dicoms/PHANTOM001/notes.txt",
+        "dicoms/notes.txt",
+        "dicoms/2.dcm",
+        "dicoms/PHANTOM001/README",
         "dicoms/PHANTOM001/1.dcm.bak",
-        "dicoms/PHANTOM001/deeper/2.dcm",
+        "dicoms/PHANTOM001/IM000002",
+        "dicoms/PHANTOM001/old/PHANTOM001/3.dcm",
+        "contourfiles/IM-0001-0001-icontour-manual.txt",
         "contourfiles/PH-1/IM-0001-0001-icontour-manual.txt",
         "contourfiles/PH-1/i-contours/IM-0001-0001-ocontour-manual.txt",
         "contourfiles/PH-1/i-contours/IM-0001-0009-icontour-auto.txt",
+        "contourfiles/PH-1/i-contours/IM-0001-0010-icontour-manual.txt.txt",
+        "contourfiles/PH-1/i-contours/IM-0001-0010-icontour-manual (1).txt",
+        "contourfiles/PH-1/i-contours/10.txt",
+        "contourfiles/PH-1/i-contours/Thumbs.db",
     ):
-        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_bytes(b"")
-    found = findings_of(tree)
-    assert list(found) == ["junk"]
-    assert [line.partition(" files")[0] for line in found["junk"]] == [
-        "contourfiles/PH-1: 1",
-        "contourfiles/PH-1/i-contours: 2",
-        "dicoms/PHANTOM001: 2",
-        "dicoms/PHANTOM001/deeper: 1",
+    studies, findings = discover(open_source(tree))
+    assert list(studies[0].images) == [1, 9, 10, 21, 29]
+    assert [(finding.path, finding.count) for finding in findings if finding.reason == "junk"] == [
+        ("contourfiles/PH-1/i-contours", 1),
+        ("dicoms", 1),
+        ("dicoms/PHANTOM001", 1),
     ]
+    unused = {finding.path: finding for finding in findings if finding.reason == "unused_file"}
+    assert {path: finding.count for path, finding in unused.items()} == {
+        "contourfiles": 1,
+        "contourfiles/PH-1": 1,
+        "contourfiles/PH-1/i-contours": 5,
+        "dicoms": 1,
+        "dicoms/PHANTOM001": 2,
+        "dicoms/PHANTOM001/old/PHANTOM001": 1,
+    }
+    assert unused["dicoms"].detail.startswith(
+        "1 file looks like an image or contour and is not used: '2.dcm'; images are dicoms/STUDY/48.dcm, contours "
+    )
+    assert unused["contourfiles/PH-1/i-contours"].detail.startswith(
+        "5 files look like images or contours and are not used: '10.txt', 'IM-0001-0001-ocontour-manual.txt', "
+        "'IM-0001-0009-icontour-auto.txt', 2 more; images are "
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,18 +170,147 @@ def test_two_files_of_one_number_are_both_left_out(tree: pathlib.Path) -> None:
     ] * 2
 
 
-def test_folders_behind_links_are_read_once(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_link_to_a_folder_above_it_is_not_followed(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     root = tmp_path / "linked"
     root.mkdir()
     (root / "data").symlink_to(tree)
     (tree / "loop").symlink_to(root)
-    assert len(discover(open_source(root))[0]) == 2
+    studies, findings = discover(open_source(root))
+    assert len(studies) == 2
+    assert [(finding.reason, finding.path) for finding in findings] == [("circular_link", "data/loop")]
+    assert findings[0].detail == "leads back to a folder that it lies in, and is not followed; remove the link"
+
+
+def test_folders_that_links_share_are_listed_under_each_path(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    store = tmp_path / "store"
+    (tree / "contourfiles/PH-1/o-contours").rename(store)
+    shutil.rmtree(tree / "contourfiles/PH-2/o-contours")
+    for contour_id in ("PH-1", "PH-2"):
+        (tree / "contourfiles" / contour_id / "o-contours").symlink_to(store)
+    # Listed before the folder itself.
+    (tree / "a").symlink_to(tree / "dicoms/PHANTOM001")
+    studies, findings = discover(open_source(tree))
+    assert findings == []
+    assert [list(study.contours["o"]) for study in studies] == [[1, 21], [1, 21]]
+    assert list(studies[0].images) == [1, 9, 10, 21, 29]
+
+
+def test_links_that_multiply_paths_are_refused(
+    tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten folders with ten links each make ten billion paths."""
+    for level in range(11):
+        (tmp_path / f"{level}").mkdir()
+        (tmp_path / f"{level}" / "file").touch()
+        for number in range(10 if level < 10 else 0):
+            (tmp_path / f"{level}" / f"{number}").symlink_to(tmp_path / f"{level + 1}")
+    (tree / "links").symlink_to(tmp_path / "0")
+    monkeypatch.setattr(folders, "MAX_REPEATED", 10_000)
+    with pytest.raises(InputError, match="links lead to the same folders again and again: over 10000 names are listed"):
+        open_source(tree)
+
+
+@contextlib.contextmanager
+def nested(root: pathlib.Path, name: str, count: int) -> Iterator[None]:
+    """So many folders within one another: their path may be too long for the system."""
+    descriptor = os.open(root, os.O_RDONLY)
+    for _ in range(count):
+        os.mkdir(name, dir_fd=descriptor)
+        below = os.open(name, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    try:
+        yield
+    finally:
+        # Step by step: shutil.rmtree is recursive.
+        for _ in range(count):
+            above = os.open("..", os.O_RDONLY, dir_fd=descriptor)
+            os.close(descriptor)
+            os.rmdir(name, dir_fd=above)
+            descriptor = above
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "detail"),
+    [
+        ("f" * 250, 20, "cannot be listed: File name too long; nothing in it is used"),
+        ("d", 1100, "cannot be listed: it lies more than 100 folders deep; nothing in it is used"),
+    ],
+)
+def test_folders_too_deep_to_be_listed_are_a_row(tree: pathlib.Path, name: str, count: int, detail: str) -> None:
+    with nested(tree / "dicoms" / "PHANTOM001", name, count):
+        studies, (finding,) = discover(open_source(tree))
+    assert list(studies[0].images) == [1, 9, 10, 21, 29]
+    assert (finding.reason, finding.detail) == ("unreadable_folder", detail)
+    assert finding.path.startswith(f"dicoms/PHANTOM001/{name}")
+
+
+@pytest.fixture
+def forbidden(monkeypatch: pytest.MonkeyPatch) -> Callable[[pathlib.Path], None]:
+    """Makes listing a folder fail, also for root, whom permissions do not stop."""
+
+    def forbid(folder: pathlib.Path) -> None:
+        scandir = os.scandir
+
+        def refuse(path: str) -> object:
+            if pathlib.Path(path) == folder:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+
+    return forbid
+
+
+def test_contours_in_a_folder_that_cannot_be_listed(
+    tree: pathlib.Path, forbidden: Callable[[pathlib.Path], None]
+) -> None:
+    forbidden(tree / "contourfiles" / "PH-1" / "i-contours")
+    studies, findings = discover(open_source(tree))
+    assert (len(studies[0].contours["i"]), len(studies[1].contours["i"])) == (0, 4)
+    assert [(finding.reason, finding.path, finding.detail) for finding in findings] == [
+        (
+            "unreadable_folder",
+            "contourfiles/PH-1/i-contours",
+            "cannot be listed: Permission denied; nothing in it is used",
+        )
+    ]
+
+
+def test_a_broken_link_in_place_of_a_folder_of_contours_is_an_error(tree: pathlib.Path) -> None:
+    shutil.rmtree(tree / "contourfiles/PH-1/i-contours")
+    (tree / "contourfiles/PH-1/i-contours").symlink_to("nowhere")
+    _, (finding,) = discover(open_source(tree))
+    assert (finding.reason, finding.path) == ("unreadable_folder", "contourfiles/PH-1/i-contours")
+    assert finding.detail == "is neither a folder nor a link to one; put the contours there"
+
+
+def test_a_study_that_cannot_be_listed_is_not_called_missing(
+    tree: pathlib.Path, forbidden: Callable[[pathlib.Path], None]
+) -> None:
+    forbidden(tree / "dicoms" / "PHANTOM001")
+    studies, findings = discover(open_source(tree))
+    assert [study.study_id for study in studies] == ["PHANTOM002"]
+    assert [(finding.reason, finding.path) for finding in findings] == [("unreadable_folder", "dicoms/PHANTOM001")]
+
+
+def test_data_that_cannot_be_listed_at_all(tree: pathlib.Path, forbidden: Callable[[pathlib.Path], None]) -> None:
+    forbidden(tree / "dicoms")
+    with pytest.raises(InputError, match=r"holds no folder named dicoms; .*; dicoms cannot be listed"):
+        discover(open_source(tree))
+    forbidden(tree)
+    with pytest.raises(InputError, match="tree: cannot be listed: Permission denied"):
+        open_source(tree)
 
 
 @pytest.mark.parametrize(
     ("remove", "message"),
     [
-        ("dicoms", r"holds no folder named dicoms; --data_dir holds dicoms/, contourfiles/ and link.csv"),
+        (
+            "dicoms",
+            r"holds no folder named dicoms; .* are expected, at any depth of --data_dir \(make records DATA=…\)",
+        ),
         ("contourfiles", "holds no folder named contourfiles"),
         ("link.csv", "holds no file named link.csv"),
     ],
@@ -165,16 +323,24 @@ def test_a_part_that_is_missing(tree: pathlib.Path, remove: str, message: str) -
 
 def test_a_part_that_is_there_twice(tree: pathlib.Path) -> None:
     shutil.copytree(tree / "dicoms", tree / "copy" / "dicoms")
-    with pytest.raises(InputError, match="holds 2 folders named dicoms: copy/dicoms, dicoms; point --data_dir at one"):
+    with pytest.raises(InputError, match="holds 2 folders named dicoms: copy/dicoms, dicoms; pass the folder of one"):
         discover(open_source(tree))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"patient,original\nA,B\n", "does not name the columns patient_id,original_id"),
+        (b"patient,original\nA,B\n", "does not name the columns patient_id, original_id"),
         (b"", "does not name the columns"),
         (b"patient_id,original_id\n\xff,B\n", "cannot be read as UTF-8 CSV"),
+        (
+            b"patient_id,original_id,patient_id\nA,B,C\n",
+            "names the column patient_id more than once; remove all but one",
+        ),
+        (
+            b"patient_id,original_id\n\n",
+            "holds no row below the first line; add one of patient_id,original_id for each",
+        ),
     ],
 )
 def test_a_link_csv_that_is_none(tree: pathlib.Path, content: bytes, message: str) -> None:
@@ -183,9 +349,38 @@ def test_a_link_csv_that_is_none(tree: pathlib.Path, content: bytes, message: st
         discover(open_source(tree))
 
 
-def test_a_source_that_is_none(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(InputError, match="nowhere: no such folder or zip archive; pass one as --data_dir"):
+def test_data_that_is_not_there(tmp_path: pathlib.Path) -> None:
+    expected = r"nowhere: no such folder or zip archive; pass one as --data_dir \(make records DATA=…\)"
+    with pytest.raises(InputError, match=expected):
         open_source(tmp_path / "nowhere")
-    (tmp_path / "data.zip").write_bytes(b"no zip")
-    with pytest.raises(InputError, match=r"data\.zip: cannot be read as a zip archive"):
-        open_source(tmp_path / "data.zip")
+    with pytest.raises(InputError, match="cannot be opened: File name too long"):
+        open_source(tmp_path / ("f" * 300))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: is neither a folder nor a file"):
+        open_source(tmp_path / "pipe")
+
+
+def packed(tree: pathlib.Path, path: pathlib.Path, mode: str) -> bytes:
+    with tarfile.open(path, mode) as archive:
+        archive.add(tree)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda tree, path: packed(tree, path, "w:gz"), r"is a gzip file; unpack it and pass the folder as --data_dir"),
+        (lambda tree, path: packed(tree, path, "w:xz"), "is an xz file; unpack it"),
+        (lambda tree, path: packed(tree, path, "w"), "is a tar archive; unpack it"),
+        (lambda tree, path: zipped(tree, path).read_bytes()[:-100], "is a zip archive that was cut short, .*download"),
+        (lambda tree, path: b"", "is an empty file; copy or download it again"),
+        (lambda tree, path: b"no zip", "cannot be read as a zip archive .*; pass a folder or a zip archive"),
+    ],
+)
+def test_a_file_that_is_not_a_zip_archive(
+    tree: pathlib.Path, tmp_path: pathlib.Path, make: Callable[[pathlib.Path, pathlib.Path], bytes], message: str
+) -> None:
+    path = tmp_path / "data.zip"
+    path.write_bytes(make(tree, tmp_path / "other"))
+    with pytest.raises(InputError, match=rf"data\.zip: {message}"):
+        open_source(path)

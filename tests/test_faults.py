@@ -23,7 +23,7 @@ from preprocess.config import Config
 from preprocess.errors import InputError
 from preprocess.run import run
 
-from .conftest import ROOT, contents
+from .conftest import ROOT, contents, listing, zipped
 
 
 def records_of(tree: pathlib.Path, path: pathlib.Path, **settings: object) -> dict[str, bytes]:
@@ -204,6 +204,43 @@ def test_input_that_vanishes_after_it_was_listed(
     assert "PHANTOM002" in (tmp_path / "records" / "pairs.csv").read_text()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        pathlib.Path.unlink,
+        lambda path: path.write_bytes(b""),
+        lambda path: os.truncate(path, path.stat().st_size // 2),
+        lambda path: os.replace(shutil.copy(path, path.with_name("copy")), path),
+        lambda path: os.replace(zipped(path.parent / "tree" / "dicoms", path.with_name("other.zip")), path),
+    ],
+    ids=["deleted", "emptied", "cut", "replaced by a copy", "replaced by another"],
+)
+@pytest.mark.parametrize("moment", ["listed", "examined"])
+def test_an_archive_that_changes_while_it_is_read(
+    tree: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    change: Callable[[pathlib.Path], object],
+    moment: str,
+) -> None:
+    path = zipped(tree, tmp_path / "data.zip")
+    module, name = (discover, "discover") if moment == "listed" else (run_module, "_examine")
+    before = getattr(module, name)
+
+    def then_change(*arguments: object) -> object:
+        found = before(*arguments)
+        change(path)
+        return found
+
+    monkeypatch.setattr(module, name, then_change)
+    with pytest.raises(InputError, match=r"data\.zip: changed while it was read; run the job again") as raised:
+        run(Config(path, tmp_path / "records"))
+    assert "\n" not in str(raised.value)
+    assert "Traceback" not in capfd.readouterr().err
+    assert not (tmp_path / "records").exists()
+
+
 def test_input_that_is_cut_between_header_and_pixels(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     image = tree / "dicoms" / "PHANTOM001" / "9.dcm"
     with pytest.MonkeyPatch.context() as patch:
@@ -251,7 +288,10 @@ def test_names_of_every_kind(tree: pathlib.Path, tmp_path: pathlib.Path) -> None
     found = records_of(tree, tmp_path / "records")
     changed = {name for name in found if found[name] != expected[name]}
     assert changed == {"audit.csv", "manifest.json"}
-    assert "7 files passed over" in found["audit.csv"].decode()
+    audit = found["audit.csv"].decode()
+    assert "1 file passed over" in audit
+    assert "6 files look like images or contours and are not used: " in audit
+    assert "'9.dcm ', 'a\\nb.dcm', 3 more" in audit
 
 
 def test_ten_thousand_junk_files(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -267,7 +307,8 @@ def test_links_in_a_circle(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (tree / "dicoms" / "PHANTOM001" / "again").symlink_to(tree)
     (tree / "dicoms" / "PHANTOM002" / "self").symlink_to("self")
     found = records_of(tree, tmp_path / "records")
-    assert {name for name in found if found[name] != expected[name]} <= {"audit.csv", "manifest.json"}
+    assert {name for name in found if found[name] != expected[name]} == {"audit.csv", "manifest.json"}
+    assert "dicoms/PHANTOM001/again,,warning,circular_link" in found["audit.csv"].decode()
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -275,15 +316,7 @@ def test_equal_output_for_any_workers_and_any_listing(
     tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     expected = records_of(tree, tmp_path / "expected", workers=2)
-    walk = os.walk
-
-    def shuffled(*arguments: object, **options: object) -> Iterator[tuple[str, list[str], list[str]]]:
-        for folder, subfolders, files in walk(*arguments, **options):
-            random.Random(workers).shuffle(subfolders)
-            random.Random(workers).shuffle(files)
-            yield folder, subfolders, files
-
-    monkeypatch.setattr(os, "walk", shuffled)
+    monkeypatch.setattr(os, "scandir", listing(random.Random(workers).shuffle))
     assert records_of(tree, tmp_path / "records", workers=workers) == expected
 
 

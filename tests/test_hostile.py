@@ -32,14 +32,14 @@ from pydicom.uid import (
 
 from pipeline import DatasetInfo, RecordsError, schema, verify
 from pipeline.index import read_index
-from preprocess import contours, crossings, dicom, masks, part10, polygons, sources
+from preprocess import archives, contours, crossings, dicom, folders, masks, part10, polygons
 from preprocess.config import Config
 from preprocess.discover import discover
 from preprocess.errors import InputError
 from preprocess.run import run
 from preprocess.sources import open_source
 
-from .conftest import ROOT, Synthetic, contents
+from .conftest import ROOT, Synthetic, contents, zipped
 from .fuzz import signed
 from .test_dicom import LIMIT, changed, setting
 from .test_run import audit_of, contour, image
@@ -59,15 +59,6 @@ def allocated() -> Iterator[Callable[[], int]]:
     tracemalloc.start()
     yield lambda: tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-
-
-def zipped(tree: pathlib.Path, path: pathlib.Path, *more: tuple[zipfile.ZipInfo | str, bytes]) -> pathlib.Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in contents(tree).items():
-            archive.writestr(name, content)
-        for entry, content in more:
-            archive.writestr(entry, content)
-    return path
 
 
 # Archives and folders.
@@ -96,11 +87,11 @@ def test_an_entry_that_leads_out_of_its_archive_is_refused(
     entry.filename = entry.orig_filename = name
     path = zipped(tree, tmp_path / "data.zip", (entry, image(tree, 9).read_bytes()))
     source = open_source(path)
-    assert source.refused == (name,)
+    assert len(source.paths) == len(contents(tree))
     studies, (finding,) = discover(source)
     assert list(studies[0].images) == [1, 9, 10, 21, 29]
     assert (finding.reason, finding.path, finding.level) == ("junk", ".", "error")
-    assert finding.detail.startswith("1 entries refused: their names lead out of the archive")
+    assert finding.detail.startswith("1 entry refused: the name leads out of the archive")
     summary = run(Config(path, tmp_path / "records"))
     assert (summary.records, summary.left_out) == ({"train": 8}, {"junk": 1})
     assert {item.name for item in tmp_path.iterdir()} == {"tree", "data.zip", "records"}
@@ -108,7 +99,7 @@ def test_an_entry_that_leads_out_of_its_archive_is_refused(
 
 def test_a_name_with_dots_leads_nowhere(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     path = zipped(tree, tmp_path / "data.zip", ("a..b/...txt", b""), ("..c/x", b""))
-    assert open_source(path).refused == ()
+    assert open_source(path).findings == ()
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../../../secret", "1.dcm"])
@@ -134,6 +125,10 @@ def test_links_in_a_folder_are_followed_and_loops_end(tree: pathlib.Path, tmp_pa
     (tree / "dicoms/PHANTOM001/30.dcm").symlink_to("30.dcm")
     (tree / "dicoms/PHANTOM001/31.dcm").symlink_to("nowhere")
     assert run(Config(tree, tmp_path / "records")).records == {"train": 8}
+    assert [row["path"] for row in audit_of(tmp_path / "records") if row["reason"] == "circular_link"] == [
+        "dicoms/PHANTOM001/loop",
+        "loop",
+    ]
     rows = [row for row in audit_of(tmp_path / "records") if row["level"] == "error"]
     assert [(row["instance_number"], row["detail"]) for row in rows] == [
         ("30", "cannot be read: Too many levels of symbolic links"),
@@ -150,7 +145,7 @@ def test_what_is_no_regular_file_is_not_opened(
         make(path)
     assert run(Config(tree, tmp_path / "records")).records == {"train": 6}
     rows = [row for row in audit_of(tmp_path / "records") if row["reason"].startswith("unreadable")]
-    assert [row["detail"] for row in rows] == ["cannot be read: it is no regular file"] * 2
+    assert [row["detail"] for row in rows] == ["cannot be read: it is not a regular file"] * 2
 
 
 def test_a_file_of_ten_gigabytes_is_not_read(
@@ -161,7 +156,7 @@ def test_a_file_of_ten_gigabytes_is_not_read(
     assert run(Config(tree, tmp_path / "records")).records == {"train": 6}
     rows = [row for row in audit_of(tmp_path / "records") if row["reason"].startswith("unreadable")]
     assert [row["detail"] for row in rows] == [
-        f"cannot be read: it has {10 << 30} bytes, at most {sources.MAX_FILE_BYTES} expected"
+        f"cannot be read: it has {10 << 30} bytes, at most {folders.MAX_FILE_BYTES} expected"
     ] * 2
     assert allocated() < 128 * MIB
 
@@ -178,7 +173,7 @@ def test_a_zip_bomb_is_not_unpacked(tree: pathlib.Path, tmp_path: pathlib.Path, 
             entry.write(bytes(MIB))
     assert run(Config(path, tmp_path / "records")).records == {"train": 7}
     (row,) = [row for row in audit_of(tmp_path / "records") if row["reason"] == "unreadable_image"]
-    assert row["detail"] == f"cannot be read: it has {300 * MIB} bytes, at most {sources.MAX_FILE_BYTES} expected"
+    assert row["detail"] == f"cannot be read: it has {300 * MIB} bytes, at most {folders.MAX_FILE_BYTES} expected"
     assert allocated() < 128 * MIB
 
 
@@ -247,7 +242,7 @@ def test_a_directory_of_very_many_entries_is_not_read(
 ) -> None:
     path = zipped(tree, tmp_path / "data.zip", *((f"{number}.txt", b"") for number in range(2000)))
     assert len(open_source(path).paths) > 2000
-    monkeypatch.setattr(sources, "MAX_DIRECTORY_BYTES", 100_000)
+    monkeypatch.setattr(archives, "MAX_DIRECTORY_BYTES", 100_000)
     expected = (
         r"data\.zip: cannot be read as a zip archive \(its directory has \d+ bytes, at most 100000 expected; divide"
     )
@@ -273,7 +268,7 @@ def test_an_archive_in_an_archive_is_junk(tree: pathlib.Path, tmp_path: pathlib.
     summary = run(Config(path, tmp_path / "records"))
     assert (summary.records, summary.left_out) == ({"train": 8}, {"unreadable_image": 1})
     (row,) = [row for row in audit_of(tmp_path / "records") if row["reason"] == "junk"]
-    assert row["detail"].startswith("1 files passed over")
+    assert row["detail"].startswith("1 file passed over")
 
 
 def test_a_damaged_directory_gives_studies_or_an_error(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 from preprocess import pairing
 from preprocess.study import ImageHeader, Place, Study
 
-from .conftest import header_of
+from .conftest import header_of, synthetic_pair
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
@@ -75,3 +75,15 @@ def test_pairs_and_what_is_left_over() -> None:
         ("unlabeled_images", None): "1 of 5 images have no i-contour",
     }
     assert not any("OTHER" in detail for detail in found.values())
+
+
+def test_what_no_header_confirms_is_counted() -> None:
+    study = Study("S", "C", {}, {"i": {}, "o": {}})
+    pairs = [synthetic_pair(1, patient_id="S"), synthetic_pair(2), synthetic_pair(3, instance_number=None)]
+    (finding,) = pairing.unconfirmed(study, pairs)
+    assert (finding.reason, finding.study_id, finding.count) == ("unconfirmed", "S", 2)
+    assert finding.detail == (
+        "of the paired images 2 of 3 have no Patient ID (0010,0020) and 1 of 3 have no Instance Number (0020,0013): "
+        "only the names of folder and file confirm these pairs"
+    )
+    assert pairing.unconfirmed(study, pairs[:1]) == pairing.unconfirmed(study, []) == []

@@ -13,13 +13,14 @@ import tensorflow as tf
 
 from pipeline import DatasetInfo, iterate_batches, verify
 from preprocess import phantom
+from preprocess import run as run_module
 from preprocess.audit import LEVELS
 from preprocess.config import Config
 from preprocess.errors import InputError
 from preprocess.report import write_report
 from preprocess.run import run
 
-from .conftest import contents
+from .conftest import contents, listing
 
 I_CONTOURS = "contourfiles/PH-1/i-contours"
 
@@ -125,6 +126,22 @@ def junk(tree: pathlib.Path) -> None:
     image(tree, 9).with_name("._9.dcm").write_bytes(b"")
 
 
+def unused_file(tree: pathlib.Path) -> None:
+    image(tree, 9).with_name("9 (1).dcm").write_bytes(b"")
+
+
+def circular_link(tree: pathlib.Path) -> None:
+    (tree / "dicoms" / "PHANTOM001" / "again").symlink_to(tree)
+
+
+def unreadable_folder(tree: pathlib.Path) -> None:
+    (tree / "dicoms" / "PHANTOM001" / "/".join("d" * 100)).mkdir(parents=True)
+
+
+def unconfirmed(tree: pathlib.Path) -> None:
+    edited(image(tree, 9), PatientID="")
+
+
 def moved(path: pathlib.Path, dx: float) -> None:
     np.savetxt(path, np.loadtxt(path) + (dx, 0), "%.2f")
 
@@ -160,6 +177,10 @@ AUDITED = [
     (duplicate_image, ["duplicate_image", "duplicate_image", "no_image"], "image", 1),
     (duplicate_contour, ["duplicate_contour", "duplicate_contour"], "contour", 1),
     (junk, ["junk"], "file", 0),
+    (unused_file, ["unused_file"], "file", 0),
+    (circular_link, ["circular_link"], "file", 0),
+    (unreadable_folder, ["unreadable_folder"], "file", 0),
+    (unconfirmed, ["unconfirmed"], "study", 0),
     (self_intersecting, ["self_intersecting"], "contour", 0),
 ]
 
@@ -314,7 +335,7 @@ def test_an_image_in_two_studies_is_in_neither(tree: pathlib.Path, tmp_path: pat
 
 def test_every_reason_is_provoked() -> None:
     provoked = {reason for _, reasons, _, _ in AUDITED for reason in reasons}
-    own_tests = {"unlabeled_images", "excluded", "not_nested", "volume_order", "misregistered"}
+    own_tests = {"unlabeled_images", "excluded", "unmatched_exclusion", "not_nested", "volume_order", "misregistered"}
     assert provoked | own_tests == set(LEVELS)
 
 
@@ -326,9 +347,7 @@ def test_unlabeled_images_are_counted_by_study(tree: pathlib.Path, tmp_path: pat
     ]
 
 
-def test_a_row_of_the_audit_excludes_its_pair_and_only_it(
-    tree: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_row_of_the_audit_excludes_its_pair_and_only_it(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     outside_image(tree)
     run(Config(tree, tmp_path / "first"))
     header, *rows = (tmp_path / "first" / "audit.csv").read_text().splitlines()
@@ -344,7 +363,8 @@ def test_a_row_of_the_audit_excludes_its_pair_and_only_it(
         ("PHANTOM001", "9", "info", "left out by --exclude: outside_image"),
         ("PHANTOM002", "21", "info", "left out by --exclude: blurred"),
     ]
-    assert "--exclude names PHANTOM002, 99, but there is no such pair" in caplog.text
+    assert summary.noted["unmatched_exclusion"] == 1
+    assert found_by(tmp_path / "second", "unmatched_exclusion") == [("PHANTOM002", "99", "warning")]
 
 
 def test_outer_contours(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -361,6 +381,22 @@ def test_the_contour_origin_moves_masks_not_images(tree: pathlib.Path, tmp_path:
         run(Config(tree, tmp_path / origin, contour_origin=origin))
     corner, center = pairs_of(tmp_path / "corner"), pairs_of(tmp_path / "center")
     assert all(one[:2] == other[:2] and one[2] != other[2] for one, other in zip(corner, center, strict=True))
+
+
+@pytest.mark.parametrize("rule", ["val=PHANTOM9", "a:0.2,b:0.4,c:0.4"])
+def test_a_split_of_studies_that_are_not_there_is_refused_before_images_are_read(
+    tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    monkeypatch.setattr(run_module, "examine", None)
+    with pytest.raises(InputError, match=r"can be(?: used)?: PHANTOM001, PHANTOM002"):
+        run(Config(tree, tmp_path / "records", split=rule))
+
+
+def test_a_misspelled_split_is_a_warning(
+    tree: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run(Config(tree, tmp_path / "records", split="trian")).records == {"trian": 8}
+    assert "--split names a split trian; did you mean train?" in caplog.text
 
 
 def test_splits_hold_whole_studies(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -382,8 +418,7 @@ def test_the_same_input_gives_the_same_bytes(
     run(Config(tree, tmp_path / "one", num_shards=2))
     # Another place, another listing order, another day.
     shutil.copytree(tree, tmp_path / "elsewhere" / "data")
-    walk = os.walk
-    monkeypatch.setattr("os.walk", lambda *args, **kwargs: ((a, b, c[::-1]) for a, b, c in walk(*args, **kwargs)))
+    monkeypatch.setattr(os, "scandir", listing(lambda entries: entries.reverse()))
     monkeypatch.setenv("TZ", "Pacific/Auckland")
     monkeypatch.setattr("time.time", lambda: 0.0)
     run(Config(tmp_path / "elsewhere" / "data", tmp_path / "other", num_shards=2))

@@ -55,8 +55,12 @@ def test_fractions_as_people_write_them() -> None:
         ("train:x,val:0.5", "fractions expected"),
         ("train:1/0", "fractions expected"),
         ("train:0.5,val", "'val': name:value expected"),
+        ("train:1e99999999,val:0.5", "fractions expected"),
+        ("train:0." + "9" * 5000, "fractions expected"),
+        ("val:0.2", "split val:0.2: .* add up to 1 expected; to train on the rest, write train:0.8,val:0.2$"),
+        ("val:1/3,test:1/3", "to train on the rest, write train:1/3,val:1/3,test:1/3$"),
         ("val=", "'val=': name=value expected"),
-        ("val=A,val=B", "'val' stands there twice"),
+        ("val=A,val=B", "'val' is named twice"),
     ],
 )
 def test_a_malformed_rule(rule: str, message: str) -> None:
@@ -69,13 +73,33 @@ def test_a_malformed_rule(rule: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ("val=E", "E is not a study that has pairs; these have: A, B, C, D"),
-        ("val=A+A", "A stands there twice"),
-        ("val=A,test=A", "A stands there twice"),
-        ("a:0.2,b:0.2,c:0.2,d:0.2,e:0.2", "5 splits asked for, but only 4 studies have pairs"),
+        ("val=E", "E is not a study that can be used; these can be: A, B, C, D"),
+        ("val=A+A", "A is named twice; these can be: A, B"),
+        ("val=A,test=A", "A is named twice; these can be: A, B"),
+        ("a:0.2,b:0.2,c:0.2,d:0.2,e:0.2", "5 splits need a study each, and 4 can be used: A, B, C, D"),
     ],
 )
 def test_a_rule_that_asks_for_what_is_not_there(rule: str, message: str) -> None:
     splits.check(rule)
     with pytest.raises(InputError, match=message):
         splits.assign(rule, FOUR)
+
+
+def test_a_message_names_ten_studies_at_most() -> None:
+    with pytest.raises(InputError, match=r"these can be: 00, 01, 02, 03, 04, 05, 06, 07, 08, 09, 20 more$"):
+        splits.assign("val=X", [f"{number:02d}" for number in range(30)])
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("trian:0.8,val:0.2", "trian"),
+        ("trian=A", "trian"),
+        ("train:0.8,val:0.2", None),
+        ("train1:0.5,train2:0.5", None),
+        ("test", None),
+        ("val=A,test=B", None),
+    ],
+)
+def test_a_misspelled_train_is_noticed(rule: str, expected: str | None) -> None:
+    assert splits.misspelled(rule) == expected
