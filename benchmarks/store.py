@@ -47,7 +47,7 @@ def records(root: pathlib.Path, count: int) -> pathlib.Path:
         from preprocess.study import ImageHeader, Pair
         from preprocess.writer import RecordsWriter
 
-        header = ImageHeader(None, None, SHAPE, (0, 1), (1.0, 1.0), None, 0.0, 0.0)
+        header = ImageHeader(None, None, SHAPE, (0, 1), (1.0, 1.0), None, None, 0.0)
         with RecordsWriter(path, SHAPE, np.dtype(np.int16), {"train": count}, None) as writer:
             for position in range(count):
                 pair = Pair("A", "B", "i", position, "image", "contour", header, np.zeros((3, 2)), 1, 2)

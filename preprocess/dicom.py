@@ -172,19 +172,9 @@ def _header(dataset: pydicom.Dataset, path: str, max_image_pixels: int) -> Image
         value_range=_value_range(dataset, path),
         pixel_spacing_mm=(spacing[0], spacing[1]),
         orientation=orientation,
-        location_mm=_location(orientation, position),
+        position_mm=position,
         trigger_time_ms=math.nan if trigger_time is None else trigger_time,
     )
-
-
-def _location(orientation: tuple[float, ...] | None, position: tuple[float, ...] | None) -> float:
-    """The position along the slice normal, in mm (PS3.3 C.7.6.2.1.1); Slice Location is not to be relied on."""
-    if orientation is None or position is None:
-        return math.nan
-    # Written out: np.cross takes longer than all else here.
-    (a, b, c), (d, e, f) = orientation[:3], orientation[3:]
-    normal = b * f - c * e, c * d - a * f, a * e - b * d
-    return sum(along * place for along, place in zip(normal, position, strict=True))
 
 
 def _value_range(dataset: pydicom.Dataset, path: str) -> tuple[int, int] | None:

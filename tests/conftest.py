@@ -15,6 +15,8 @@ from preprocess.writer import RecordsWriter
 
 ROOT = pathlib.Path(__file__).parent.parent
 
+AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
 
 @pytest.fixture(scope="session")
 def phantom_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
@@ -116,7 +118,7 @@ def synthetic_pair(number: int, **header: object) -> Pair:
 
 
 def header_of(**fields: object) -> ImageHeader:
-    plain = ImageHeader(None, None, (6, 5), (0, 1), (1.5, 1.25), None, 3.5, 0.0)
+    plain = ImageHeader(None, None, (6, 5), (0, 1), (1.5, 1.25), AXIAL, (0, 0, 3.5), 0.0)
     return dataclasses.replace(plain, **fields)
 
 

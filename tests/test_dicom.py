@@ -268,7 +268,8 @@ def test_what_a_header_does_not_say() -> None:
 
     header = dicom.read_header(changed(change), "a.dcm", LIMIT)
     assert (header.patient_id, header.instance_number) == (None, None)
-    assert all(map(math.isnan, (*header.pixel_spacing_mm, header.location_mm, header.trigger_time_ms)))
+    assert header.position_mm is None
+    assert all(map(math.isnan, (*header.pixel_spacing_mm, header.trigger_time_ms)))
 
 
 def test_location_is_along_the_slice_normal() -> None:
@@ -277,7 +278,7 @@ def test_location_is_along_the_slice_normal() -> None:
 
 
 def header_with(value_range: tuple[int, int] | None) -> dicom.ImageHeader:
-    return dicom.ImageHeader(None, None, (1, 1), value_range, (1, 1), None, 0, 0)
+    return dicom.ImageHeader(None, None, (1, 1), value_range, (1, 1), None, None, 0)
 
 
 @pytest.mark.parametrize(
