@@ -30,6 +30,7 @@ LEVELS = {
     "not_nested": "warning",
     "misregistered": "warning",
     "volume_order": "warning",
+    "mixed_photometric": "warning",
     "size_mismatch": "error",
     "excluded": "info",
     "junk": "info",

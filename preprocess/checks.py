@@ -48,6 +48,30 @@ def duplicate_images(pairs: Iterable[Pair], digests: Mapping[str, bytes]) -> lis
     ]
 
 
+def mixed_photometric(written: Iterable[Pair]) -> list[Finding]:
+    """Studies with images of another Photometric Interpretation than most images of the data set, MONOCHROME2 on a tie.
+
+    Values are written as they are, so blood is bright in one kind of image and dark in the other.
+    """
+    studies: dict[str, list[Pair]] = collections.defaultdict(list)
+    for pair in written:
+        studies[pair.study_id].append(pair)
+    ones = sum(pair.header.monochrome1 for pairs in studies.values() for pair in pairs)
+    common = 2 * ones > sum(map(len, studies.values()))
+    names = "MONOCHROME2", "MONOCHROME1"
+    findings = []
+    for study_id, pairs in studies.items():
+        others = [pair for pair in pairs if pair.header.monochrome1 != common]
+        if others:
+            detail = (
+                f"{len(others)} of {len(pairs)} images written are {names[not common]}, most of the data set are "
+                f"{names[common]}, and bright and dark are exchanged between them; convert them, or leave them out"
+            )
+            folder = others[0].image_path.rpartition("/")[0]
+            findings.append(Finding("mixed_photometric", "study", folder, detail, study_id))
+    return findings
+
+
 def duplicate_contours(pairs: Iterable[Pair], outside: Mapping[Key, float]) -> list[Finding]:
     """Contours of one kind whose points are the same, so that line ends do not hide it.
 

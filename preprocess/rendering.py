@@ -72,7 +72,8 @@ def render(source: Source, config: Config, selection: Selection) -> Rendered:
             continue
         try:
             image, mask = read_pair(source, config, pair)
-            pixels = values.to_dtype(image, selection.dtype, pair.image_path) if written else image
+            # Those that are only measured are to be finite all the same.
+            pixels = values.to_dtype(image, selection.dtype if written else np.dtype(np.float32), pair.image_path)
         except InputError as error:
             findings += _left_out(pair, error)
             failed.add(pair.key)

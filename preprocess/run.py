@@ -79,7 +79,7 @@ def _write(
     found.add(_check(kept, examined, outside))
     rejected = Rejected.of(found.of_level("error"))
     pairs, shape, findings = _of_one_shape(rejected.others(kept[config.contours]), config)
-    found.add(findings)
+    found.add([*findings, *checks.mixed_photometric(pairs)])
     if not pairs:
         raise _listing("no image and contour could be paired", config, found)
     dtype, exact = values.smallest_dtype(pair.header for pair in pairs)

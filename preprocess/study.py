@@ -53,6 +53,7 @@ class ImageHeader:
         orientation: direction cosines of a row and of a column, None when absent.
         position_mm: of the first pixel's center, in patient coordinates; None when absent.
         trigger_time_ms: since the R wave; NaN when absent.
+        monochrome1: low values are displayed bright, not dark.
     """
 
     patient_id: str | None
@@ -63,6 +64,7 @@ class ImageHeader:
     orientation: tuple[float, ...] | None
     position_mm: tuple[float, ...] | None
     trigger_time_ms: float
+    monochrome1: bool = False
 
     @property
     def normal(self) -> tuple[float, float, float] | None:
