@@ -19,6 +19,7 @@ LEVELS = {
     "unreadable_image": "error",
     "unreadable_contour": "error",
     "unsupported_image": "error",
+    "changed_image": "error",
     "header_mismatch": "error",
     "duplicate_image": "error",
     "duplicate_contour": "error",

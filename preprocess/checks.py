@@ -27,12 +27,12 @@ def self_intersecting(pairs: Iterable[Pair]) -> list[Finding]:
     return [_of_contour("self_intersecting", pair, detail) for pair in pairs if polygons.crosses_itself(pair.polygon)]
 
 
-def duplicate_images(pairs: Iterable[Pair], digests: Mapping[str, bytes]) -> list[Finding]:
+def duplicate_images(pairs: Iterable[Pair]) -> list[Finding]:
     """Images, by path, whose pixels are the same bytes: nothing tells which contour belongs to them."""
     by_path = {pair.image_path: pair for pair in pairs}
     groups: dict[bytes, list[Pair]] = collections.defaultdict(list)
-    for path, pair in sorted(by_path.items()):
-        groups[digests[path]].append(pair)
+    for pair in sorted(by_path.values(), key=lambda pair: pair.image_path):
+        groups[pair.fingerprint.pixels].append(pair)
     return [
         Finding(
             "duplicate_image",

@@ -19,7 +19,7 @@ from preprocess.elements import LARGEST, element, floats, foreign_code, silent, 
 from preprocess.errors import InputError
 from preprocess.part10 import PIXEL_KEYWORDS, Elements, read_elements
 from preprocess.stored import OVERLAY_BIT_POSITIONS, from_cells, from_numbers, read_layout, read_overlays
-from preprocess.study import ImageHeader
+from preprocess.study import Fingerprint, ImageHeader
 
 _HEADER_KEYWORDS = (
     "SOPClassUID",
@@ -42,6 +42,9 @@ _HEADER_KEYWORDS = (
     "RescaleIntercept",
     "ModalityLUTSequence",
 )
+
+_IMAGE_NAMES = _HEADER_KEYWORDS + OVERLAY_BIT_POSITIONS + PIXEL_KEYWORDS
+"""All that decoding an image takes."""
 
 _LUT_BITS = range(1, 17)
 """Bits of a Modality LUT's values (PS3.3 C.11.1.1)."""
@@ -70,7 +73,9 @@ def read_header(file: BinaryIO, path: str, max_image_pixels: int) -> ImageHeader
         return _header(read_elements(file, path, _HEADER_KEYWORDS, max_image_pixels), path, max_image_pixels)
 
 
-def read_pixels(file: BinaryIO, path: str, max_image_pixels: int) -> npt.NDArray[np.generic]:
+def read_pixels(
+    file: BinaryIO, path: str, max_image_pixels: int, fingerprint: Fingerprint | None = None
+) -> npt.NDArray[np.generic]:
     """Reads an image's modality values: stored values × Rescale Slope + Rescale Intercept (PS3.3 C.11.1.1.2).
 
     MONOCHROME1 is not inverted: that is a matter of display (PS3.3 C.7.6.3.1.2). ``checks`` reports a data set that
@@ -79,17 +84,19 @@ def read_pixels(file: BinaryIO, path: str, max_image_pixels: int) -> npt.NDArray
     Args:
         file: a DICOM file (PS3.10).
         path: what errors call it.
-        max_image_pixels: rows × columns allowed; asked before anything is decoded.
+        max_image_pixels: rows × columns allowed; checked before anything is decoded.
+        fingerprint: what ``read_fingerprint`` has found, where it has been read before.
 
     Returns:
         ``(H, W)``, of an integer dtype where slope and intercept are integers, else float64.
 
     Raises:
-        InputError: ``unreadable_image`` or ``unsupported_image``.
+        InputError: ``unreadable_image``, ``unsupported_image``, or ``changed_image`` where the fingerprint is another.
     """
     with silent():
-        names = _HEADER_KEYWORDS + OVERLAY_BIT_POSITIONS + PIXEL_KEYWORDS
-        elements = read_elements(file, path, names, max_image_pixels)
+        elements = read_elements(file, path, _IMAGE_NAMES, max_image_pixels)
+        if fingerprint is not None and elements.digest != fingerprint.file:
+            raise InputError(path, "it changed while the job ran; run it again", "changed_image")
         header, dataset = _header(elements, path, max_image_pixels), elements.dataset
         pixels = _stored_values(elements, header.shape, path)
         if "ModalityLUTSequence" in dataset:
@@ -104,8 +111,8 @@ def read_pixels(file: BinaryIO, path: str, max_image_pixels: int) -> npt.NDArray
         return pixels.astype(np.float64) * slope + intercept
 
 
-def read_digest(file: BinaryIO, path: str, max_image_pixels: int) -> bytes:
-    """SHA-256 of an image's pixels as the file holds them, not decoded.
+def read_fingerprint(file: BinaryIO, path: str, max_image_pixels: int) -> tuple[ImageHeader, Fingerprint]:
+    """Reads all of an image and decodes nothing.
 
     Args:
         file: a DICOM file (PS3.10).
@@ -113,13 +120,14 @@ def read_digest(file: BinaryIO, path: str, max_image_pixels: int) -> bytes:
         max_image_pixels: rows × columns allowed, at 8 bytes each.
 
     Raises:
-        InputError: ``unreadable_image``, or ``unsupported_image`` where it has none.
+        InputError: ``unreadable_image`` or ``unsupported_image``.
     """
     with silent():
-        elements = read_elements(file, path, PIXEL_KEYWORDS, max_image_pixels)
+        elements = read_elements(file, path, _IMAGE_NAMES, max_image_pixels)
+        header = _header(elements, path, max_image_pixels)
         keyword = _pixel_keyword(elements, path)
         with foreign_code(path, "the pixels cannot be read"):
-            return hashlib.sha256(elements.dataset[keyword].value).digest()
+            return header, Fingerprint(hashlib.sha256(elements.dataset[keyword].value).digest(), elements.digest)
 
 
 def _pixel_keyword(elements: Elements, path: str) -> str:

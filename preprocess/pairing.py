@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 
 from preprocess.errors import Finding
-from preprocess.study import ContourKind, ImageHeader, Pair, Place, Polygon, Study
+from preprocess.study import ContourKind, Fingerprint, ImageHeader, Pair, Place, Polygon, Study
 
 # Two positions further apart than this are two slices. Scanners round positions to 0.001 mm.
 _SAME_SLICE_MM = 0.1
@@ -35,6 +35,7 @@ def pair(
     kind: ContourKind,
     headers: Mapping[int, ImageHeader],
     places: Mapping[int, Place],
+    fingerprints: Mapping[int, Fingerprint],
     polygons: Mapping[int, Polygon],
 ) -> list[Pair]:
     """A study's images with the contour of one kind on each, by number.
@@ -44,6 +45,7 @@ def pair(
         kind: which contours.
         headers: header of each image that was confirmed, by number.
         places: slice and phase of each of them.
+        fingerprints: of each of them that has a contour.
         polygons: polygon of each contour that could be read, by number.
     """
     return [
@@ -58,6 +60,7 @@ def pair(
             polygon,
             places[number].slice_index,
             places[number].phase_index,
+            fingerprints[number],
         )
         for number, polygon in sorted(polygons.items())
         if number in headers

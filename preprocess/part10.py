@@ -7,6 +7,7 @@ of each item of every sequence of undefined length, wanted or not. 200 KB can so
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import zlib
 from collections.abc import Mapping
@@ -44,10 +45,12 @@ class Elements(NamedTuple):
     Attributes:
         dataset: its elements.
         pixels: keyword of the element that holds its pixels, whether they were read or not; None without pixels.
+        digest: SHA-256 of all that was parsed: another one for the same names is another file.
     """
 
     dataset: pydicom.FileDataset
     pixels: str | None
+    digest: bytes
 
 
 def read_elements(file: BinaryIO, path: str, names: Names, max_image_pixels: int) -> Elements:
@@ -91,7 +94,7 @@ def _parse(file: _Bounded, names: Names) -> Elements:
         return tag in pixels or file.at_pixels
 
     dataset = read_partial(cast(BinaryIO, file), stop, specific_tags=list(wanted))
-    return Elements(dataset, reached[0] if reached else None)
+    return Elements(dataset, reached[0] if reached else None, file.digest())
 
 
 @functools.cache
@@ -151,6 +154,8 @@ class _Bounded:
         self._read = file.read
         self._max_pixel_bytes = max_pixel_bytes
         self._left = MAX_HEADER_BYTES
+        self._sha256 = hashlib.sha256()
+        self.digest = self._sha256.digest
 
     def go_on_to_pixels(self) -> None:
         self.at_pixels = True
@@ -162,6 +167,7 @@ class _Bounded:
         # One more than is left tells whether there are more, and a length of 4 GB is never allocated.
         content = self._read(min(size, self._left + 1))
         self._left -= len(content)
+        self._sha256.update(content)
         if self._left >= 0:
             return content
         if self.at_pixels:

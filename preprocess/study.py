@@ -87,6 +87,18 @@ class ImageHeader:
         return self.location_along_mm(self.normal)
 
 
+class Fingerprint(NamedTuple):
+    """What an image was when it was examined: two digests, SHA-256.
+
+    Attributes:
+        pixels: of the pixels as the file holds them, not decoded; copies of an image share it.
+        file: of all that was parsed to read them, the header, too; another one is another file.
+    """
+
+    pixels: bytes
+    file: bytes
+
+
 Key = tuple[str, int]
 """Study id and number: an image, and at most one contour of each kind."""
 
@@ -116,6 +128,7 @@ class Pair:
         number: the number in both files' names.
         slice_index: 0 at the end of the stack that was numbered first, -1 when unknown.
         phase_index: 0 at the start of the cardiac cycle, -1 when unknown.
+        fingerprint: of the image.
     """
 
     study_id: str
@@ -128,6 +141,7 @@ class Pair:
     polygon: Polygon
     slice_index: int
     phase_index: int
+    fingerprint: Fingerprint
 
     @property
     def key(self) -> Key:

@@ -10,12 +10,14 @@ import pytest
 from preprocess import output, phantom
 from preprocess.config import Config
 from preprocess.run import run
-from preprocess.study import ImageHeader, Pair
+from preprocess.study import Fingerprint, ImageHeader, Pair
 from preprocess.writer import RecordsWriter
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+UNREAD = Fingerprint(b"", b"")
 
 
 @pytest.fixture(scope="session")
@@ -113,7 +115,17 @@ def write_synthetic(
 
 def synthetic_pair(number: int, **header: object) -> Pair:
     return Pair(
-        "A", "B", "i", number, "image", "contour", header_of(instance_number=number, **header), np.zeros((3, 2)), 1, 2
+        "A",
+        "B",
+        "i",
+        number,
+        "image",
+        "contour",
+        header_of(instance_number=number, **header),
+        np.zeros((3, 2)),
+        1,
+        2,
+        UNREAD,
     )
 
 

@@ -166,7 +166,7 @@ def test_monochrome1_is_not_inverted() -> None:
 
 def test_digests_are_of_the_pixels_alone() -> None:
     def digest(file: io.BufferedIOBase) -> bytes:
-        return dicom.read_digest(file, "a.dcm", LIMIT)
+        return dicom.read_fingerprint(file, "a.dcm", LIMIT)[1].pixels
 
     plain = digest(changed(setting()))
     assert digest(changed(setting(PatientID="SOMEBODY", InstanceNumber=7))) == plain
@@ -175,11 +175,25 @@ def test_digests_are_of_the_pixels_alone() -> None:
     assert digest(changed(setting(PixelData=pixels[:-2] + b"\0\0"))) != plain
 
 
+@pytest.mark.parametrize(
+    "elements",
+    [{"RescaleSlope": "0.5"}, {"HighBit": 14}, {"PatientID": "SOMEBODY"}, {"PixelData": bytes(2 * 64 * 64)}],
+)
+def test_pixels_are_those_of_the_file_that_was_examined(elements: dict[str, object]) -> None:
+    header, fingerprint = dicom.read_fingerprint(changed(setting()), "a.dcm", LIMIT)
+    # As text, in which NaN is equal to itself.
+    assert repr(header) == repr(dicom.read_header(changed(setting()), "a.dcm", LIMIT))
+    assert dicom.read_pixels(changed(setting()), "a.dcm", LIMIT, fingerprint).shape == (64, 64)
+    with pytest.raises(InputError, match=r"^a\.dcm: it changed while the job ran; run it again$") as raised:
+        dicom.read_pixels(changed(setting(**elements)), "a.dcm", LIMIT, fingerprint)
+    assert raised.value.reason == "changed_image"
+
+
 def test_an_image_without_pixels() -> None:
     def change(dataset: pydicom.FileDataset) -> None:
         del dataset.PixelData
 
-    for read in (dicom.read_digest, dicom.read_pixels):
+    for read in (dicom.read_fingerprint, dicom.read_pixels):
         with pytest.raises(InputError, match=r"^a\.dcm: it has no pixels$") as raised:
             read(changed(change), "a.dcm", LIMIT)
         assert raised.value.reason == "unsupported_image"
