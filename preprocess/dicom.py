@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import math
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -141,26 +140,31 @@ def _stored_values(elements: Elements, shape: tuple[int, int], path: str) -> npt
     """An image's pixels before slope and intercept (PS3.5 8.1.1 and 8.2), float where their element is."""
     dataset, keyword = elements.dataset, _pixel_keyword(elements, path)
     _check_codec(dataset, path)
-    # The first frame alone: NumberOfFrames is 1, whatever else is encapsulated.
-    decode = functools.partial(pixel_array, dataset, index=0, correct_unused_bits=False)
+    syntax, floating, claim = UID(dataset.file_meta.TransferSyntaxUID), keyword != "PixelData", None
+    if floating and syntax.is_encapsulated:
+        raise _unsupported(path, "its float pixels are compressed; decompress them")
+    # Cells are decoded as bits, a codestream as what it says it is. As the header states them, pydicom would mask and
+    # wrap what contradicts it.
+    stated: dict[str, Any] = {} if floating else {"pixel_representation": 0}
     with foreign_code(path, "the pixels cannot be decoded"):
-        syntax = UID(dataset.file_meta.TransferSyntaxUID)
-        if keyword != "PixelData":
-            if syntax.is_encapsulated:
-                raise _unsupported(path, "its float pixels are compressed; decompress them")
-            return decode()
-        layout, overlays, claim = read_layout(dataset, path), read_overlays(dataset, path), None
         if syntax.is_encapsulated:
             claim = check_codestream(get_frame(dataset[keyword].value, 0, number_of_frames=1), syntax, shape, path)
-        if claim is None:
-            return from_cells(decode(pixel_representation=0), layout, path, overlays)
-        # Decoded as the codestream is, not as the header has it: pydicom makes the one the other, and wraps.
-        pixels = decode(
-            bits_allocated=claim.container, bits_stored=claim.precision, pixel_representation=int(claim.signed or 0)
-        )
-        if claim.signed is None:
-            return from_cells(pixels, layout, path, width=claim.precision)
-        return from_numbers(pixels, layout, path)
+        if claim is not None:
+            stated = {
+                "bits_allocated": claim.container,
+                "bits_stored": claim.precision,
+                "pixel_representation": int(claim.signed or 0),
+            }
+        # The first frame alone: NumberOfFrames is 1, whatever else is encapsulated.
+        pixels = pixel_array(dataset, index=0, correct_unused_bits=False, **stated)
+    if floating:
+        return pixels
+    layout = read_layout(dataset, path)
+    if claim is None:
+        return from_cells(pixels, layout, path, read_overlays(dataset, path))
+    if claim.signed is None:
+        return from_cells(pixels, layout, path, width=claim.precision)
+    return from_numbers(pixels, layout, path)
 
 
 def _header(elements: Elements, path: str, max_image_pixels: int) -> ImageHeader:
