@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pydicom
 from pydicom.datadict import dictionary_description
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 
 from preprocess.errors import InputError
 
@@ -28,7 +28,7 @@ def element(dataset: pydicom.Dataset, path: str, keyword: str | int, convert: Ca
     Raises:
         InputError: ``unreadable_image``, the element cannot be converted.
     """
-    tag = Tag(keyword)
+    tag = _tag(keyword)
     if tag not in dataset:
         return None
     with foreign_code(path, f"{describe(keyword)} cannot be read"):
@@ -65,7 +65,12 @@ def unsigned_short(value: Any) -> int:
 @functools.cache
 def describe(keyword: str | int) -> str:
     """An element's name and tag, for a message."""
-    return f"{dictionary_description(Tag(keyword))} {Tag(keyword)}"
+    return f"{dictionary_description(_tag(keyword))} {_tag(keyword)}"
+
+
+@functools.cache
+def _tag(keyword: str | int) -> BaseTag:
+    return Tag(keyword)
 
 
 @contextlib.contextmanager
