@@ -44,13 +44,14 @@ def records(root: pathlib.Path, count: int) -> pathlib.Path:
 
     def write(path: pathlib.Path) -> None:
         # Here, so that TensorFlow is not in the memory of those who only read.
-        from preprocess.study import ImageHeader, Pair
+        from preprocess.study import Fingerprint, ImageHeader, Pair
         from preprocess.writer import RecordsWriter
 
-        header = ImageHeader(None, None, SHAPE, (0, 1), (1.0, 1.0), None, 0.0, 0.0)
+        unread = Fingerprint(b"", b"")
+        header = ImageHeader(None, None, SHAPE, (0, 1), (1.0, 1.0), None, None, 0.0)
         with RecordsWriter(path, SHAPE, np.dtype(np.int16), {"train": count}, None) as writer:
             for position in range(count):
-                pair = Pair("A", "B", "i", position, "image", "contour", header, np.zeros((3, 2)), 1, 2)
+                pair = Pair("A", "B", "i", position, "image", "contour", header, np.zeros((3, 2)), 1, 2, unread)
                 writer.write("train", pair, *pair_of_arrays(position))
             writer.complete({"train": ["A"]}, {}, {"audit.csv": b""})
 

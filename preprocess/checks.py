@@ -27,12 +27,12 @@ def self_intersecting(pairs: Iterable[Pair]) -> list[Finding]:
     return [_of_contour("self_intersecting", pair, detail) for pair in pairs if polygons.crosses_itself(pair.polygon)]
 
 
-def duplicate_images(pairs: Iterable[Pair], digests: Mapping[str, bytes]) -> list[Finding]:
+def duplicate_images(pairs: Iterable[Pair]) -> list[Finding]:
     """Images, by path, whose pixels are the same bytes: nothing tells which contour belongs to them."""
     by_path = {pair.image_path: pair for pair in pairs}
     groups: dict[bytes, list[Pair]] = collections.defaultdict(list)
-    for path, pair in sorted(by_path.items()):
-        groups[digests[path]].append(pair)
+    for pair in sorted(by_path.values(), key=lambda pair: pair.image_path):
+        groups[pair.fingerprint.pixels].append(pair)
     return [
         Finding(
             "duplicate_image",
@@ -46,6 +46,30 @@ def duplicate_images(pairs: Iterable[Pair], digests: Mapping[str, bytes]) -> lis
         if len(same) > 1
         for pair in same
     ]
+
+
+def mixed_photometric(written: Iterable[Pair]) -> list[Finding]:
+    """Studies with images of another Photometric Interpretation than most images of the data set, MONOCHROME2 on a tie.
+
+    Values are written as they are, so blood is bright in one kind of image and dark in the other.
+    """
+    studies: dict[str, list[Pair]] = collections.defaultdict(list)
+    for pair in written:
+        studies[pair.study_id].append(pair)
+    ones = sum(pair.header.monochrome1 for pairs in studies.values() for pair in pairs)
+    common = 2 * ones > sum(map(len, studies.values()))
+    names = "MONOCHROME2", "MONOCHROME1"
+    findings = []
+    for study_id, pairs in studies.items():
+        others = [pair for pair in pairs if pair.header.monochrome1 != common]
+        if others:
+            detail = (
+                f"{len(others)} of {len(pairs)} images written are {names[not common]}, most of the data set are "
+                f"{names[common]}, and bright and dark are exchanged between them; convert them, or leave them out"
+            )
+            folder = others[0].image_path.rpartition("/")[0]
+            findings.append(Finding("mixed_photometric", "study", folder, detail, study_id))
+    return findings
 
 
 def duplicate_contours(pairs: Iterable[Pair], outside: Mapping[Key, float]) -> list[Finding]:

@@ -7,6 +7,7 @@ A codec takes its dimensions from the codestream, not from Rows and Columns: a f
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 from pydicom.uid import (
     UID,
@@ -22,17 +23,38 @@ from preprocess.errors import InputError
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xDE, 0xF7}
 _SCAN_HEADER = 0xDA
 
+_BITS_ONLY = frozenset({0xC3, 0xC7, 0xCB, 0xCF, 0xF7})
+"""Those of lossless JPEG and of JPEG-LS, which also carry two's complement (PS3.5 8.2.1 and 8.2.3)."""
+
 _CODESTREAM_START = b"\xff\x4f\xff\x51"
 """Start of Codestream, then Image and Tile Size, which must follow (ISO/IEC 15444-1 A.5.1)."""
 _BOX_START = b"\x00\x00\x00\x0cjP  "
 
 _RLE_HEADER = struct.Struct("<16I")
 
-Claim = tuple[int, int, int]
-"""Rows, columns and samples per pixel."""
+
+class Claim(NamedTuple):
+    """What a codestream says of itself.
+
+    Attributes:
+        rows, columns, samples: its dimensions, and samples per pixel.
+        precision: bits of a sample.
+        signed: None where the codec knows bits only, which a header then says the sign of.
+    """
+
+    rows: int
+    columns: int
+    samples: int
+    precision: int
+    signed: bool | None
+
+    @property
+    def container(self) -> int:
+        """Bits of the integer that a codec unpacks a sample to."""
+        return max(8, 1 << (self.precision - 1).bit_length())
 
 
-def check_codestream(frame: bytes, syntax: UID, shape: tuple[int, int], path: str) -> None:
+def check_codestream(frame: bytes, syntax: UID, shape: tuple[int, int], path: str) -> Claim | None:
     """Compares what a frame of an encapsulated image claims to be with what its header says.
 
     Args:
@@ -41,25 +63,29 @@ def check_codestream(frame: bytes, syntax: UID, shape: tuple[int, int], path: st
         shape: Rows and Columns.
         path: what errors call the image.
 
+    Returns:
+        What it claims, None where it claims nothing.
+
     Raises:
-        InputError: ``unreadable_image``, they disagree, or the frame claims nothing.
+        InputError: ``unreadable_image``, they disagree, or the frame has no header.
     """
     if syntax in RLETransferSyntaxes:
         if _unpacks_beyond(frame, shape[0] * shape[1]):
             detail = f"a run-length segment unpacks to more than Rows × Columns, {shape[0]} × {shape[1]}, bytes"
             raise InputError(path, detail, "unreadable_image")
-        return
+        return None
     if syntax in JPEG2000TransferSyntaxes:
         claim = _claim_of_jpeg_2000(frame)
     elif syntax in JPEGTransferSyntaxes or syntax in JPEGLSTransferSyntaxes:
         claim = _claim_of_jpeg(frame)
     else:
-        return
+        return None
     if claim is None:
         raise InputError(path, "its compressed pixels have no frame header", "unreadable_image")
-    if claim != (*shape, 1):
-        detail = "its compressed pixels are {} × {} with {} samples, {} × {} with 1 expected".format(*claim, *shape)
+    if claim[:3] != (*shape, 1):
+        detail = "its compressed pixels are {} × {} with {} samples, {} × {} with 1 expected".format(*claim[:3], *shape)
         raise InputError(path, detail, "unreadable_image")
+    return claim
 
 
 def _claim_of_jpeg(frame: bytes) -> Claim | None:
@@ -71,8 +97,8 @@ def _claim_of_jpeg(frame: bytes) -> Claim | None:
             at += 1
             continue
         if marker in _FRAME_HEADERS:
-            rows, columns, samples = struct.unpack_from(">HHB", frame, at + 5)
-            return rows, columns, samples
+            precision, rows, columns, samples = struct.unpack_from(">BHHB", frame, at + 4)
+            return Claim(rows, columns, samples, precision, None if marker in _BITS_ONLY else False)
         if marker == _SCAN_HEADER:
             return None
         at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
@@ -88,11 +114,11 @@ def _claim_of_jpeg_2000(frame: bytes) -> Claim | None:
             at += 16 if length == 1 else 8
             break
         at += max(8, longer if length == 1 else length or len(frame))
-    if not frame.startswith(_CODESTREAM_START, at) or len(frame) < at + 42:
+    if not frame.startswith(_CODESTREAM_START, at) or len(frame) < at + 43:
         return None
     right, bottom, left, top = struct.unpack_from(">4I", frame, at + 8)
-    (samples,) = struct.unpack_from(">H", frame, at + 40)
-    return bottom - top, right - left, samples
+    samples, depth = struct.unpack_from(">HB", frame, at + 40)
+    return Claim(bottom - top, right - left, samples, (depth & 0x7F) + 1, bool(depth & 0x80))
 
 
 def _unpacks_beyond(frame: bytes, pixels: int) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import pydicom
-from pydicom.datadict import dictionary_description, tag_for_keyword
+from pydicom.datadict import dictionary_description
 from pydicom.tag import BaseTag, Tag
 
 from preprocess.errors import InputError
@@ -22,8 +22,8 @@ LARGEST = 1e6
 _Value = TypeVar("_Value")
 
 
-def element(dataset: pydicom.Dataset, path: str, keyword: str, convert: Callable[[Any], _Value]) -> _Value | None:
-    """One element's value, None when it is absent or empty.
+def element(dataset: pydicom.Dataset, path: str, keyword: str | int, convert: Callable[[Any], _Value]) -> _Value | None:
+    """One element's value, by keyword or tag; None when it is absent or empty.
 
     Raises:
         InputError: ``unreadable_image``, the element cannot be converted.
@@ -36,7 +36,7 @@ def element(dataset: pydicom.Dataset, path: str, keyword: str, convert: Callable
         return None if value is None or value == "" else convert(value)
 
 
-def elements(dataset: pydicom.Dataset, path: str, keyword: str, count: int) -> tuple[float, ...] | None:
+def floats(dataset: pydicom.Dataset, path: str, keyword: str, count: int) -> tuple[float, ...] | None:
     """The finite numbers of one element, None when it is absent or empty.
 
     Raises:
@@ -63,16 +63,14 @@ def unsigned_short(value: Any) -> int:
 
 
 @functools.cache
-def describe(keyword: str) -> str:
+def describe(keyword: str | int) -> str:
     """An element's name and tag, for a message."""
     return f"{dictionary_description(_tag(keyword))} {_tag(keyword)}"
 
 
 @functools.cache
-def _tag(keyword: str) -> BaseTag:
-    tag = tag_for_keyword(keyword)
-    assert tag is not None, keyword
-    return Tag(tag)
+def _tag(keyword: str | int) -> BaseTag:
+    return Tag(keyword)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from preprocess.config import Config
 from preprocess.errors import Finding, InputError
 from preprocess.measurements import Outline
 from preprocess.sources import Source, opened
-from preprocess.study import KINDS, ContourKind, ImageHeader, Pair, Polygon, Study
+from preprocess.study import KINDS, ContourKind, Fingerprint, ImageHeader, Pair, Polygon, Study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,14 +21,12 @@ class Examined:
     Attributes:
         pairs: by kind of contour, by number.
         outline: what files and headers say as a whole.
-        digests: of the pixels of each image that has a contour, by path.
         findings: everything missing, odd or wrong.
     """
 
     study: Study
     pairs: Mapping[ContourKind, Sequence[Pair]]
     outline: Outline
-    digests: Mapping[str, bytes]
     findings: Sequence[Finding]
 
 
@@ -37,16 +35,17 @@ def examine(source: Source, config: Config, study: Study) -> Examined:
     findings: list[Finding] = []
     labeled = study.contours["i"].keys() | study.contours["o"].keys()
     headers: dict[int, ImageHeader] = {}
-    digests: dict[str, bytes] = {}
+    fingerprints: dict[int, Fingerprint] = {}
     for number, path in study.images.items():
         with _found(findings, "image", study.study_id, number):
             with opened(source, path, "unreadable_image") as file:
-                header = dicom.read_header(file, path, config.max_image_pixels)
+                if number in labeled:
+                    header, fingerprints[number] = dicom.read_fingerprint(file, path, config.max_image_pixels)
+                else:
+                    header = dicom.read_header(file, path, config.max_image_pixels)
             if number in labeled:
                 # What has no place on the common grid is found now: the shapes there settle who stays.
                 config.grid_of(header, path)
-                with opened(source, path, "unreadable_image") as file:
-                    digests[path] = dicom.read_digest(file, path, config.max_image_pixels)
             headers[number] = header
     confirmed, mismatches = pairing.confirm(study, headers)
     findings += mismatches
@@ -60,11 +59,11 @@ def examine(source: Source, config: Config, study: Study) -> Examined:
                 opened(source, path, "unreadable_contour") as file,
             ):
                 polygons[number] = contours.read_contour(file, path)
-        pairs[kind] = pairing.pair(study, kind, confirmed, places, polygons)
+        pairs[kind] = pairing.pair(study, kind, confirmed, places, fingerprints, polygons)
         findings += pairing.left_over(study, kind, headers, polygons)
     findings += pairing.unconfirmed(study, pairs[config.contours])
     findings += pairing.unlabeled(study, config.contours)
-    return Examined(study, pairs, Outline.of(study, confirmed, places), digests, findings)
+    return Examined(study, pairs, Outline.of(study, confirmed, places), findings)
 
 
 @contextlib.contextmanager

@@ -191,7 +191,7 @@ class Outline:
         images, i_contours, o_contours: files.
         slices, phases: how many there are.
         row_spacing_mm, column_spacing_mm: of the pixels, where all images have the same.
-        slice_spacing_mm: median distance between neighboring slices of the view that has most of them.
+        slice_spacing_mm: median distance between neighboring slices of the stack that has most of them.
     """
 
     images: int
@@ -216,16 +216,16 @@ class Outline:
             len({place.phase_index for place in places.values() if place.phase_index >= 0}),
             row_mm,
             column_mm,
-            _slice_spacing_mm(headers, places),
+            _slice_spacing_mm(places),
         )
 
 
-def _slice_spacing_mm(headers: Mapping[int, ImageHeader], places: Mapping[int, Place]) -> float:
-    views: dict[tuple[float, ...] | None, dict[int, float]] = collections.defaultdict(dict)
-    for number, place in places.items():
+def _slice_spacing_mm(places: Mapping[int, Place]) -> float:
+    stacks: dict[int, dict[int, float]] = collections.defaultdict(dict)
+    for place in places.values():
         if place.slice_index >= 0:
-            views[headers[number].view].setdefault(place.slice_index, headers[number].location_mm)
-    locations = sorted(max(views.values(), key=len).values()) if views else []
+            stacks[place.stack_index].setdefault(place.slice_index, place.location_mm)
+    locations = sorted(max(stacks.values(), key=len).values()) if stacks else []
     return float(np.median(np.diff(locations))) if len(locations) > 1 else math.nan
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import collections
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 
 from preprocess.errors import Finding
-from preprocess.study import ContourKind, ImageHeader, Pair, Place, Polygon, Study
+from preprocess.study import ContourKind, Fingerprint, ImageHeader, Pair, Place, Polygon, Study
 
 # Two positions further apart than this are two slices. Scanners round positions to 0.001 mm.
 _SAME_SLICE_MM = 0.1
+
+# Two direction cosines further apart than this belong to two stacks: directions 0.1° apart differ by no more. Cosines
+# rounded to three decimals differ by 0.001 within a stack; stacks that are planned apart differ by degrees.
+_SAME_STACK = math.radians(0.1)
 
 
 def confirm(study: Study, headers: Mapping[int, ImageHeader]) -> tuple[dict[int, ImageHeader], list[Finding]]:
@@ -32,6 +35,7 @@ def pair(
     kind: ContourKind,
     headers: Mapping[int, ImageHeader],
     places: Mapping[int, Place],
+    fingerprints: Mapping[int, Fingerprint],
     polygons: Mapping[int, Polygon],
 ) -> list[Pair]:
     """A study's images with the contour of one kind on each, by number.
@@ -41,6 +45,7 @@ def pair(
         kind: which contours.
         headers: header of each image that was confirmed, by number.
         places: slice and phase of each of them.
+        fingerprints: of each of them that has a contour.
         polygons: polygon of each contour that could be read, by number.
     """
     return [
@@ -53,7 +58,9 @@ def pair(
             study.contours[kind][number],
             headers[number],
             polygon,
-            *places[number],
+            places[number].slice_index,
+            places[number].phase_index,
+            fingerprints[number],
         )
         for number, polygon in sorted(polygons.items())
         if number in headers
@@ -112,35 +119,61 @@ def _disagreeing(study: Study, number: int, header: ImageHeader) -> str:
 
 
 def locate(headers: Mapping[int, ImageHeader]) -> dict[int, Place]:
-    """Slice and phase of each image of a study.
+    """Stack, slice, phase and location of each image of a study.
 
-    Images of one orientation whose positions along the slice normal agree are a slice; slices are numbered along the
-    normal, from the end that has the lower image number. Within a slice phases are numbered by Trigger Time, or by
-    image number where an image has none.
+    Images of one orientation are a stack, and those of them whose positions along its normal agree are a slice; slices
+    are numbered along the normal, from the end that has the lower image number. Within a slice phases are numbered by
+    Trigger Time, or by image number where an image has none.
     """
-    places = {number: Place(-1, -1) for number in headers}
-    views: dict[tuple[float, ...], list[int]] = collections.defaultdict(list)
-    for number, header in sorted(headers.items()):
-        if header.view is not None and not math.isnan(header.location_mm):
-            views[header.view].append(number)
+    places = dict.fromkeys(headers, Place(-1, -1, -1, math.nan))
+    orientations = {
+        number: header.orientation
+        for number, header in headers.items()
+        if header.orientation is not None and header.position_mm is not None
+    }
     first_slice = 0
-    for numbers in views.values():
-        slices = _slices(numbers, headers)
+    for stack_index, numbers in enumerate(_stacks(orientations)):
+        # One normal for the stack: far from the patient's origin a minute tilt moves an image past its neighbor.
+        normal = headers[numbers[0]].normal
+        locations = {number: headers[number].location_along_mm(normal) for number in numbers}
+        slices = _parted(numbers, locations, _SAME_SLICE_MM)
+        if min(slices[0]) > min(slices[-1]):
+            slices.reverse()
         for slice_index, members in enumerate(slices, start=first_slice):
             timed = not any(math.isnan(headers[number].trigger_time_ms) for number in members)
             members.sort(key=lambda number: (headers[number].trigger_time_ms if timed else 0.0, number))
             for phase_index, number in enumerate(members):
-                places[number] = Place(slice_index, phase_index)
+                places[number] = Place(stack_index, slice_index, phase_index, locations[number])
         first_slice += len(slices)
     return places
 
 
-def _slices(numbers: list[int], headers: Mapping[int, ImageHeader]) -> list[list[int]]:
-    """Image numbers by slice, the slices along the normal."""
-    along = sorted(numbers, key=lambda number: headers[number].location_mm)
-    slices = [along[:1]]
+def _stacks(orientations: Mapping[int, tuple[float, ...]]) -> list[list[int]]:
+    """Image numbers by stack, the stack of the lowest number first.
+
+    Images are parted at the gaps of one cosine after the other, until none has a gap. Unlike rounded cosines, two
+    that are close are never parted: between them there is no gap.
+    """
+    pending, stacks = [sorted(orientations)] if orientations else [], []
+    while pending:
+        numbers = pending.pop()
+        for axis in range(6):
+            cosines = {number: orientations[number][axis] for number in numbers}
+            parts = _parted(numbers, cosines, _SAME_STACK)
+            if len(parts) > 1:
+                pending += parts
+                break
+        else:
+            stacks.append(sorted(numbers))
+    return sorted(stacks)
+
+
+def _parted(numbers: list[int], values: Mapping[int, float], gap: float) -> list[list[int]]:
+    """Numbers in the order of their values, parted where two neighbors are further apart than a gap."""
+    along = sorted(numbers, key=lambda number: values[number])
+    parts = [along[:1]]
     for before, number in itertools.pairwise(along):
-        if headers[number].location_mm - headers[before].location_mm > _SAME_SLICE_MM:
-            slices.append([])
-        slices[-1].append(number)
-    return slices if min(slices[0]) <= min(slices[-1]) else slices[::-1]
+        if values[number] - values[before] > gap:
+            parts.append([])
+        parts[-1].append(number)
+    return parts

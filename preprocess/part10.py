@@ -7,15 +7,16 @@ of each item of every sequence of undefined length, wanted or not. 200 KB can so
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import zlib
 from collections.abc import Mapping
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 import pydicom
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_VR
 from pydicom.filereader import read_partial
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from preprocess.elements import describe, foreign_code
@@ -34,13 +35,31 @@ characters; and of each number of a byte an object of a hundred would be made.""
 _MAX_BYTES_PER_PIXEL = 8
 
 
-def read_elements(file: BinaryIO, path: str, keywords: tuple[str, ...], max_image_pixels: int) -> pydicom.FileDataset:
+Names = tuple[str | int, ...]
+"""Keywords, and tags of elements that have none."""
+
+
+class Elements(NamedTuple):
+    """What was read of a file.
+
+    Attributes:
+        dataset: its elements.
+        pixels: keyword of the element that holds its pixels, whether they were read or not; None without pixels.
+        digest: SHA-256 of all that was parsed: another one for the same names is another file.
+    """
+
+    dataset: pydicom.FileDataset
+    pixels: str | None
+    digest: bytes
+
+
+def read_elements(file: BinaryIO, path: str, names: Names, max_image_pixels: int) -> Elements:
     """Reads elements of a DICOM file, and nothing behind its pixels.
 
     Args:
         file: a DICOM file (PS3.10).
         path: what errors call it.
-        keywords: the elements to read; where no pixels are among them, the file is read up to those.
+        names: the elements to read; where no pixels are among them, the file is read up to those.
         max_image_pixels: how many pixels it may have.
 
     Raises:
@@ -49,45 +68,47 @@ def read_elements(file: BinaryIO, path: str, keywords: tuple[str, ...], max_imag
     max_pixel_bytes = _MAX_BYTES_PER_PIXEL * max_image_pixels
     with foreign_code(path, "it cannot be read as a DICOM file"):
         try:
-            dataset = _parse(_Bounded(file, path, max_pixel_bytes), keywords)
+            elements = _parse(_Bounded(file, path, max_pixel_bytes), names)
         except _DeflatedError as deflated:
             inflated = _inflate(file, path, deflated.start, MAX_HEADER_BYTES + max_pixel_bytes)
-            dataset = _parse(_Bounded(inflated, path, max_pixel_bytes), keywords)
-        if dataset.file_meta.get("TransferSyntaxUID"):
-            return dataset
+            elements = _parse(_Bounded(inflated, path, max_pixel_bytes), names)
+        if elements.dataset.file_meta.get("TransferSyntaxUID"):
+            return elements
     raise InputError(path, "it has no Transfer Syntax UID (0002,0010); the file may be cut short", "unreadable_image")
 
 
-def _parse(file: _Bounded, keywords: tuple[str, ...]) -> pydicom.FileDataset:
-    wanted, short = _tags(keywords), _short(keywords)
+def _parse(file: _Bounded, names: Names) -> Elements:
+    wanted, short = _tags(names), _short(names)
     pixels = _tags(PIXEL_KEYWORDS)
+    reached: list[str] = []
 
     def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
         if length > MAX_VALUE_BYTES and tag in short:
-            detail = f"{describe(short[tag])} claims {length} bytes, at most {MAX_VALUE_BYTES} expected"
+            detail = f"{describe(tag)} claims {length} bytes, at most {MAX_VALUE_BYTES} expected"
             raise InputError(file.path, detail, "unreadable_image")
+        if tag in pixels and not file.at_pixels:
+            reached.append(str(pixels[tag]))
         if tag in pixels and tag in wanted and not file.at_pixels:
             file.go_on_to_pixels()
             return False
         return tag in pixels or file.at_pixels
 
-    return read_partial(cast(BinaryIO, file), stop, specific_tags=list(wanted))
+    dataset = read_partial(cast(BinaryIO, file), stop, specific_tags=list(wanted))
+    return Elements(dataset, reached[0] if reached else None, file.digest())
 
 
 @functools.cache
-def _tags(keywords: tuple[str, ...]) -> Mapping[int, str]:
-    """Keywords by tag."""
-    return {tag: keyword for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None}
+def _tags(names: Names) -> Mapping[int, str | int]:
+    """Names by tag."""
+    return {Tag(name): name for name in names}
 
 
 @functools.cache
-def _short(keywords: tuple[str, ...]) -> Mapping[int, str]:
-    """Those of which ``MAX_VALUE_BYTES`` holds."""
-    return {
-        tag: keyword
-        for tag, keyword in _tags(keywords).items()
-        if keyword not in PIXEL_KEYWORDS and dictionary_VR(tag) != "SQ"
-    }
+def _short(names: Names) -> frozenset[int]:
+    """Tags of those of which ``MAX_VALUE_BYTES`` holds."""
+    return frozenset(
+        tag for tag, name in _tags(names).items() if name not in PIXEL_KEYWORDS and dictionary_VR(tag) != "SQ"
+    )
 
 
 def _inflate(file: BinaryIO, path: str, start: int, limit: int) -> BinaryIO:
@@ -133,6 +154,8 @@ class _Bounded:
         self._read = file.read
         self._max_pixel_bytes = max_pixel_bytes
         self._left = MAX_HEADER_BYTES
+        self._sha256 = hashlib.sha256()
+        self.digest = self._sha256.digest
 
     def go_on_to_pixels(self) -> None:
         self.at_pixels = True
@@ -144,6 +167,7 @@ class _Bounded:
         # One more than is left tells whether there are more, and a length of 4 GB is never allocated.
         content = self._read(min(size, self._left + 1))
         self._left -= len(content)
+        self._sha256.update(content)
         if self._left >= 0:
             return content
         if self.at_pixels:

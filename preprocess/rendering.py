@@ -72,7 +72,8 @@ def render(source: Source, config: Config, selection: Selection) -> Rendered:
             continue
         try:
             image, mask = read_pair(source, config, pair)
-            pixels = values.to_dtype(image, selection.dtype, pair.image_path) if written else image
+            # Those that are only measured are to be finite all the same.
+            pixels = values.to_dtype(image, selection.dtype if written else np.dtype(np.float32), pair.image_path)
         except InputError as error:
             findings += _left_out(pair, error)
             failed.add(pair.key)
@@ -103,11 +104,11 @@ def read_pair(source: Source, config: Config, pair: Pair) -> tuple[npt.NDArray[n
     """Modality values ``(H, W)`` and mask bool ``(H, W)`` of a pair.
 
     Raises:
-        InputError: either cannot be made.
+        InputError: either cannot be made, or the image is not the one that was examined.
     """
     mask = masks.rasterize(pair.polygon, pair.header.shape, pair.contour_path, config.contour_origin)
     with opened(source, pair.image_path, "unreadable_image") as file:
-        pixels = dicom.read_pixels(file, pair.image_path, config.max_image_pixels)
+        pixels = dicom.read_pixels(file, pair.image_path, config.max_image_pixels, pair.fingerprint)
     if pixels.shape != pair.header.shape:
         raise InputError(pair.image_path, "its pixels are not Rows × Columns", "unreadable_image")
     return pixels, mask

@@ -78,10 +78,10 @@ def _write(
         for kind in KINDS
     }
     outside = _outside(kept)
-    found.add(_check(kept, examined, outside))
+    found.add(_check(kept, outside))
     rejected = Rejected.of(found.of_level("error"))
     pairs, shape, findings = _of_one_shape(rejected.others(kept[config.contours]), config)
-    found.add(findings)
+    found.add([*findings, *checks.mixed_photometric(pairs)])
     if not pairs:
         raise _listing("no image and contour could be paired", config, found)
     dtype, exact = values.smallest_dtype(pair.header for pair in pairs)
@@ -166,17 +166,14 @@ def _outside(kept: Mapping[ContourKind, Iterable[Pair]]) -> dict[Key, float]:
     return {pair.key: polygons.share_outside(pair.polygon, outer[pair.key]) for pair in kept["i"] if pair.key in outer}
 
 
-def _check(
-    kept: Mapping[ContourKind, Sequence[Pair]], examined: Iterable[Examined], outside: Mapping[Key, float]
-) -> list[Finding]:
+def _check(kept: Mapping[ContourKind, Sequence[Pair]], outside: Mapping[Key, float]) -> list[Finding]:
     """What only all studies together show, before any pixel is read."""
     both = [*kept["i"], *kept["o"]]
-    digests = {path: digest for content in examined for path, digest in content.digests.items()}
     copies = [finding for pairs in kept.values() for finding in checks.duplicate_contours(pairs, outside)]
     wrong = {finding.path for finding in copies if finding.level == "error"}
     copied = {pair.key: pair.contour_path for pair in kept["o"] if pair.contour_path in wrong}
     return [
-        *checks.duplicate_images(both, digests),
+        *checks.duplicate_images(both),
         *copies,
         *checks.not_nested(kept["i"], outside, copied),
         *checks.self_intersecting(both),

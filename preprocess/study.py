@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -50,8 +51,9 @@ class ImageHeader:
         value_range: lowest and highest modality value that the header allows, None where they are not all integers.
         pixel_spacing_mm: between rows, between columns; NaN when absent.
         orientation: direction cosines of a row and of a column, None when absent.
-        location_mm: position along the slice normal; NaN when absent.
+        position_mm: of the first pixel's center, in patient coordinates; None when absent.
         trigger_time_ms: since the R wave; NaN when absent.
+        monochrome1: low values are displayed bright, not dark.
     """
 
     patient_id: str | None
@@ -60,13 +62,41 @@ class ImageHeader:
     value_range: tuple[int, int] | None
     pixel_spacing_mm: tuple[float, float]
     orientation: tuple[float, ...] | None
-    location_mm: float
+    position_mm: tuple[float, ...] | None
     trigger_time_ms: float
+    monochrome1: bool = False
 
     @property
-    def view(self) -> tuple[float, ...] | None:
-        """The orientation, rounded so that images of one stack have the same; None when absent."""
-        return None if self.orientation is None else tuple(round(cosine, 3) for cosine in self.orientation)
+    def normal(self) -> tuple[float, float, float] | None:
+        """The cross product of the directions of a row and of a column (PS3.3 C.7.6.2.1.1); None when absent."""
+        if self.orientation is None:
+            return None
+        # Written out: np.cross takes longer than the rest of a header.
+        (a, b, c), (d, e, f) = self.orientation[:3], self.orientation[3:]
+        return b * f - c * e, c * d - a * f, a * e - b * d
+
+    def location_along_mm(self, normal: tuple[float, float, float] | None) -> float:
+        """The position along a normal, NaN when unknown; the element Slice Location is not to be relied on."""
+        if normal is None or self.position_mm is None:
+            return math.nan
+        return sum(along * place for along, place in zip(normal, self.position_mm, strict=True))
+
+    @property
+    def location_mm(self) -> float:
+        """The position along the image's own normal."""
+        return self.location_along_mm(self.normal)
+
+
+class Fingerprint(NamedTuple):
+    """What an image was when it was examined: two digests, SHA-256.
+
+    Attributes:
+        pixels: of the pixels as the file holds them, not decoded; copies of an image share it.
+        file: of all that was parsed to read them, the header, too; another one is another file.
+    """
+
+    pixels: bytes
+    file: bytes
 
 
 Key = tuple[str, int]
@@ -74,10 +104,19 @@ Key = tuple[str, int]
 
 
 class Place(NamedTuple):
-    """Where an image lies in its study; -1 where the headers do not say."""
+    """Where an image lies in its study; -1 and NaN where the headers do not say.
 
+    Attributes:
+        stack_index: which of the study's stacks of parallel slices.
+        slice_index: counted through all stacks.
+        phase_index: within the slice.
+        location_mm: position along the stack's normal.
+    """
+
+    stack_index: int
     slice_index: int
     phase_index: int
+    location_mm: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +128,7 @@ class Pair:
         number: the number in both files' names.
         slice_index: 0 at the end of the stack that was numbered first, -1 when unknown.
         phase_index: 0 at the start of the cardiac cycle, -1 when unknown.
+        fingerprint: of the image.
     """
 
     study_id: str
@@ -101,6 +141,7 @@ class Pair:
     polygon: Polygon
     slice_index: int
     phase_index: int
+    fingerprint: Fingerprint
 
     @property
     def key(self) -> Key:

@@ -32,15 +32,17 @@ def smallest_dtype(headers: Iterable[ImageHeader]) -> tuple[np.dtype[Any], bool]
 
 
 def to_dtype(values: npt.NDArray[np.generic], dtype: np.dtype[Any], path: str) -> npt.NDArray[np.generic]:
-    """The values in a data set's dtype; integers never wrap.
+    """The values in a data set's dtype; integers never wrap, floats never become infinite.
 
     Raises:
-        InputError: ``unreadable_image``, the file holds values that its header rules out.
+        InputError: ``unreadable_image``, the file holds values that its header rules out, or that no data set holds.
     """
     if dtype.kind == "i" or dtype.kind == "u":
         limits = np.iinfo(dtype)
         if values.min() < limits.min or values.max() > limits.max:
             raise InputError(path, f"values beyond {dtype}, which its header rules out", "unreadable_image")
-    elif not np.isfinite(values).all():
-        raise InputError(path, "values that are not finite", "unreadable_image")
-    return values.astype(dtype)
+    with np.errstate(over="ignore"):
+        cast = values.astype(dtype)
+    if not np.isfinite(cast).all():
+        raise InputError(path, f"values that are not finite in {dtype}", "unreadable_image")
+    return cast

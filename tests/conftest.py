@@ -12,10 +12,14 @@ import pytest
 from preprocess import output, phantom
 from preprocess.config import Config
 from preprocess.run import run
-from preprocess.study import ImageHeader, Pair
+from preprocess.study import Fingerprint, ImageHeader, Pair
 from preprocess.writer import RecordsWriter
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+UNREAD = Fingerprint(b"", b"")
 
 
 @pytest.fixture(scope="session")
@@ -113,11 +117,11 @@ def write_synthetic(
 
 def synthetic_pair(number: int, **header: object) -> Pair:
     fields = {"instance_number": number, **header}
-    return Pair("A", "B", "i", number, "image", "contour", header_of(**fields), np.zeros((3, 2)), 1, 2)
+    return Pair("A", "B", "i", number, "image", "contour", header_of(**fields), np.zeros((3, 2)), 1, 2, UNREAD)
 
 
 def header_of(**fields: object) -> ImageHeader:
-    plain = ImageHeader(None, None, (6, 5), (0, 1), (1.5, 1.25), None, 3.5, 0.0)
+    plain = ImageHeader(None, None, (6, 5), (0, 1), (1.5, 1.25), AXIAL, (0, 0, 3.5), 0.0)
     return dataclasses.replace(plain, **fields)
 
 

@@ -55,7 +55,7 @@ _DICOM_SEEDS = (
 def read_dicom(content: bytes) -> None:
     for read in (
         lambda file: dicom.read_header(file, "a.dcm", MAX_IMAGE_PIXELS),
-        lambda file: dicom.read_digest(file, "a.dcm", MAX_IMAGE_PIXELS),
+        lambda file: dicom.read_fingerprint(file, "a.dcm", MAX_IMAGE_PIXELS),
         lambda file: dicom.read_pixels(file, "a.dcm", MAX_IMAGE_PIXELS),
     ):
         try:

@@ -14,9 +14,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+import pydicom
 import pytest
 
-from pipeline import verify
+from pipeline import DatasetInfo, verify
 from preprocess import discover, sources
 from preprocess import run as run_module
 from preprocess.config import Config
@@ -253,9 +254,34 @@ def test_input_that_is_cut_between_header_and_pixels(tree: pathlib.Path, tmp_pat
 
         patch.setattr(run_module, "_examine", examine_and_cut)
         audit = records_of(tree, tmp_path / "records")["audit.csv"].decode()
-    assert "dicoms/PHANTOM001/9.dcm,9,error,unreadable_image" in audit
+    assert "dicoms/PHANTOM001/9.dcm,9,error,changed_image" in audit
     assert "9,error,no_image" in audit
     assert list(verify.faults(tmp_path / "records")) == []
+
+
+@pytest.mark.parametrize("element", ["PixelData", "RescaleSlope", "PhotometricInterpretation"])
+def test_an_image_that_is_replaced_after_it_was_examined(
+    tree: pathlib.Path, tmp_path: pathlib.Path, element: str
+) -> None:
+    """Its new pixels were published, or the old ones on another scale."""
+    path = tree / "dicoms" / "PHANTOM001" / "9.dcm"
+    with pytest.MonkeyPatch.context() as patch:
+        examined = run_module._examine
+
+        def examine_and_replace(*arguments: object) -> object:
+            found = examined(*arguments)
+            dataset = pydicom.dcmread(path)
+            other = pydicom.dcmread(tree / "dicoms" / "PHANTOM002" / "10.dcm").PixelData
+            values = {"PixelData": other, "RescaleSlope": "0.5", "PhotometricInterpretation": "MONOCHROME1"}
+            setattr(dataset, element, values[element])
+            dataset.save_as(path)
+            return found
+
+        patch.setattr(run_module, "_examine", examine_and_replace)
+        audit = records_of(tree, tmp_path / "records")["audit.csv"].decode()
+    row = "PHANTOM001,image,dicoms/PHANTOM001/9.dcm,9,error,changed_image,it changed while the job ran; run it again"
+    assert row in audit.splitlines()
+    assert DatasetInfo.load(tmp_path / "records").splits["train"].count == 7
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "socket", "link to nothing", "unreadable"])

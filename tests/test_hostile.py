@@ -48,7 +48,7 @@ MIB = 1 << 20
 
 READERS = (
     lambda file: dicom.read_header(file, "a.dcm", LIMIT),
-    lambda file: dicom.read_digest(file, "a.dcm", LIMIT),
+    lambda file: dicom.read_fingerprint(file, "a.dcm", LIMIT),
     lambda file: dicom.read_pixels(file, "a.dcm", LIMIT),
 )
 
@@ -458,7 +458,7 @@ def test_a_header_that_takes_too_long_to_parse(allocated: Callable[[], int]) -> 
 def test_more_pixels_than_are_allowed_are_not_read() -> None:
     pixels = bytes(8 * 4096 + part10.MAX_HEADER_BYTES + 2)
     file = changed(setting(PixelData=pixels))
-    for read in (lambda: dicom.read_digest(file, "a.dcm", 4096), lambda: dicom.read_pixels(file, "a.dcm", 4096)):
+    for read in (lambda: dicom.read_fingerprint(file, "a.dcm", 4096), lambda: dicom.read_pixels(file, "a.dcm", 4096)):
         file.seek(0)
         with pytest.raises(InputError, match="its pixels take over 32768 bytes; raise --max_image_pixels"):
             read()

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 
 from preprocess import checks, measurements, polygons
+from preprocess.config import Config
 from preprocess.masks import rasterize
 from preprocess.measurements import Outline, PairRow, StudyRow, Volumes
 from preprocess.registration import Registration, bands
+from preprocess.run import run
 from preprocess.study import Pair, Place, Study
 
 from .conftest import header_of, synthetic_pair
+from .test_run import edited
 
 SQUARE = np.array([(1, 1), (5, 1), (5, 5), (1, 5)], float)
 
@@ -108,17 +111,16 @@ def test_volumes_that_cannot_be_told(areas: list[tuple[Pair, float]], spacing: f
     assert checks.volume_order([pair for pair, _ in areas], volumes) == []
 
 
-def test_slice_spacing_is_that_of_the_view_with_most_slices() -> None:
-    short, long = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
-    headers = {number: header_of(orientation=short, location_mm=8.0 * number) for number in (1, 2, 3)}
-    headers |= {4: header_of(orientation=long, location_mm=0.0), 5: header_of(orientation=long, location_mm=3.0)}
-    places = {number: Place(number, 0) for number in headers}
+def test_slice_spacing_is_that_of_the_stack_with_most_slices() -> None:
+    headers = {number: header_of() for number in range(1, 6)}
+    places = {number: Place(0, number, 0, 8.0 * number) for number in (1, 2, 3)}
+    places |= {4: Place(1, 4, 0, 0.0), 5: Place(1, 5, 0, 3.0)}
     study = Study("A", "B", {}, {"i": {}, "o": {}})
     outline = Outline.of(study, headers, places)
     assert outline.slice_spacing_mm == 8
     assert outline.slices == 5
-    assert math.isnan(Outline.of(study, headers, {1: Place(0, 0)}).slice_spacing_mm)
-    assert math.isnan(Outline.of(study, headers, {1: Place(-1, -1)}).slice_spacing_mm)
+    assert math.isnan(Outline.of(study, headers, {1: places[1]}).slice_spacing_mm)
+    assert math.isnan(Outline.of(study, headers, {1: Place(-1, -1, -1, math.nan)}).slice_spacing_mm)
 
 
 def test_the_table_of_pairs(phantom_records: pathlib.Path, phantom_dir: pathlib.Path) -> None:
@@ -166,3 +168,14 @@ def test_blanks_where_there_is_no_value() -> None:
     (read,) = csv.DictReader(io.StringIO(text))
     assert (read["mask_area_px"], read["mean_ring"], read["written"]) == ("", "", "0")
     assert measurements.dump_table(StudyRow, []).count(b"\n") == 1
+
+
+def test_noise_in_the_cosines_leaves_the_volumes_alone(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Cosines were rounded, and these two fell on either side of an edge: each slice was two."""
+    for noise, name in ((0, "plain"), (2e-7, "noisy")):
+        for path in (tree / "dicoms").rglob("*.dcm"):
+            x = 0.7005 - 1e-7 + noise * (path.stem in ("9", "29"))
+            edited(path, ImageOrientationPatient=[f"{x:.8f}", f"{math.sqrt(1 - x * x):.8f}", 0, 0, 0, -1])
+        run(Config(tree, tmp_path / name))
+    for name in ("pairs.csv", "studies.csv"):
+        assert table(tmp_path / "noisy" / name) == table(tmp_path / "plain" / name)

@@ -1,19 +1,32 @@
 import math
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
+import pytest
 
 from preprocess import pairing
-from preprocess.study import ImageHeader, Place, Study
+from preprocess.measurements import Outline
+from preprocess.study import ImageHeader, Study
 
-from .conftest import header_of, synthetic_pair
+from .conftest import AXIAL, UNREAD, header_of, synthetic_pair
 
-AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 SQUARE = np.array([(1, 1), (3, 1), (3, 3)], float)
 
 
+# A short-axis plane with a cosine that rounding to three decimals takes either way.
+TILTED = (0.7005, math.sqrt(1 - 0.7005**2), 0.0, 0.0, 0.0, -1.0)
+
+
 def located(location_mm: float, trigger_time_ms: float = math.nan, orientation: tuple = AXIAL) -> ImageHeader:
-    return header_of(location_mm=location_mm, trigger_time_ms=trigger_time_ms, orientation=orientation)
+    """An image whose position is so far along the normal of its orientation."""
+    position = tuple(location_mm * np.cross(orientation[:3], orientation[3:]))
+    return header_of(position_mm=position, trigger_time_ms=trigger_time_ms, orientation=orientation)
+
+
+def slices_and_phases(headers: dict[int, ImageHeader]) -> dict[int, tuple[int, int]]:
+    return {number: (place.slice_index, place.phase_index) for number, place in pairing.locate(headers).items()}
 
 
 def test_slices_lie_along_the_normal_and_phases_along_time() -> None:
@@ -25,23 +38,55 @@ def test_slices_lie_along_the_normal_and_phases_along_time() -> None:
         5: located(-20, 50),
         6: located(-20, 0),
     }
-    places = pairing.locate(headers)
-    assert places == {1: (0, 1), 2: (0, 0), 5: (1, 1), 6: (1, 0), 3: (2, 0), 4: (2, 1)}
+    expected = {1: (0, 1), 2: (0, 0), 5: (1, 1), 6: (1, 0), 3: (2, 0), 4: (2, 1)}
+    assert slices_and_phases(headers) == expected
+    locations = {number: place.location_mm for number, place in pairing.locate(headers).items()}
+    assert locations == {1: -10.0, 2: -10.001, 3: -30, 4: -30, 5: -20, 6: -20}
 
 
 def test_without_trigger_times_the_number_counts() -> None:
-    places = pairing.locate({8: located(5, 10), 7: located(5), 9: located(5, 0)})
-    assert places == {7: (0, 0), 8: (0, 1), 9: (0, 2)}
+    assert slices_and_phases({8: located(5, 10), 7: located(5), 9: located(5, 0)}) == {7: (0, 0), 8: (0, 1), 9: (0, 2)}
 
 
 def test_another_view_has_slices_of_its_own() -> None:
     places = pairing.locate({1: located(5), 2: located(5, orientation=CORONAL), 3: located(6)})
-    assert places == {1: (0, 0), 3: (1, 0), 2: (2, 0)}
+    assert places == {1: (0, 0, 0, 5), 3: (0, 1, 0, 6), 2: (1, 2, 0, 5)}
+
+
+@pytest.mark.parametrize(("degrees", "stacks"), [(0.05, 1), (0.5, 2), (180, 2)])
+def test_images_are_a_stack_when_their_directions_differ_by_a_tenth_of_a_degree_at_most(
+    degrees: float, stacks: int
+) -> None:
+    turn = np.radians(degrees)
+    turned = (math.cos(turn), math.sin(turn), 0.0, -math.sin(turn), math.cos(turn), 0.0)
+    places = pairing.locate({1: located(5), 2: located(5, orientation=turned)})
+    assert len({place.stack_index for place in places.values()}) == stacks
+
+
+@hypothesis.given(st.data())
+def test_noise_in_the_cosines_changes_neither_slices_nor_phases(data: st.DataObject) -> None:
+    """Rounded cosines put a slice into a stack of its own, half of the time."""
+    numbers = data.draw(st.permutations(range(1, 9)))
+    headers = {}
+    for number in numbers:
+        noise = data.draw(st.lists(st.floats(-5e-4, 5e-4), min_size=6, max_size=6))
+        orientation = tuple(cosine + error for cosine, error in zip(TILTED, noise, strict=True))
+        position = tuple(10.0 * ((number - 1) // 2) * np.cross(TILTED[:3], TILTED[3:]) + (12.0, -34.0, 56.0))
+        headers[number] = header_of(position_mm=position, trigger_time_ms=number, orientation=orientation)
+    places = pairing.locate(headers)
+    assert {number: place[:3] for number, place in places.items()} == {
+        number: (0, (number - 1) // 2, (number - 1) % 2) for number in range(1, 9)
+    }
+    study = Study("A", "B", {}, {"i": {}, "o": {}})
+    assert Outline.of(study, headers, places).slice_spacing_mm == pytest.approx(10, abs=0.02)
 
 
 def test_what_the_headers_do_not_say_is_minus_one() -> None:
-    headers = {1: located(math.nan), 2: header_of(location_mm=1.0, orientation=None), 3: located(2)}
-    assert pairing.locate(headers) == {1: Place(-1, -1), 2: Place(-1, -1), 3: Place(0, 0)}
+    headers = {1: header_of(position_mm=None), 2: header_of(orientation=None), 3: located(2)}
+    assert slices_and_phases(headers) == {1: (-1, -1), 2: (-1, -1), 3: (0, 0)}
+    assert math.isnan(pairing.locate(headers)[1].location_mm)
+    assert math.isnan(headers[1].location_mm)
+    assert math.isnan(headers[2].location_mm)
     assert pairing.locate({}) == {}
 
 
@@ -60,7 +105,7 @@ def test_pairs_and_what_is_left_over() -> None:
     }
     polygons = dict.fromkeys((1, 2, 3, 4, 9), SQUARE)
     confirmed, findings = pairing.confirm(study, headers)
-    pairs = pairing.pair(study, "i", confirmed, pairing.locate(confirmed), polygons)
+    pairs = pairing.pair(study, "i", confirmed, pairing.locate(confirmed), dict.fromkeys(confirmed, UNREAD), polygons)
     findings += pairing.left_over(study, "i", headers, polygons) + pairing.unlabeled(study, "i")
     assert [(pair.number, pair.image_path, pair.contour_path) for pair in pairs] == [
         (1, "dicoms/S/1.dcm", "contourfiles/C/1"),

@@ -335,7 +335,16 @@ def test_an_image_in_two_studies_is_in_neither(tree: pathlib.Path, tmp_path: pat
 
 def test_every_reason_is_provoked() -> None:
     provoked = {reason for _, reasons, _, _ in AUDITED for reason in reasons}
-    own_tests = {"unlabeled_images", "excluded", "unmatched_exclusion", "not_nested", "volume_order", "misregistered"}
+    own_tests = {
+        "unlabeled_images",
+        "excluded",
+        "unmatched_exclusion",
+        "not_nested",
+        "volume_order",
+        "misregistered",
+        "mixed_photometric",
+        "changed_image",
+    }
     assert provoked | own_tests == set(LEVELS)
 
 
