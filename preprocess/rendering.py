@@ -47,18 +47,17 @@ class Selection:
         """What is known of each pair before its image is read, by contour path."""
         return {pair.contour_path: measurements.unmeasured(pair, self.outside) for pair in self.pairs}
 
-    def parts(self, config: Config, shape: tuple[int, int], part_bytes: int = PART_BYTES) -> list[Part]:
-        """The pairs whose images are read, in parts of a bounded size.
+    def parts(self, config: Config, shape: tuple[int, int]) -> list[Part]:
+        """The pairs whose images are read, in parts of at most ``PART_BYTES``, or of one pair.
 
         Args:
             config: settings.
             shape: rows and columns of the records.
-            part_bytes: image and mask bytes of a part, which has one pair at least.
         """
         read = [pair for pair in self.pairs if pair.contour_path in self.written]
         if config.contours == "o":
             read += self.inner
-        size = max(1, part_bytes // (shape[0] * shape[1] * (self.dtype.itemsize + 1)))
+        size = max(1, PART_BYTES // (shape[0] * shape[1] * (self.dtype.itemsize + 1)))
         rows = self.rows
         return [
             Part(

@@ -16,6 +16,7 @@ import dataclasses
 import logging
 import multiprocessing
 import multiprocessing.connection
+import resource
 import signal
 from collections.abc import Iterator, Sequence
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -36,6 +37,9 @@ WORKER_BYTES = 4 << 30
 # Results wait for those before them; tasks further ahead than this are not started meanwhile.
 _AHEAD = 4
 
+# Open files of this process and of the server that starts workers: at rest, and for each worker.
+_OPEN_FILES, _OPEN_FILES_EACH = 14, 2
+
 # Deaths of a task's processes without an open file, after which the job ends.
 _MAX_UNEXPLAINED = 3
 
@@ -44,12 +48,16 @@ class Local:
     """Processes of this machine.
 
     Args:
-        config: settings; ``workers`` processes.
+        config: settings; ``workers`` processes, or as many as the limit on open files allows.
         worker_bytes: address space that each may take beyond what it starts with.
     """
 
     def __init__(self, config: Config, worker_bytes: int = WORKER_BYTES) -> None:
         self._config = config
+        self._most = config.workers
+        open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if open_files != resource.RLIM_INFINITY:
+            self._most = min(self._most, max(1, (open_files - _OPEN_FILES) // _OPEN_FILES_EACH))
         self._worker_bytes = worker_bytes
         # Not a fork of this process, which has TensorFlow's threads; the server has imported what workers need.
         self._context = multiprocessing.get_context("forkserver")
@@ -62,7 +70,7 @@ class Local:
         results: dict[int, _Result] = {}
         for number in range(len(items)):
             while number not in results:
-                self._hand_out(tasks, number + _AHEAD * self._config.workers)
+                self._hand_out(tasks, number + _AHEAD * self._most)
                 ready = multiprocessing.connection.wait(list(self._busy), timeout=None if self._busy else 0)
                 for worker in [worker for connection, worker in self._busy.items() if connection in ready]:
                     self._receive(worker, tasks, results)
@@ -70,7 +78,7 @@ class Local:
 
     def _hand_out(self, tasks: collections.deque[_Task], limit: int) -> None:
         """Gives tasks below a number to idle and new workers."""
-        while tasks and tasks[0].number < limit and len(self._busy) < self._config.workers:
+        while tasks and tasks[0].number < limit and len(self._busy) < self._most:
             task = tasks.popleft()
             try:
                 worker = self._idle_worker() or _Worker.start(self._context, self._config, self._worker_bytes)

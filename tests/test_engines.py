@@ -210,6 +210,22 @@ def test_a_worker_starts_with_all_that_it_needs_and_without_tensorflow(config: C
     assert "tensorflow" not in modules
 
 
+@pytest.mark.parametrize("open_files", [16, 24])
+def test_few_open_files_allow_fewer_workers(config: Config, open_files: int) -> None:
+    code = f"""
+import pathlib, resource
+from preprocess.config import Config
+from preprocess.workers import Local
+from tests.test_engines import slow_first
+resource.setrlimit(resource.RLIMIT_NOFILE, ({open_files}, {open_files}))
+path = pathlib.Path({str(config.data_dir)!r})
+with Local(Config(data_dir=path, output_dir=path / "records", workers=30)) as engine:
+    print(*(item for item, _ in engine.map(slow_first, range(40))))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (result.stdout.split(), result.stderr) == ([str(item) for item in range(40)], "")
+
+
 def limits(source: Source, config: Config, item: int) -> tuple[int, int]:
     return resource.getrlimit(resource.RLIMIT_AS)
 
