@@ -92,11 +92,11 @@ def foreign_code(path: str, detail: str) -> Iterator[None]:
     """Makes whatever pydicom and its codecs raise on a bad file an error about that file.
 
     They raise nearly every built-in exception, so there is no shorter list; our own code stays outside this block.
-    Their messages quote the header, so they are not passed on.
+    Their messages quote the header, so they are not passed on. MemoryError may be due to what the process did before.
     """
     try:
         yield
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:
         raise InputError(path, f"{detail} ({type(error).__name__})", "unreadable_image") from error

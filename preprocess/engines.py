@@ -20,7 +20,8 @@ from typing import Any, Protocol, TypeVar
 from preprocess import sources
 from preprocess.config import Config
 from preprocess.errors import InputError
-from preprocess.workers import Local, Work
+from preprocess.serving import Work
+from preprocess.workers import Local
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")

@@ -59,6 +59,11 @@ class Registration:
         self._sum += _means(moved, inside) - _means(moved, ring)
         self._count += 1
 
+    def merge(self, other: Registration) -> None:
+        """Takes in what another one has taken in."""
+        self._sum += other._sum
+        self._count += other._count
+
     def curve(self) -> npt.NDArray[np.float64]:
         """Mean contrast, float64 ``(25, 25)``, rows dy, columns dx, from -3 to 3 pixels in quarters; NaN of nothing."""
         if not self._count:

@@ -16,6 +16,9 @@ from preprocess.registration import Registration
 from preprocess.sources import Source, opened
 from preprocess.study import Key, Pair, Study
 
+PART_BYTES = 16 << 20
+"""Image and mask bytes of a part, so that its result fits a worker's memory: about 125 pairs of 208 × 208 pixels."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
@@ -39,48 +42,91 @@ class Selection:
     outside: Mapping[Key, float]
     dtype: np.dtype[np.generic]
 
+    @property
+    def rows(self) -> dict[str, PairRow]:
+        """What is known of each pair before its image is read, by contour path."""
+        return {pair.contour_path: measurements.unmeasured(pair, self.outside) for pair in self.pairs}
+
+    def parts(self, config: Config, shape: tuple[int, int]) -> list[Part]:
+        """The pairs whose images are read, in parts of at most ``PART_BYTES``, or of one pair.
+
+        Args:
+            config: settings.
+            shape: rows and columns of the records.
+        """
+        read = [pair for pair in self.pairs if pair.contour_path in self.written]
+        if config.contours == "o":
+            read += self.inner
+        size = max(1, PART_BYTES // (shape[0] * shape[1] * (self.dtype.itemsize + 1)))
+        rows = self.rows
+        return [
+            Part(
+                self.study.study_id,
+                pairs,
+                {pair.contour_path: rows[pair.contour_path] for pair in pairs if pair.contour_path in self.written},
+                self.dtype,
+            )
+            for pairs in (read[first : first + size] for first in range(0, len(read), size))
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Some of a study's pairs, which one worker decodes, draws and measures at a time.
+
+    Attributes:
+        study_id: of the study.
+        pairs: those whose images are read.
+        rows: of those that go into the records, what was known before, by contour path.
+        dtype: of the data set's images.
+    """
+
+    study_id: str
+    pairs: Sequence[Pair]
+    rows: Mapping[str, PairRow]
+    dtype: np.dtype[np.generic]
+
 
 @dataclasses.dataclass(frozen=True)
 class Rendered:
-    """What was made of a study.
+    """What was made of a part.
 
     Attributes:
         records: pair, image ``(H, W)`` of the data set's dtype and mask bool ``(H, W)``, by number; all three on the
             common grid where there is one.
-        pair_rows: of every pair, in the same order.
-        study_row: of the study.
-        findings: pairs that could not be made, and what the measurements show.
+        pair_rows: of the records, in the same order.
+        registration: of the i-contours on their images.
+        failed: study and number of the pairs whose image or contour could not be read.
+        findings: pairs that could not be made.
     """
 
     records: Sequence[tuple[Pair, npt.NDArray[np.generic], npt.NDArray[np.bool_]]]
     pair_rows: Sequence[PairRow]
-    study_row: StudyRow
+    registration: Registration
+    failed: frozenset[Key]
     findings: Sequence[Finding]
 
 
-def render(source: Source, config: Config, selection: Selection) -> Rendered:
-    """Decodes the images of a study's pairs, draws their masks, and measures the study by its i-contours.
+def render(source: Source, config: Config, part: Part) -> Rendered:
+    """Decodes the images of a part's pairs, draws their masks, and measures both.
 
-    The study is measured on its images as the files have them, so that its row does not depend on the common grid.
+    Registration is measured on the images as the files have them, so that it does not depend on the common grid.
     """
-    rows = {pair.contour_path: measurements.unmeasured(pair, selection.outside) for pair in selection.pairs}
     registration = Registration()
-    records, findings, failed = [], [], set()
-    for pair in [*selection.pairs, *(() if config.contours == "i" else selection.inner)]:
-        written = pair.contour_path in selection.written
-        if not written and pair.kind == config.contours:
-            continue
+    records, pair_rows, findings, failed = [], [], [], set()
+    for pair in part.pairs:
+        row = part.rows.get(pair.contour_path)
         try:
             image, mask = read_pair(source, config, pair)
             # Those that are only measured are to be finite all the same.
-            pixels = values.to_dtype(image, selection.dtype if written else np.dtype(np.float32), pair.image_path)
+            pixels = values.to_dtype(image, part.dtype if row else np.dtype(np.float32), pair.image_path)
         except InputError as error:
             findings += _left_out(pair, error)
             failed.add(pair.key)
             continue
         if pair.kind == "i":
             registration.add(image, mask)
-        if not written:
+        if row is None:
             continue
         try:
             record = _on_common_grid(config, pair, pixels, mask)
@@ -88,16 +134,41 @@ def render(source: Source, config: Config, selection: Selection) -> Rendered:
             findings += _left_out(pair, error)
             continue
         records.append(record)
-        row = rows[pair.contour_path]
-        rows[pair.contour_path] = measurements.measured(row, image, mask, record[2], record[0].polygon)
-    inner = [pair for pair in selection.inner if pair.key not in failed]
-    areas = ((pair, polygons.area(pair.polygon)) for pair in inner)
-    volumes = Volumes.of(areas, selection.outline.slice_spacing_mm)
-    study_row = measurements.study_row(selection.study, selection.outline, len(records), registration, volumes)
-    findings += checks.volume_order(inner, volumes)
-    if inner:
-        findings += checks.misregistered(study_row, inner[0].contour_path.rpartition("/")[0], config.contour_origin)
-    return Rendered(records, list(rows.values()), study_row, findings)
+        pair_rows.append(measurements.measured(row, image, mask, record[2], record[0].polygon))
+    return Rendered(records, pair_rows, registration, frozenset(failed), findings)
+
+
+class StudyTables:
+    """The rows of a study, from its parts: they are taken in their order, so that sums are the same in every run."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
+        self._rows = selection.rows
+        self._registration = Registration()
+        self._failed: set[Key] = set()
+
+    def add(self, rendered: Rendered) -> None:
+        """Takes in the next part."""
+        self._rows |= {row.contour_path: row for row in rendered.pair_rows}
+        self._registration.merge(rendered.registration)
+        self._failed |= rendered.failed
+
+    def pair_rows(self) -> list[PairRow]:
+        """Of every pair of the kind that is written."""
+        return list(self._rows.values())
+
+    def study_row(self, config: Config) -> tuple[StudyRow, list[Finding]]:
+        """The study's row, and what it shows, when all parts were taken in."""
+        selection = self._selection
+        inner = [pair for pair in selection.inner if pair.key not in self._failed]
+        areas = ((pair, polygons.area(pair.polygon)) for pair in inner)
+        volumes = Volumes.of(areas, selection.outline.slice_spacing_mm)
+        written = sum(row.written for row in self._rows.values())
+        row = measurements.study_row(selection.study, selection.outline, written, self._registration, volumes)
+        findings = checks.volume_order(inner, volumes)
+        if inner:
+            findings += checks.misregistered(row, inner[0].contour_path.rpartition("/")[0], config.contour_origin)
+        return row, findings
 
 
 def read_pair(source: Source, config: Config, pair: Pair) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:

@@ -20,7 +20,7 @@ from preprocess.engines import Engine
 from preprocess.errors import Finding, InputError
 from preprocess.examine import Examined, examine
 from preprocess.measurements import PairRow, StudyRow
-from preprocess.rendering import Selection, render
+from preprocess.rendering import Selection, StudyTables, render
 from preprocess.sources import Source
 from preprocess.study import KINDS, ContourKind, Key, Pair
 from preprocess.writer import RecordsWriter
@@ -90,20 +90,26 @@ def _write(
     assigned = splits.assign(config.split, {pair.study_id for pair in pairs})
     split_of = {study_id: name for name, members in assigned.items() for study_id in members}
     planned = collections.Counter(split_of[pair.study_id] for pair in pairs)
-    pair_rows: list[PairRow] = []
-    study_rows: list[StudyRow] = []
+    selections = _selections(examined, pairs, rejected, outside, dtype, config.contours)
+    tables_of = {selection.study.study_id: StudyTables(selection) for selection in selections}
+    parts = [part for selection in selections for part in selection.parts(config, shape)]
     with (
         RecordsWriter(directory, shape, dtype, {name: planned[name] for name in assigned}, config.num_shards) as writer,
         _progress(len(pairs), "records") as bar,
     ):
-        for rendered in engine.map(render, _selections(examined, pairs, rejected, outside, dtype, config.contours)):
+        for part, rendered in zip(parts, engine.map(render, parts), strict=True):
             with output.writing(config.output_dir):
                 for record in rendered.records:
                     writer.write(split_of[record[0].study_id], *record)
             bar.update(len(rendered.records))
             found.add(rendered.findings)
-            pair_rows += rendered.pair_rows
-            study_rows.append(rendered.study_row)
+            tables_of[part.study_id].add(rendered)
+        pair_rows = [row for tables in tables_of.values() for row in tables.pair_rows()]
+        study_rows = []
+        for tables in tables_of.values():
+            row, findings = tables.study_row(config)
+            study_rows.append(row)
+            found.add(findings)
         empty = assigned.keys() - {split_of[row.study_id] for row in pair_rows if row.written}
         if empty:
             raise _listing(f"no image and contour could be paired in split {', '.join(sorted(empty))}", config, found)
@@ -114,13 +120,13 @@ def _write(
             "exclude": [[study_id, number] for study_id, number in sorted(exclusions)],
             "exact_values": exact,
         }
-        tables = {
+        files = {
             schema.AUDIT_FILE: found.dump(),
             schema.PAIRS_FILE: measurements.dump_table(PairRow, pair_rows),
             schema.STUDIES_FILE: measurements.dump_table(StudyRow, study_rows),
         }
         with output.writing(config.output_dir):
-            return writer.complete(assigned, settings, tables), found
+            return writer.complete(assigned, settings, files), found
 
 
 def _progress(total: int, what: str) -> tqdm.tqdm[None]:

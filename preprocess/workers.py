@@ -1,6 +1,11 @@
 """Worker processes of this machine.
 
-Not a process pool of the standard library, for those do not tell which file a worker was at when it died.
+A worker may die at any moment: killed by a codec's fault, by the system for its memory, or by an operator. Its task is
+then done again by another worker. A file is refused only when it was opened last at two deaths of the same task.
+
+Not a library's process pool: none reports which file a worker opened last, and those of ``concurrent.futures`` and
+pebble 5.2 wait forever when a worker is killed while it sends a result, because all workers share one pipe. Here each
+worker has its own.
 """
 
 from __future__ import annotations
@@ -11,47 +16,49 @@ import dataclasses
 import logging
 import multiprocessing
 import multiprocessing.connection
-import pathlib
 import resource
 import signal
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.context import ForkServerProcess
-from typing import Any, BinaryIO, Generic, TypeVar
+from collections.abc import Iterator, Sequence
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import Any, Self, TypeVar
 
-import cv2
-
-from preprocess import sources
 from preprocess.config import Config
-from preprocess.errors import Finding
-from preprocess.sources import Source
+from preprocess.errors import InputError
+from preprocess.serving import OUT_OF_MEMORY, Fails, Gives, Opens, Order, Work, serve
 
 _log = logging.getLogger(__name__)
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-Work = Callable[[Source, Config, _Item], _Result]
-"""What is done for each item."""
 
-_WORKER_BYTES = 4 << 30
-"""Address space that a worker may take beyond what it begins with; the largest image allowed takes a quarter of it."""
+WORKER_BYTES = 4 << 30
+"""Address space that a worker may take beyond what it starts with; the largest image allowed takes a quarter of it."""
 
-# Results wait for those before them; more than these are not begun meanwhile.
+# Results wait for those before them; tasks further ahead than this are not started meanwhile.
 _AHEAD = 4
+
+# Open files of this process and of the server that starts workers: at rest, and for each worker.
+_OPEN_FILES, _OPEN_FILES_EACH = 14, 2
+
+# Deaths of a task's processes without an open file, after which the job ends.
+_MAX_UNEXPLAINED = 3
 
 
 class Local:
     """Processes of this machine.
 
-    A worker tells which file it opens. When it dies, killed by a codec's fault or by the system for its memory, that
-    file is refused from then on, like one that cannot be read, and the item is worked on anew: the loss is the file's.
-
     Args:
-        config: settings; ``workers`` processes.
+        config: settings; ``workers`` processes, or as many as the limit on open files allows.
+        worker_bytes: address space that each may take beyond what it starts with.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, worker_bytes: int = WORKER_BYTES) -> None:
         self._config = config
+        self._most = config.workers
+        open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if open_files != resource.RLIM_INFINITY:
+            self._most = min(self._most, max(1, (open_files - _OPEN_FILES) // _OPEN_FILES_EACH))
+        self._worker_bytes = worker_bytes
         # Not a fork of this process, which has TensorFlow's threads; the server has imported what workers need.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["preprocess.examine", "preprocess.rendering"])
@@ -59,149 +66,139 @@ class Local:
         self._busy: dict[multiprocessing.connection.Connection, _Worker] = {}
 
     def map(self, work: Work[_Item, _Result], items: Sequence[_Item]) -> Iterator[_Result]:
-        tasks = collections.deque(_Task(number, item) for number, item in enumerate(items))
+        tasks = collections.deque(_Task(number, work, item) for number, item in enumerate(items))
         results: dict[int, _Result] = {}
         for number in range(len(items)):
             while number not in results:
-                self._begin(work, tasks, number + _AHEAD * self._config.workers)
-                spoken = multiprocessing.connection.wait(list(self._busy))
-                for connection in [one for one in self._busy if one in spoken]:
-                    self._hear(connection, tasks, results)
+                self._hand_out(tasks, number + _AHEAD * self._most)
+                ready = multiprocessing.connection.wait(list(self._busy), timeout=None if self._busy else 0)
+                for worker in [worker for connection, worker in self._busy.items() if connection in ready]:
+                    self._receive(worker, tasks, results)
             yield results.pop(number)
 
-    def _begin(self, work: Work[_Item, _Result], tasks: collections.deque[_Task[_Item]], limit: int) -> None:
-        """Gives tasks below a number to idle workers."""
-        while tasks and tasks[0].number < limit and len(self._busy) < self._config.workers:
+    def _hand_out(self, tasks: collections.deque[_Task], limit: int) -> None:
+        """Gives tasks below a number to idle and new workers."""
+        while tasks and tasks[0].number < limit and len(self._busy) < self._most:
             task = tasks.popleft()
-            worker = self._idle.pop() if self._idle else _Worker.start(self._context, self._config)
+            try:
+                worker = self._idle_worker() or _Worker.start(self._context, self._config, self._worker_bytes)
+            except (EOFError, OSError) as error:
+                tasks.appendleft(task.again(None, f"cannot be started: {getattr(error, 'strerror', None) or error}"))
+                return
             worker.task, worker.opened = task, None
-            worker.connection.send((work, task.item, task.deadly))
             self._busy[worker.connection] = worker
+            # Sending to a worker that has ended fails; reading from it then reports its end.
+            with contextlib.suppress(OSError):
+                worker.connection.send(Order(task.work, task.item, task.refused))
 
-    def _hear(
-        self,
-        connection: multiprocessing.connection.Connection,
-        tasks: collections.deque[_Task[_Item]],
-        results: dict[int, _Result],
-    ) -> None:
-        """Takes one message from a worker."""
-        worker = self._busy[connection]
+    def _idle_worker(self) -> _Worker | None:
+        while self._idle:
+            worker = self._idle.pop()
+            # An idle worker sends nothing: all that can be read from it is its end.
+            if not worker.connection.poll():
+                return worker
+            worker.end()
+        return None
+
+    def _receive(self, worker: _Worker, tasks: collections.deque[_Task], results: dict[int, Any]) -> None:
+        """Takes one message from a worker, or its end."""
         try:
-            message, content = connection.recv()
-        except (EOFError, ConnectionResetError):
-            del self._busy[connection]
-            tasks.appendleft(worker.without_the_file(worker.end()))
+            message = worker.connection.recv()
+        # OSError: it ended within a message.
+        except (EOFError, OSError):
+            del self._busy[worker.connection]
+            tasks.appendleft(worker.task.again(worker.opened, worker.end()))
             return
-        if message == "opens":
-            worker.opened = content
-            return
-        self._idle.append(self._busy.pop(connection))
-        if message == "fails":
-            raise RuntimeError(f"a worker failed:\n{content}")
-        if message == "has no memory":
-            tasks.appendleft(worker.without_the_file("out of memory"))
-        else:
-            results[worker.task.number] = content
+        match message:
+            case Opens(path):
+                worker.opened = path
+            case Gives(result):
+                self._idle.append(self._busy.pop(worker.connection))
+                results[worker.task.number] = result
+            case Fails(path, detail):
+                raise InputError(path, detail)
 
-    def __enter__(self) -> Local:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for worker in (*self._idle, *self._busy.values()):
-            worker.connection.close()
-            worker.process.terminate()
-        for worker in (*self._idle, *self._busy.values()):
-            worker.process.join()
+        workers = [*self._idle, *self._busy.values()]
+        for worker in workers:
+            worker.process.kill()
+        for worker in workers:
+            worker.end()
 
 
 @dataclasses.dataclass(frozen=True)
-class _Task(Generic[_Item]):
-    """An item to be worked on, and the files that have ended a process."""
+class _Task:
+    """An item to work on, and what happened to the processes that tried.
+
+    Attributes:
+        number: place of the item among all.
+        suspected: files that a process had opened last when it died.
+        refused: files that two processes had opened last when they died.
+        unexplained: how many processes died without an open file.
+    """
 
     number: int
-    item: _Item
-    deadly: frozenset[str] = frozenset()
+    work: Work[Any, Any]
+    item: Any
+    suspected: frozenset[str] = frozenset()
+    refused: frozenset[str] = frozenset()
+    unexplained: int = 0
+
+    def again(self, opened: str | None, how: str) -> _Task:
+        """The task as it is tried next, after its process died.
+
+        Args:
+            opened: the file that the process opened last.
+            how: how it ended.
+
+        Raises:
+            InputError: too many processes died without an open file.
+        """
+        if opened is None:
+            if self.unexplained + 1 == _MAX_UNEXPLAINED:
+                raise InputError(
+                    "worker process",
+                    f"{how}; tried {_MAX_UNEXPLAINED} times, and it was not reading a file. Lower --workers, or raise "
+                    "the limits on memory (ulimit -v) and open files (ulimit -n)",
+                )
+            return dataclasses.replace(self, unexplained=self.unexplained + 1)
+        if opened not in self.suspected:
+            _log.warning("%s: the process that read it ended (%s); it is read again", opened, how)
+            return dataclasses.replace(self, suspected=self.suspected | {opened})
+        _log.warning("%s: the process that read it ended again (%s); it is left out", opened, how)
+        return dataclasses.replace(self, refused=self.refused | {opened})
 
 
 @dataclasses.dataclass
 class _Worker:
-    """A process, what it works on, and the file that it opened last."""
+    """A process, its task, and the file that it opened last for it."""
 
     process: ForkServerProcess
     connection: multiprocessing.connection.Connection
-    task: _Task[Any] = _Task(-1, None)
+    task: _Task = dataclasses.field(init=False)
     opened: str | None = None
 
     @classmethod
-    def start(cls, context: multiprocessing.context.ForkServerContext, config: Config) -> _Worker:
+    def start(cls, context: ForkServerContext, config: Config, worker_bytes: int) -> Self:
         """Starts a process; it ends when its connection does, so also when this process is killed."""
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, config), daemon=True)
-        process.start()
-        theirs.close()
+        with theirs, contextlib.ExitStack() as on_error:
+            on_error.callback(ours.close)
+            process = context.Process(target=serve, args=(theirs, config, worker_bytes), daemon=True)
+            process.start()
+            on_error.pop_all()
         return cls(process, ours)
 
     def end(self) -> str:
-        """How the process has ended."""
+        """Waits for the process, and says how it ended."""
         self.process.join()
         self.connection.close()
         code = self.process.exitcode or 0
-        return signal.Signals(-code).name if code < 0 else f"exit status {code}"
-
-    def without_the_file(self, how: str) -> _Task[Any]:
-        """The task again, without the file that was too much for the process.
-
-        Raises:
-            RuntimeError: no file is to blame.
-        """
-        if self.opened is None or self.opened in self.task.deadly:
-            raise RuntimeError(f"a worker ended ({how}), and no file is to blame for it")
-        _log.warning("%s: the process that read it ended (%s); it is left out", self.opened, how)
-        return dataclasses.replace(self.task, deadly=self.task.deadly | {self.opened})
-
-
-def _serve(connection: multiprocessing.connection.Connection, config: Config) -> None:
-    """What a worker does: tasks come, and results go, through its connection."""
-    # Ctrl-C goes to all processes of a terminal; the one that coordinates ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-    pages = int(pathlib.Path("/proc/self/statm").read_text("ascii").split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + _WORKER_BYTES,) * 2)
-    source = sources.reopen(config.data_dir)
-    with contextlib.suppress(EOFError, BrokenPipeError):
-        while True:
-            work, item, deadly = connection.recv()
-            try:
-                result = "gives", work(_Told(source, connection, deadly), config, item)
-            except MemoryError:
-                result = "has no memory", None
-            except Exception:
-                result = "fails", traceback.format_exc()
-            connection.send(result)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Told:
-    """A source that tells through a connection which file is opened next, and refuses some."""
-
-    source: Source
-    connection: multiprocessing.connection.Connection
-    deadly: frozenset[str]
-
-    @property
-    def name(self) -> str:
-        return self.source.name
-
-    @property
-    def paths(self) -> Sequence[str]:
-        return self.source.paths
-
-    @property
-    def findings(self) -> Sequence[Finding]:
-        return self.source.findings
-
-    def open(self, path: str) -> BinaryIO:
-        if path in self.deadly:
-            raise OSError("the process that read it ended")
-        self.connection.send(("opens", path))
-        return self.source.open(path)
+        if code == OUT_OF_MEMORY:
+            return "out of memory"
+        if code >= 0:
+            return f"exit status {code}"
+        return next((known.name for known in signal.Signals if known == -code), f"signal {-code}")

@@ -9,14 +9,17 @@ from typing import Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 import pipeline
 from pipeline import schema
 from pipeline.frames import FRAME_BYTES, frame
 from pipeline.manifest import DatasetInfo, FileInfo, ShardInfo, SplitInfo
 from preprocess import tfds
+from preprocess.quiet import standard_error_kept
 from preprocess.study import Pair
+
+with standard_error_kept():
+    import tensorflow as tf
 
 SHARD_BYTES = 128 << 20
 """About the size of a shard, where their number is not given."""

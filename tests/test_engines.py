@@ -1,18 +1,25 @@
+import contextlib
+import dataclasses
 import logging
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
+from typing import Any
 
 import pytest
 
 from preprocess.config import Config
+from preprocess.errors import InputError
 from preprocess.sources import Source
 from preprocess.workers import Local
 
-from .conftest import ROOT
+# Not from conftest: workers import this module, and conftest brings TensorFlow.
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -67,8 +74,11 @@ def obey(source: Source, config: Config, paths: list[str]) -> list[str]:
     return done
 
 
-@pytest.mark.parametrize(("word", "how"), [("kill", "SIGKILL"), ("abort", "SIGABRT"), ("exit", "exit status 3")])
-def test_a_file_that_ends_its_process_is_lost_alone(
+_DEATHS = [("kill", "SIGKILL"), ("abort", "SIGABRT"), ("exit", "exit status 3"), ("allocate", "out of memory")]
+
+
+@pytest.mark.parametrize(("word", "how"), _DEATHS)
+def test_a_file_that_ends_its_process_twice_is_lost_alone(
     config: Config, word: str, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in "abcdef":
@@ -76,9 +86,82 @@ def test_a_file_that_ends_its_process_is_lost_alone(
     items = [["a"], ["b", "c"], ["d", "b", "e"], ["f"], ["a", "f", "b", "c"]]
     with caplog.at_level(logging.WARNING), Local(config) as engine:
         found = list(engine.map(obey, items))
-    lost = "the process that read it ended"
+    lost = "the process that read it ended, twice"
     assert found == [["a"], [lost, "c"], ["d", lost, "e"], [lost], ["a", lost, lost, "c"]]
-    assert f"b: the process that read it ended ({how}); it is left out" in caplog.messages
+    assert f"b: the process that read it ended ({how}); it is read again" in caplog.messages
+    assert f"b: the process that read it ended again ({how}); it is left out" in caplog.messages
+
+
+def kill_once(marker: pathlib.Path, value: object = None) -> object:
+    """Kills this process, unless one was killed before."""
+    with contextlib.suppress(FileExistsError):
+        marker.touch(exist_ok=False)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+
+class KillsAsItArrives(str):
+    """A name of a marker; the first process that receives it is killed."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return kill_once, (pathlib.Path(self), str(self))
+
+
+class KillsAsItStarts(pathlib.PosixPath):
+    """A data directory; the first worker that is started for it is killed."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        plain = pathlib.Path(os.fspath(self))
+        return kill_once, (plain / "killed", plain)
+
+
+def die_once(source: Source, config: Config, item: tuple[int, str, str]) -> bytes:
+    number, moment, marker = item
+    with source.open("a") as file:
+        content = file.read()
+        if number == 3 and moment == "while it reads":
+            kill_once(pathlib.Path(marker))
+    if number == 3 and moment == "without memory" and not pathlib.Path(marker).exists():
+        pathlib.Path(marker).touch()
+        bytearray(5 << 30)
+    if number == 3 and moment == "while it sends" and not pathlib.Path(marker).exists():
+
+        def send_half(self: Connection, message: bytes, *_: object) -> None:
+            result = len(message) > 1000
+            os.write(self.fileno(), message[: len(message) // 2] if result else message)
+            if result:
+                kill_once(pathlib.Path(marker))
+
+        Connection._send = send_half  # type: ignore[attr-defined]
+    return content * 5000 + bytes([number])
+
+
+@pytest.mark.parametrize(
+    "moment", ["as it starts", "as its task arrives", "while it reads", "without memory", "while it sends"]
+)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_dies_once_costs_nothing(
+    config: Config, tmp_path: pathlib.Path, moment: str, workers: int
+) -> None:
+    (config.data_dir / "a").write_text("content")
+    marker = config.data_dir / "killed"
+    config = dataclasses.replace(config, workers=workers)
+    if moment == "as it starts":
+        config = dataclasses.replace(config, data_dir=KillsAsItStarts(config.data_dir))
+    kind = KillsAsItArrives if moment == "as its task arrives" else str
+    with Local(config) as engine:
+        found = list(engine.map(die_once, [(number, moment, kind(marker)) for number in range(8)]))
+    assert found == [b"content" * 5000 + bytes([number]) for number in range(8)]
+    assert marker.exists()
+
+
+def test_workers_that_are_killed_between_two_stages_cost_nothing(config: Config) -> None:
+    config = dataclasses.replace(config, workers=5)
+    with Local(config) as engine:
+        processes = {process for _, process in engine.map(slow_first, range(40))}
+        for process in processes:
+            os.kill(process, signal.SIGKILL)
+        assert [item for item, _ in engine.map(slow_first, range(40))] == list(range(40))
 
 
 def die(source: Source, config: Config, item: int) -> None:
@@ -86,16 +169,83 @@ def die(source: Source, config: Config, item: int) -> None:
 
 
 def raise_error(source: Source, config: Config, item: int) -> None:
-    raise ZeroDivisionError("of our own making")
+    raise ZeroDivisionError("Name of a Patient")
+
+
+def cannot_be_sent(source: Source, config: Config, item: int) -> bytes:
+    with source.open("a") as file:
+        file.read()
+    return bytes(3 << 28)
 
 
 @pytest.mark.parametrize(
     ("work", "message"),
-    [(die, "a worker ended .exit status 7., and no file is to blame"), (raise_error, "ZeroDivisionError: of our own")],
+    [
+        (die, "^worker process: exit status 7; tried 3 times, and it was not reading a file"),
+        (raise_error, r"^worker process: ZeroDivisionError at serving\.py:\d+ > test_engines\.py:\d+; this is a bug"),
+        (cannot_be_sent, "^worker process: out of memory; tried 3 times"),
+    ],
 )
-def test_what_is_no_fault_of_a_file_ends_the_job(config: Config, work: object, message: str) -> None:
-    with Local(config) as engine, pytest.raises(RuntimeError, match=message):
+def test_what_is_no_fault_of_a_file_ends_the_job_in_one_line(config: Config, work: Any, message: str) -> None:
+    (config.data_dir / "a").touch()
+    with Local(config, worker_bytes=1 << 30) as engine, pytest.raises(InputError, match=message) as caught:
         list(engine.map(work, [7, 7, 7]))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_data_archive_that_is_gone_ends_the_job_in_one_line(config: Config) -> None:
+    config = dataclasses.replace(config, data_dir=config.data_dir / "gone.zip")
+    with Local(config) as engine, pytest.raises(InputError, match=r"gone\.zip: "):
+        list(engine.map(obey, [[]]))
+
+
+def loaded(source: Source, config: Config, item: int) -> set[str]:
+    return set(sys.modules)
+
+
+def test_a_worker_starts_with_all_that_it_needs_and_without_tensorflow(config: Config) -> None:
+    with Local(config) as engine:
+        (modules,) = engine.map(loaded, [0])
+    assert {"preprocess.examine", "preprocess.rendering"} <= modules
+    assert "tensorflow" not in modules
+
+
+@pytest.mark.parametrize("open_files", [16, 24])
+def test_few_open_files_allow_fewer_workers(config: Config, open_files: int) -> None:
+    code = f"""
+import pathlib, resource
+from preprocess.config import Config
+from preprocess.workers import Local
+from tests.test_engines import slow_first
+resource.setrlimit(resource.RLIMIT_NOFILE, ({open_files}, {open_files}))
+path = pathlib.Path({str(config.data_dir)!r})
+with Local(Config(data_dir=path, output_dir=path / "records", workers=30)) as engine:
+    print(*(item for item, _ in engine.map(slow_first, range(40))))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (result.stdout.split(), result.stderr) == ([str(item) for item in range(40)], "")
+
+
+def limits(source: Source, config: Config, item: int) -> tuple[int, int]:
+    return resource.getrlimit(resource.RLIMIT_AS)
+
+
+@pytest.mark.parametrize("soft", [2 << 30, 8 << 30])
+def test_a_worker_keeps_within_existing_limits(config: Config, soft: int) -> None:
+    code = f"""
+import pathlib, resource
+from preprocess.config import Config
+from preprocess.workers import Local
+from tests.test_engines import limits
+resource.setrlimit(resource.RLIMIT_AS, ({soft}, {8 << 30}))
+path = pathlib.Path({str(config.data_dir)!r})
+with Local(Config(data_dir=path, output_dir=path / "records")) as engine:
+    print(*next(engine.map(limits, [0])))
+"""
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    found, hard = map(int, result.stdout.split())
+    assert (found <= soft, hard) == (True, 8 << 30)
 
 
 def test_workers_end_with_the_process_that_began_them(tmp_path: pathlib.Path) -> None:

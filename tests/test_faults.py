@@ -1,9 +1,11 @@
 """What hospitals, schedulers and disks do to a job."""
 
 import contextlib
+import functools
 import os
 import pathlib
 import random
+import re
 import resource
 import select
 import shutil
@@ -13,12 +15,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import pydicom
 import pytest
 
 from pipeline import DatasetInfo, verify
-from preprocess import discover, sources
+from preprocess import discover, engines, phantom, rendering, sources
 from preprocess import run as run_module
 from preprocess.config import Config
 from preprocess.errors import InputError
@@ -344,6 +348,67 @@ def test_equal_output_for_any_workers_and_any_listing(
     expected = records_of(tree, tmp_path / "expected", workers=2)
     monkeypatch.setattr(os, "scandir", listing(random.Random(workers).shuffle))
     assert records_of(tree, tmp_path / "records", workers=workers) == expected
+
+
+@pytest.mark.parametrize("contours", ["i", "o"])
+def test_equal_output_for_a_study_in_parts(
+    tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, contours: str
+) -> None:
+    expected = records_of(tree, tmp_path / "expected", contours=contours)
+    monkeypatch.setattr(rendering, "PART_BYTES", 1)
+    assert records_of(tree, tmp_path / "records", contours=contours, workers=3) == expected
+
+
+def test_a_study_larger_than_a_worker_s_memory(
+    tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its images and masks have 126 MB, and a worker may take 128 MiB to read, draw and send them."""
+    folder = tree / "contourfiles" / "PH-1" / "i-contours"
+    outline = (folder / phantom.contour_name(1, "i")).read_bytes()
+    image = pydicom.dcmread(tree / "dicoms" / "PHANTOM001" / "1.dcm")
+    image.Rows = image.Columns = 1024
+    rng = np.random.default_rng(0)
+    for number in range(201, 241):
+        image.InstanceNumber = image.TriggerTime = number
+        image.PixelData = rng.integers(0, 1000, (1024, 1024), "<i2").tobytes()
+        image.save_as(tree / "dicoms" / "PHANTOM001" / f"{number}.dcm")
+        (folder / phantom.contour_name(number, "i")).write_bytes(outline)
+    monkeypatch.setattr(engines, "Local", functools.partial(engines.Local, worker_bytes=128 << 20))
+    summary = run(Config(data_dir=tree, output_dir=tmp_path / "records", workers=2))
+    assert summary.records == {"train": 40}
+    # The phantom's own images, which are smaller.
+    assert summary.left_out.keys() == {"size_mismatch"}
+
+
+def test_workers_that_are_killed_at_random_cost_nothing(
+    tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every task loses its first process, at some moment."""
+    expected = records_of(tree, tmp_path / "expected")
+    monkeypatch.setattr(rendering, "PART_BYTES", 1)
+    receive = engines.Local._receive
+    rng = random.Random(0)
+    killed = []
+
+    def receive_and_kill(local: engines.Local, worker: Any, *arguments: Any) -> None:
+        receive(local, worker, *arguments)
+        task = worker.task.work, worker.task.number
+        if task not in killed and rng.random() < 0.2:
+            killed.append(task)
+            worker.process.kill()
+
+    monkeypatch.setattr(engines.Local, "_receive", receive_and_kill)
+    assert records_of(tree, tmp_path / "records", workers=2) == expected
+    assert killed
+
+
+def test_only_lines_of_the_job_are_on_standard_error(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """TensorFlow and its libraries write nothing between them."""
+    flags = command(tree, tmp_path / "records")
+    result = subprocess.run(flags, check=True, capture_output=True, text=True, cwd=ROOT)
+    lines = result.stderr.splitlines()
+    assert lines
+    assert [line for line in lines if not re.match(r"I\d{4} \S+ \d+ \w+\.py:\d+\] ", line)] == []
 
 
 def test_equal_output_in_any_locale_and_time_zone(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
