@@ -5,6 +5,7 @@ OUT ?= records
 PYTHON ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
+PYTEST := $(RUN) -m pytest --numprocesses=auto --dist=worksteal
 READY := $(VENV)/.ready
 PHANTOM := build/phantom
 
@@ -22,10 +23,10 @@ report: $(READY) $(if $(DATA),,$(PHANTOM)) ## the audit as a page, report/index.
 	@$(RUN) -m preprocess.report --data_dir="$(or $(DATA),$(PHANTOM))" --records_dir="$(OUT)" --output_dir=report
 
 test: $(READY) ## the test suite; real-data tests run where CARDIAC_DATA, or ../shared/data/final_data, is there
-	@$(RUN) -m pytest -m "not slow and not clients and not beam" $(FLAGS)
+	@$(PYTEST) -m "not slow and not clients and not beam" $(FLAGS)
 
 test-slow: $(READY) ## the tests that make test leaves out
-	@$(RUN) -m pytest -m slow $(FLAGS)
+	@$(PYTEST) -m slow $(FLAGS)
 
 test-beam: $(VENV)/.beam ## the tests on Apache Beam and a Dask cluster
 	@$(RUN) -m pytest -m beam $(FLAGS)

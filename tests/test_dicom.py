@@ -306,7 +306,7 @@ def test_values_never_wrap() -> None:
         values.to_dtype(np.array([[np.nan]]), np.dtype(np.float32), "a.dcm")
 
 
-@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.settings(max_examples=150)
 @hypothesis.given(st.data())
 def test_a_damaged_file_gives_an_image_or_an_input_error(data: st.DataObject) -> None:
     content = bytearray(pathlib.Path(get_testdata_file("MR_small_RLE.dcm")).read_bytes())

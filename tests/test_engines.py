@@ -12,7 +12,7 @@ from preprocess.config import Config
 from preprocess.sources import Source
 from preprocess.workers import Local
 
-from .conftest import ROOT
+from .conftest import PATIENCE_SECONDS, ROOT
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert result.returncode == -signal.SIGKILL, result.stderr
     processes = {int(line) for line in result.stdout.split()}
     assert processes
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not all(map(_ended, processes)):
         assert time.monotonic() < deadline
         time.sleep(0.05)

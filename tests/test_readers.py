@@ -37,7 +37,7 @@ def both(records: pathlib.Path, cache: int = 1 << 30, **arguments: object) -> li
     return ours
 
 
-@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.settings(max_examples=40)
 @hypothesis.given(
     arguments=schedules,
     image_dtype=st.sampled_from(["float32", None]),

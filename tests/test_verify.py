@@ -122,7 +122,8 @@ def test_damage_is_found_and_its_file_named(
 
 
 @hypothesis.settings(
-    max_examples=60, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
 )
 @hypothesis.given(st.data())
 def test_one_flipped_bit_anywhere_is_found(directory: pathlib.Path, data: st.DataObject) -> None:
