@@ -82,7 +82,12 @@ $(VENV)/.clients: requirements-clients.txt examples/requirements.txt $(READY)
 	  --requirement requirements-clients.txt --requirement examples/requirements.txt
 	@touch $@
 
-$(READY): requirements.txt
+# The project itself, where its sources are: a script anywhere imports them, and sees every change.
+$(READY): pyproject.toml $(VENV)/.packages
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(VENV)/.packages: requirements.txt
 	@python="$(PYTHON)"; found=; \
 	for candidate in $${python:-python3.11 python3.12 python3.13 python3 python}; do \
 	  "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \

@@ -163,6 +163,12 @@ def test_a_record_of_another_format_is_found(directory: pathlib.Path) -> None:
     assert "not those of this format" in faults[0]
 
 
+def test_one_is_singular(synthetic: Synthetic, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = synthetic(1)
+    assert verify.main([str(directory)]) == 0
+    assert capsys.readouterr().out == f"{directory}: 1 record in 1 shard, every checksum and count holds\n"
+
+
 def test_as_a_command(directory: pathlib.Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "pipeline.verify", *arguments]
