@@ -57,7 +57,7 @@ for images, masks in iterate_batches({str(phantom_records)!r}, seed=3, epochs=1,
         [python, "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True, check=True
     )
     packages = {line.partition("==")[0].lower() for line in listed.stdout.splitlines()}
-    assert packages - {"pip", "setuptools"} == {"cardiac-lv-records", "numpy", "crc32c"}
+    assert packages - {"pip", "setuptools"} == {"cardiac-lv-records", "numpy", "google-crc32c"}
 
     verified = subprocess.run([python, "-m", "pipeline.verify", phantom_records], cwd=tmp_path, check=False)
     assert verified.returncode == 0
