@@ -29,7 +29,7 @@ FRAME_BYTES = LENGTH_BYTES + CHECKSUM_BYTES
 def checksum_field(data: bytes | memoryview) -> bytes:
     """CRC-32C of data, masked (``tensorflow/core/lib/hash/crc32c.h``) against checksums of checksums."""
     # As an array, which it takes without a copy; of other buffers it takes only bytes.
-    checksum = google_crc32c.value(np.frombuffer(data, np.uint8))
+    checksum: int = google_crc32c.value(np.frombuffer(data, np.uint8))
     masked = (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF
     return masked.to_bytes(CHECKSUM_BYTES, "little")
 

@@ -234,7 +234,9 @@ def test_a_codec_that_is_not_there() -> None:
 
 def test_a_codec_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", property(lambda decoder: False))
-    with pytest.raises(InputError, match=r"codec for JPEG-LS Lossless .* is not installed; pip install '\.\[preprocess,jpeg\]'") as raised:
+    with pytest.raises(
+        InputError, match=r"codec for JPEG-LS Lossless .* is not installed; pip install '\.\[preprocess,jpeg\]'"
+    ) as raised:
         pixels_of("MR_small_jpeg_ls_lossless.dcm")
     assert raised.value.reason == "unsupported_image"
 

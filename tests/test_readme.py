@@ -1,6 +1,7 @@
-"""README.md and BUILD.md: every snippet runs."""
+"""README.md and BUILD.md: every snippet runs, and the set-up is what they say."""
 
 import pathlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -61,3 +62,11 @@ def test_a_script_anywhere_imports_the_project(tmp_path: pathlib.Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert pathlib.Path(result.stdout.strip()) == ROOT / "pipeline" / "__init__.py"
+
+
+def test_requirements_do_not_contradict_each_other() -> None:
+    pins: dict[str, set[str]] = {}
+    for path in (*ROOT.glob("requirements*.txt"), ROOT / "examples/requirements.txt"):
+        for name, version in re.findall(r"^([\w.-]+)==(\S+)", path.read_text("utf-8"), re.MULTILINE):
+            pins.setdefault(name.lower(), set()).add(version)
+    assert {name: versions for name, versions in pins.items() if len(versions) > 1} == {}
