@@ -5,6 +5,7 @@ OUT ?= records
 PYTHON ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
+PYTEST := $(RUN) -m pytest --numprocesses=auto --dist=worksteal
 READY := $(VENV)/.ready
 PHANTOM := build/phantom
 
@@ -22,10 +23,10 @@ report: $(READY) $(if $(DATA),,$(PHANTOM)) ## the audit as a page, report/index.
 	@$(RUN) -m preprocess.report --data_dir="$(or $(DATA),$(PHANTOM))" --records_dir="$(OUT)" --output_dir=report
 
 test: $(READY) ## the test suite; real-data tests run where CARDIAC_DATA, or ../shared/data/final_data, is there
-	@$(RUN) -m pytest -m "not slow and not clients and not beam" $(FLAGS)
+	@$(PYTEST) -m "not slow and not clients and not beam" $(FLAGS)
 
 test-slow: $(READY) ## the tests that make test leaves out
-	@$(RUN) -m pytest -m slow $(FLAGS)
+	@$(PYTEST) -m slow $(FLAGS)
 
 test-beam: $(VENV)/.beam ## the tests on Apache Beam and a Dask cluster
 	@$(RUN) -m pytest -m beam $(FLAGS)
@@ -81,7 +82,12 @@ $(VENV)/.clients: requirements-clients.txt examples/requirements.txt $(READY)
 	  --requirement requirements-clients.txt --requirement examples/requirements.txt
 	@touch $@
 
-$(READY): requirements.txt
+# The project itself, where its sources are: a script anywhere imports them, and sees every change.
+$(READY): pyproject.toml $(VENV)/.packages
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(VENV)/.packages: requirements.txt
 	@python="$(PYTHON)"; found=; \
 	for candidate in $${python:-python3.11 python3.12 python3.13 python3 python}; do \
 	  "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \

@@ -13,7 +13,8 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-import crc32c
+import google_crc32c
+import numpy as np
 
 from pipeline.errors import RecordsError
 
@@ -27,7 +28,8 @@ FRAME_BYTES = LENGTH_BYTES + CHECKSUM_BYTES
 
 def checksum_field(data: bytes | memoryview) -> bytes:
     """CRC-32C of data, masked (``tensorflow/core/lib/hash/crc32c.h``) against checksums of checksums."""
-    checksum = crc32c.crc32c(data)
+    # As an array, which it takes without a copy; of other buffers it takes only bytes.
+    checksum: int = google_crc32c.value(np.frombuffer(data, np.uint8))
     masked = (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF
     return masked.to_bytes(CHECKSUM_BYTES, "little")
 

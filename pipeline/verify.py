@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from pipeline import schema
+from pipeline import __version__, schema
 from pipeline.errors import RecordsError
 from pipeline.frames import FRAME_BYTES, scan
 from pipeline.index import read_index
@@ -107,6 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m pipeline.verify", description="Check a records directory: every checksum, every count."
     )
     parser.add_argument("records", help="records directory, as python -m preprocess writes it")
+    parser.add_argument("--version", action="version", version=f"cardiac-lv-records {__version__}")
     directory = parser.parse_args(arguments).records
 
     def progress(line: str) -> None:
@@ -121,7 +122,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     info = DatasetInfo.load(directory)
     shards = sum(len(split.shards) for split in info.splits.values())
-    print(f"{directory}: {info.cardinality} records in {shards} shards, every checksum and count holds")
+    records = f"{info.cardinality} record{'' if info.cardinality == 1 else 's'}"
+    print(f"{directory}: {records} in {shards} shard{'' if shards == 1 else 's'}, every checksum and count holds")
     return 0
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from absl import app, flags, logging
 
+from pipeline import __version__
 from preprocess.config import Config
 from preprocess.errors import InputError
 from preprocess.study import ContourKind, Origin
@@ -70,6 +71,7 @@ _STRICT = flags.DEFINE_bool("strict", False, "Publish nothing if the audit has a
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Replace the output directory, in one step, if an earlier run wrote it; never another one."
 )
+flags.DEFINE_bool("version", False, "Print the version and exit.")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -137,17 +139,24 @@ def _closing(summary: Summary, output_dir: pathlib.Path) -> list[str]:
     def counted(counts: Mapping[str, int]) -> str:
         return ", ".join(f"{count} {name}" for name, count in counts.items())
 
-    total = sum(summary.records.values())
-    lines = [f"{total} pairs written to {output_dir} ({counted(summary.records)})"]
+    def total(counts: Mapping[str, int], noun: str) -> str:
+        number = sum(counts.values())
+        return f"{number} {noun}{'' if number == 1 else 's'}"
+
+    lines = [f"{total(summary.records, 'pair')} written to {output_dir} ({counted(summary.records)})"]
     if summary.left_out:
-        lines.append(f"{sum(summary.left_out.values())} inputs left out: {counted(summary.left_out)}")
+        lines.append(f"{total(summary.left_out, 'input')} left out: {counted(summary.left_out)}")
     if summary.noted:
-        lines.append(f"{sum(summary.noted.values())} warnings: {counted(summary.noted)}")
+        lines.append(f"{total(summary.noted, 'warning')}: {counted(summary.noted)}")
     return [*lines, f"audit: {output_dir / 'audit.csv'}"]
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags: exit status 0 after --help and 2 on a bad flag, where absl has 1 for both."""
+    """Parses the flags: exit status 0 after --help and --version, 2 on a bad flag, where absl has 1 for both."""
+    # absl demands the required flags before a flag has a value.
+    if "--version" in argv:
+        print(f"cardiac-lv-records {__version__}")
+        sys.exit(0)
     try:
         rest = flags.FLAGS(argv)
         if len(rest) > 1:

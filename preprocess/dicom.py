@@ -248,7 +248,9 @@ def _check_codec(dataset: pydicom.FileDataset, path: str) -> None:
     except NotImplementedError as error:
         raise _unsupported(path, f"no codec for its transfer syntax ({name})") from error
     if not decoder.is_available:
-        raise _unsupported(path, f"the codec for {name} is not installed; install requirements.txt")
+        raise _unsupported(
+            path, f"the codec for {name} is not installed; pip install '.[preprocess,jpeg]' in the project's folder"
+        )
 
 
 def _unsupported(path: str, detail: str) -> InputError:

@@ -21,6 +21,7 @@ import pydicom
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
+from pipeline import __version__
 from preprocess.study import Polygon
 
 STUDIES = ("PHANTOM001", "PHANTOM002", "PHANTOM003")
@@ -212,6 +213,7 @@ def main() -> int:
     """Writes the phantom where the arguments say; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m preprocess.phantom", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output_dir", required=True, type=pathlib.Path, help="folder to create")
+    parser.add_argument("--version", action="version", version=f"cardiac-lv-records {__version__}")
     output_dir = parser.parse_args().output_dir
     try:
         write_phantom(output_dir)

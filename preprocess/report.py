@@ -20,18 +20,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
-import jinja2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import DatasetInfo, RecordsError, iterate_batches, schema
-from preprocess import dicom, discover, figures, polygons
+from pipeline import DatasetInfo, RecordsError, __version__, iterate_batches, schema
+from preprocess import dicom, discover, polygons
 from preprocess.contours import read_contour
 from preprocess.errors import InputError
 from preprocess.grid import Grid
 from preprocess.registration import Registration
 from preprocess.sources import Source, open_source, opened
 from preprocess.study import ContourKind, Polygon
+
+try:
+    import jinja2
+
+    from preprocess import figures
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"preprocess.report needs {error.name}: pip install '.[preprocess,report]' in the project's folder"
+    ) from error
 
 Row = Mapping[str, str]
 
@@ -217,6 +225,7 @@ def main() -> int:
     parser.add_argument(
         "--output_dir", default="report", type=pathlib.Path, help="folder to write index.html to (report)"
     )
+    parser.add_argument("--version", action="version", version=f"cardiac-lv-records {__version__}")
     arguments = parser.parse_args()
     try:
         path = write_report(arguments.data_dir, arguments.records_dir, arguments.output_dir)

@@ -1,5 +1,8 @@
+from __future__ import annotations
+
 import contextlib
 import dataclasses
+import fcntl
 import os
 import pathlib
 import shutil
@@ -11,9 +14,10 @@ import pytest
 
 from preprocess import output, phantom
 from preprocess.config import Config
-from preprocess.run import run
 from preprocess.study import Fingerprint, ImageHeader, Pair
-from preprocess.writer import RecordsWriter
+
+# A worker process that unpickles a function of a test imports this module. What takes long to import (TensorFlow, by
+# preprocess.run and preprocess.writer; hypothesis) is imported by the functions that use it.
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -21,18 +25,46 @@ AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 UNREAD = Fingerprint(b"", b"")
 
+PATIENCE_SECONDS = 600
+"""How long a test waits for another process before it fails: on a busy machine, longer than anything here takes."""
+
+
+def pytest_configure() -> None:
+    import hypothesis
+
+    # How long an example takes to draw or to run depends on what else the machine does.
+    hypothesis.settings.register_profile(
+        "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("any machine")
+
+
+@contextlib.contextmanager
+def shared(factory: pytest.TempPathFactory, name: str) -> Iterator[pathlib.Path]:
+    """Gives a path of this test run; the first of pytest-xdist's workers that comes makes it, the others wait."""
+    base = factory.getbasetemp()
+    # The directory of a worker is inside the one of the test run.
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield path
+
 
 @pytest.fixture(scope="session")
 def phantom_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    path = tmp_path_factory.mktemp("phantom")
-    phantom.write_phantom(path)
+    with shared(tmp_path_factory, "phantom") as path:
+        if not path.exists():
+            phantom.write_phantom(path)
     return path
 
 
 @pytest.fixture(scope="session")
 def phantom_records(phantom_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    path = tmp_path_factory.mktemp("phantom-records") / "records"
-    run(Config(data_dir=phantom_dir, output_dir=path, split="val=PHANTOM002", num_shards=3))
+    from preprocess.run import run
+
+    with shared(tmp_path_factory, "phantom-records") as path:
+        if not path.exists():
+            run(Config(data_dir=phantom_dir, output_dir=path, split="val=PHANTOM002", num_shards=3))
     return path
 
 
@@ -65,8 +97,11 @@ def real_data() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def real_records(real_data: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    path = tmp_path_factory.mktemp("real-records") / "records"
-    run(Config(data_dir=real_data, output_dir=path))
+    from preprocess.run import run
+
+    with shared(tmp_path_factory, "real-records") as path:
+        if not path.exists():
+            run(Config(data_dir=real_data, output_dir=path))
     return path
 
 
@@ -105,6 +140,8 @@ def synthetic_arrays(
 def write_synthetic(
     path: pathlib.Path, images: np.ndarray, masks: np.ndarray, *, num_shards: int = 3, overwrite: bool = False
 ) -> None:
+    from preprocess.writer import RecordsWriter
+
     with output.claimed(path, overwrite) as partial:
         (partial / "records").mkdir()
         shape = images.shape[1:]

@@ -307,7 +307,8 @@ def fuzz(name: str, count: int, seed: int) -> None:
 
     gc.collect()
     limit = _address_space() + MAX_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    # Only the soft limit: a user cannot raise the hard one again for the next reader.
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
     one()
     print(f"{name}: {count} inputs, seed {seed}, slowest {slowest[0]:.3f} s", flush=True)
 

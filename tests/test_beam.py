@@ -18,7 +18,7 @@ from preprocess.errors import InputError
 from preprocess.examine import examine
 from preprocess.run import run
 
-from .conftest import ROOT, contents
+from .conftest import PATIENCE_SECONDS, ROOT, contents
 
 pytestmark = [pytest.mark.beam, pytest.mark.filterwarnings("default")]
 
@@ -36,7 +36,12 @@ def expected(phantom_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 def on_beam(data_dir: pathlib.Path, path: pathlib.Path, arguments: str) -> dict[str, bytes]:
     flags = [f"--data_dir={data_dir}", f"--output_dir={path}", "--engine=beam", f"--beam_args={arguments}"]
     result = subprocess.run(
-        [sys.executable, "-m", "preprocess", *flags], capture_output=True, text=True, check=False, cwd=ROOT, timeout=300
+        [sys.executable, "-m", "preprocess", *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        timeout=PATIENCE_SECONDS,
     )
     assert result.returncode == 0, result.stderr
     assert list(verify.faults(path)) == []
@@ -70,8 +75,8 @@ def dask_cluster(folder: pathlib.Path) -> Iterator[tuple[str, list[subprocess.Po
             begin("dask_worker", f"--scheduler-file={address}", *options)
         import distributed
 
-        with distributed.Client(scheduler_file=str(address), timeout=60) as client:
-            client.wait_for_workers(2, timeout=60)
+        with distributed.Client(scheduler_file=str(address), timeout=PATIENCE_SECONDS) as client:
+            client.wait_for_workers(2, timeout=PATIENCE_SECONDS)
             yield client.scheduler.address, begun[1:]
     finally:
         for process in begun:
@@ -94,13 +99,13 @@ def test_a_dask_worker_is_killed_half_way(
         flags = [f"--data_dir={phantom_dir}", f"--output_dir={path}", "--engine=beam", f"--beam_args={_DASK}={address}"]
         with subprocess.Popen([sys.executable, "-m", "preprocess", *flags], cwd=ROOT) as job:
             staging = path.parent / ".records.partial" / "staging"
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + PATIENCE_SECONDS
             while not list(staging.glob("*/*.result")):
                 assert job.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.002)
             workers[0].send_signal(signal.SIGKILL)
-            assert job.wait(300) == 0
+            assert job.wait(PATIENCE_SECONDS) == 0
     assert contents(path) == expected
     assert list(verify.faults(path)) == []
     assert os.listdir(path.parent) == ["records"]

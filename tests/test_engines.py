@@ -18,8 +18,7 @@ from preprocess.errors import InputError
 from preprocess.sources import Source
 from preprocess.workers import Local
 
-# Not from conftest: workers import this module, and conftest brings TensorFlow.
-ROOT = pathlib.Path(__file__).parent.parent
+from .conftest import PATIENCE_SECONDS, ROOT
 
 
 @pytest.fixture
@@ -263,7 +262,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert result.returncode == -signal.SIGKILL, result.stderr
     processes = {int(line) for line in result.stdout.split()}
     assert processes
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not all(map(_ended, processes)):
         assert time.monotonic() < deadline
         time.sleep(0.05)

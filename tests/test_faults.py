@@ -2,18 +2,17 @@
 
 import contextlib
 import functools
+import itertools
 import os
 import pathlib
 import random
 import re
 import resource
-import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,7 +27,7 @@ from preprocess.config import Config
 from preprocess.errors import InputError
 from preprocess.run import run
 
-from .conftest import ROOT, contents, listing, zipped
+from .conftest import PATIENCE_SECONDS, ROOT, contents, listing, zipped
 
 
 def records_of(tree: pathlib.Path, path: pathlib.Path, **settings: object) -> dict[str, bytes]:
@@ -42,93 +41,86 @@ def command(tree: pathlib.Path, path: pathlib.Path, *flags: str) -> list[str]:
 
 # A process that has imported what the job needs, and forks a job for each line: so a job begins at once.
 _NURSERY = """
-import os, pathlib, sys
+import os, pathlib, signal, sys
 from preprocess.config import Config
 from preprocess.run import run
-print("ready", flush=True)
+from tests.steps import before_step
+data, output = map(pathlib.Path, sys.argv[1:])
 for line in sys.stdin:
-    data, output = map(pathlib.Path, line.split())
     job = os.fork()
     if not job:
+        before_step(int(line), output.parent, lambda: os.kill(os.getpid(), signal.SIGKILL))
         run(Config(data_dir=data, output_dir=output, workers=2, overwrite=True))
         os._exit(0)
-    print(job, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(job, 0)[1]), flush=True)
 """
 
 
 @contextlib.contextmanager
-def nursery() -> Iterator[Callable[[pathlib.Path, pathlib.Path, float], int]]:
-    """Gives a function that runs a job, kills it after so many seconds, and says how it ended."""
-    command = [sys.executable, "-c", _NURSERY]
+def nursery(tree: pathlib.Path, path: pathlib.Path) -> Iterator[Callable[[int], int]]:
+    """Gives a function that runs a job, kills it before its step of that number, and says how it ended."""
+    command = [sys.executable, "-c", _NURSERY, str(tree), str(path)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
     ) as process:
         stdin, stdout = process.stdin, process.stdout
         assert stdin is not None
         assert stdout is not None
-        assert stdout.readline() == "ready\n"
 
-        def job(tree: pathlib.Path, path: pathlib.Path, seconds: float) -> int:
-            stdin.write(f"{tree} {path}\n")
+        def job(step: int) -> int:
+            stdin.write(f"{step}\n")
             stdin.flush()
-            number = int(stdout.readline())
-            if not select.select([stdout], [], [], seconds)[0]:
-                os.kill(number, signal.SIGKILL)
             return int(stdout.readline())
 
         yield job
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
-def test_killed_at_any_moment(tree: pathlib.Path, tmp_path: pathlib.Path, kills: int) -> None:
+@pytest.mark.parametrize("stride", [8, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_at_any_moment(tree: pathlib.Path, tmp_path: pathlib.Path, stride: int) -> None:
     """The output is absent, or complete; the next run removes what was left behind."""
     path = tmp_path / "out" / "records"
-    with nursery() as job:
-        begin = time.monotonic()
-        assert job(tree, path, 120) == 0
-        seconds = time.monotonic() - begin
-        expected = dict(contents(path))
-        rng = random.Random(kills)
-        how = []
-        for _ in range(kills):
-            if rng.random() < 0.5:
-                shutil.rmtree(path, ignore_errors=True)
-            how.append(job(tree, path, rng.uniform(0, seconds)))
-            if path.exists():
-                assert list(verify.faults(path)) == []
-                assert contents(path) == expected
-        assert how.count(-signal.SIGKILL) > kills / 2
-        assert job(tree, path, 120) == 0
-    assert os.listdir(path.parent) == ["records"]
-    assert contents(path) == expected
-
-
-def _wait_for(path: pathlib.Path, process: subprocess.Popen[str]) -> None:
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+    expected = records_of(tree, tmp_path / "expected")
+    with nursery(tree, path) as job:
+        for replaced in (False, True):
+            for step in itertools.count(0, stride):
+                if replaced and not path.exists():
+                    shutil.copytree(tmp_path / "expected", path)
+                elif not replaced:
+                    shutil.rmtree(path, ignore_errors=True)
+                end = job(step)
+                if path.exists():
+                    assert list(verify.faults(path)) == []
+                    assert contents(path) == expected
+                if end == 0:
+                    break
+                assert end == -signal.SIGKILL
+            # The last job had fewer steps than that; it began with what the killed ones had left.
+            assert step >= 20
+            assert os.listdir(path.parent) == ["records"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_told_to_stop(phantom_dir: pathlib.Path, tmp_path: pathlib.Path, number: signal.Signals) -> None:
     path = tmp_path / "out" / "records"
-    with subprocess.Popen(
-        command(phantom_dir, path),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+    # As a terminal does: to all of its processes, before the first shard is opened.
+    code = f"""
+import os, pathlib, runpy
+from tests.steps import before_step
+before_step(6, pathlib.Path({str(path.parent)!r}), lambda: os.killpg(0, {number.value}))
+runpy.run_module("preprocess", run_name="__main__", alter_sys=True)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code, *command(phantom_dir, path)[3:]],
+        capture_output=True,
         text=True,
+        check=False,
         cwd=ROOT,
         start_new_session=True,
         # A shell has its background jobs ignore Ctrl-C, and so may this test have been begun.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:
-        _wait_for(path.parent / ".records.partial" / "records", process)
-        # As a terminal does: to all of its processes.
-        os.killpg(process.pid, number)
-        _, error = process.communicate(timeout=60)
-    assert process.returncode == 1, error
-    assert error.splitlines()[-1] == "preprocess: interrupted; what was written so far is removed"
+    )
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.splitlines()[-1] == "preprocess: interrupted; what was written so far is removed"
     assert os.listdir(path.parent) == []
 
 
@@ -181,7 +173,7 @@ def test_two_jobs_at_once(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
         subprocess.Popen(command(tree, path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
         for _ in range(2)
     ]
-    said = [job.communicate(timeout=120)[1].splitlines()[-1] for job in jobs]
+    said = [job.communicate(timeout=PATIENCE_SECONDS)[1].splitlines()[-1] for job in jobs]
     assert sorted(job.returncode for job in jobs) == [0, 1]
     loser = said[[job.returncode for job in jobs].index(1)]
     assert "another job is writing it now" in loser or "exists already" in loser

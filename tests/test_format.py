@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.util
-import os
 import pathlib
 import re
 import subprocess
@@ -18,9 +17,10 @@ from pipeline.frames import FRAME_BYTES, LENGTH_BYTES, scan
 from pipeline.records import Layout
 
 from .conftest import ROOT
+from .documents import blocks, environment
 
 TEXT = (ROOT / "docs/FORMAT.md").read_text("utf-8")
-PROGRAMS = dict(re.findall(r"^### ([^\n]*)$.*?^```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE))
+PROGRAMS = {block.heading: block.content for block in blocks("docs/FORMAT.md") if block.language == "python"}
 LIBRARIES = {
     "With this package": None,
     "TensorFlow alone": None,
@@ -69,7 +69,7 @@ def test_a_program_reads_what_iterate_batches_reads(
     result = subprocess.run(
         [sys.executable, program],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(tmp_path / "bin"),
         capture_output=True,
         text=True,
     )

@@ -82,7 +82,6 @@ def test_there_and_back(grid: Grid, points: list[tuple[float, float]]) -> None:
     assert np.array_equal(grid.place(polygon, "center"), grid.place(polygon + 0.5, "corner"))
 
 
-@hypothesis.settings(deadline=None)
 @hypothesis.given(grids, st.integers(0, 2**32 - 1), st.sampled_from(["int16", "uint16", "int32", "float32"]))
 def test_values_keep_their_dtype_and_never_leave_their_range(grid: Grid, seed: int, dtype: str) -> None:
     pixels = np.random.default_rng(seed).normal(200, 50, grid.source_shape).astype(dtype)

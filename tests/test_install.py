@@ -7,22 +7,38 @@ import zlib
 
 import pytest
 
-from pipeline import iterate_batches
+from pipeline import iterate_batches, verify
 
 from .conftest import ROOT
+from .documents import blocks, environment
 
 pytestmark = pytest.mark.slow
 
 
-def test_reading_in_an_environment_without_tensorflow(phantom_records: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    python = tmp_path / "environment" / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", python.parent.parent], check=True)
-    # A copy, because a build writes beside its sources.
-    source = tmp_path / "source"
+@pytest.fixture
+def source(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A copy of the sources, because a build writes beside them."""
+    path = tmp_path / "source"
     listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in listing.split("\0")[:-1]:
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).write_bytes((ROOT / name).read_bytes())
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes((ROOT / name).read_bytes())
+    return path
+
+
+def test_the_route_without_make(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (lines,) = (block.content for block in blocks("README.md") if block.language == "bash")
+    variables = environment(tmp_path / "bin")
+    del variables["PYTHONPATH"]
+    subprocess.run(["bash", "-e", "-c", lines], cwd=source, env=variables, check=True)
+    assert list(verify.faults(source / "records")) == []
+
+
+def test_reading_in_an_environment_without_tensorflow(
+    phantom_records: pathlib.Path, source: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    python = tmp_path / "environment" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", python.parent.parent], check=True)
     subprocess.run([python, "-m", "pip", "install", "--quiet", source], check=True)
     code = f"""
 import importlib.util, zlib
@@ -41,10 +57,17 @@ for images, masks in iterate_batches({str(phantom_records)!r}, seed=3, epochs=1,
         [python, "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True, check=True
     )
     packages = {line.partition("==")[0].lower() for line in listed.stdout.splitlines()}
-    assert packages - {"pip", "setuptools"} == {"cardiac-lv-records", "numpy", "crc32c"}
+    assert packages - {"pip", "setuptools"} == {"cardiac-lv-records", "numpy", "google-crc32c"}
 
     verified = subprocess.run([python, "-m", "pipeline.verify", phantom_records], cwd=tmp_path, check=False)
     assert verified.returncode == 0
     asked = "from pipeline import make_dataset"
     failed = subprocess.run([python, "-c", asked], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "make_dataset needs TensorFlow: pip install tensorflow" in failed.stderr
+
+    for module in ("preprocess", "preprocess.report"):
+        command = [python, "-m", module, "--help"]
+        refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert refused.returncode == 1
+        (line,) = refused.stderr.splitlines()
+        assert "pip install '.[preprocess]' in the project's folder, '.[preprocess,report]' for the report too" in line

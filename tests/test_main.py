@@ -10,6 +10,10 @@ import termios
 
 import pytest
 
+import pipeline
+from preprocess.__main__ import _closing
+from preprocess.run import Summary
+
 from .conftest import ROOT, contents
 
 
@@ -87,6 +91,36 @@ def test_bad_flags_exit_with_2(arguments: list[str], message: str) -> None:
     assert (result.returncode, result.stdout) == (2, "")
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("module", ["preprocess", "pipeline.verify", "preprocess.report", "preprocess.phantom"])
+def test_every_command_has_a_version(module: str) -> None:
+    result = preprocess("--version", module=module)
+    assert (result.returncode, result.stdout) == (0, f"cardiac-lv-records {pipeline.__version__}\n"), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("missing", "module", "message"),
+    [
+        ("absl", "preprocess", "preprocess needs absl: pip install '.[preprocess]' in the project's folder"),
+        ("jinja2", "preprocess.report", "preprocess.report needs jinja2: pip install '.[preprocess,report]'"),
+        ("matplotlib", "preprocess.report", "preprocess.report needs matplotlib: pip install '.[preprocess,report]'"),
+    ],
+)
+def test_without_an_extra_an_error_says_what_to_install(missing: str, module: str, message: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; import {module}"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert message in result.stderr.splitlines()[-1]
+
+
+def test_one_is_singular() -> None:
+    summary = Summary({"train": 1}, {"no_image": 1}, {"not_nested": 1})
+    assert _closing(summary, pathlib.Path("records")) == [
+        "1 pair written to records (1 train)",
+        "1 input left out: 1 no_image",
+        "1 warning: 1 not_nested",
+        "audit: records/audit.csv",
+    ]
 
 
 def test_what_cannot_be_done_exits_with_1(tmp_path: pathlib.Path) -> None:

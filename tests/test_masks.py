@@ -41,7 +41,7 @@ on_half_pixels = st.integers(2, 78).map(lambda n: n / 2)
 
 
 # Concave, self-crossing, self-touching, with edges on one another: whatever 3 to 20 points make.
-@hypothesis.settings(max_examples=120, deadline=None)
+@hypothesis.settings(max_examples=120)
 @hypothesis.given(polygons(anywhere) | polygons(on_half_pixels))
 def test_random_polygons(polygon: np.ndarray) -> None:
     areas = exact_areas(polygon, SHAPE)

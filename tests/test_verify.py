@@ -122,7 +122,8 @@ def test_damage_is_found_and_its_file_named(
 
 
 @hypothesis.settings(
-    max_examples=60, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
 )
 @hypothesis.given(st.data())
 def test_one_flipped_bit_anywhere_is_found(directory: pathlib.Path, data: st.DataObject) -> None:
@@ -160,6 +161,12 @@ def test_a_mask_with_other_values_is_found(directory: pathlib.Path) -> None:
 def test_a_record_of_another_format_is_found(directory: pathlib.Path) -> None:
     faults = rewritten(directory, lambda first: first.features.feature["imagf"].bytes_list.value.append(b""))
     assert "not those of this format" in faults[0]
+
+
+def test_one_is_singular(synthetic: Synthetic, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = synthetic(1)
+    assert verify.main([str(directory)]) == 0
+    assert capsys.readouterr().out == f"{directory}: 1 record in 1 shard, every checksum and count holds\n"
 
 
 def test_as_a_command(directory: pathlib.Path) -> None:

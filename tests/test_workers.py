@@ -13,7 +13,7 @@ import pytest
 from pipeline import iterate_batches
 from pipeline.order import permute
 
-from .conftest import ROOT, Synthetic
+from .conftest import PATIENCE_SECONDS, ROOT, Synthetic
 
 _EPOCHS, _COUNT, _BATCH_SIZE = 2, 33, 4
 
@@ -72,7 +72,7 @@ def _train(records: pathlib.Path, workers: int, batch_size: int) -> list[dict]:
                 env={**os.environ, "TF_CONFIG": config, "CUDA_VISIBLE_DEVICES": "", "GRPC_ENABLE_FORK_SUPPORT": "0"},
             )
         )
-    said = [process.communicate(timeout=240) for process in processes]
+    said = [process.communicate(timeout=PATIENCE_SECONDS) for process in processes]
     for process, (_, error) in zip(processes, said, strict=True):
         assert process.returncode == 0, error
     return [json.loads(output.splitlines()[-1]) for output, _ in said]

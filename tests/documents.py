@@ -1,0 +1,39 @@
+"""What the documents show, and where it runs."""
+
+import os
+import pathlib
+import re
+import sys
+from typing import NamedTuple
+
+from .conftest import ROOT
+
+
+class Block(NamedTuple):
+    """A fenced block of a document."""
+
+    heading: str
+    language: str
+    content: str
+
+
+def blocks(name: str) -> list[Block]:
+    """The fenced blocks of a document, in order, each with the heading above it."""
+    found = []
+    heading = ""
+    pattern = r"^#+ (?P<heading>[^\n]*)$|^```(?P<language>\w*)\n(?P<content>.*?)^```$"
+    for match in re.finditer(pattern, (ROOT / name).read_text("utf-8"), re.DOTALL | re.MULTILINE):
+        if match["heading"] is not None:
+            heading = match["heading"]
+        else:
+            found.append(Block(heading, match["language"], match["content"]))
+    return found
+
+
+def environment(folder: pathlib.Path) -> dict[str, str]:
+    """Variables by which ``python`` is this one, by a script in a folder, and finds this project."""
+    folder.mkdir()
+    (folder / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (folder / "python").chmod(0o755)
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}

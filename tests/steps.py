@@ -1,0 +1,26 @@
+"""Interrupts a process at a step of its work, so that no test has to hit a moment by the clock.
+
+A step is a call by which Python opens, makes, lists, renames or removes something in a directory.
+"""
+
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+
+
+def before_step(number: int, directory: pathlib.Path, interrupt: Callable[[], object]) -> None:
+    """Has this process call a function just before its step of that number (from 0) in a directory."""
+    count = 0
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal count
+        if event != "open" and not event.startswith(("os.", "shutil.")):
+            return
+        path = next(iter(arguments), None)
+        if isinstance(path, str | os.PathLike) and directory in (pathlib.Path(path), *pathlib.Path(path).parents):
+            count += 1
+            if count == number + 1:
+                interrupt()
+
+    sys.addaudithook(hook)

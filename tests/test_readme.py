@@ -1,0 +1,72 @@
+"""README.md and BUILD.md: every snippet runs, and the set-up is what they say."""
+
+import pathlib
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from .conftest import ROOT
+from .documents import Block, blocks, environment
+
+SNIPPETS = [block for name in ("README.md", "BUILD.md") for block in blocks(name) if block.language]
+SET_UP = "bash"
+
+
+def test_there_is_python_and_shell() -> None:
+    assert {block.language for block in SNIPPETS} == {"python", "sh", SET_UP}
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in SNIPPETS if block.language == "python"], ids=lambda one: one.heading
+)
+def test_a_program_runs_as_it_is_shown(block: Block, phantom_records: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "records").symlink_to(phantom_records)
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", block.content],
+        cwd=tmp_path,
+        env=environment(tmp_path / "bin"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("block", [block for block in SNIPPETS if block.language == "sh"], ids=lambda one: one.heading)
+def test_a_command_runs_as_it_is_shown(block: Block, tmp_path: pathlib.Path) -> None:
+    """Of make, what it would run: .ci/run runs it."""
+    variables = environment(tmp_path / "bin")
+    for line in block.content.replace(".venv/bin/python", "python").splitlines():
+        folder, command = (ROOT, f"make --dry-run {line[5:]}") if line.startswith("make ") else (tmp_path, line)
+        result = subprocess.run(
+            ["bash", "-c", command], cwd=folder, env=variables, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, f"{line}\n{result.stderr}"
+
+
+def test_the_extras_of_the_set_up_are_those_of_the_project() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for extra in extras:
+        assert f"`{extra}`" in readme, extra
+
+
+def test_a_script_anywhere_imports_the_project(tmp_path: pathlib.Path) -> None:
+    """The set-up installs it."""
+    (tmp_path / "script.py").write_text("import pipeline, preprocess\nprint(pipeline.__file__)\n")
+    result = subprocess.run(
+        [sys.executable, tmp_path / "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert pathlib.Path(result.stdout.strip()) == ROOT / "pipeline" / "__init__.py"
+
+
+def test_requirements_do_not_contradict_each_other() -> None:
+    pins: dict[str, set[str]] = {}
+    for path in (*ROOT.glob("requirements*.txt"), ROOT / "examples/requirements.txt"):
+        for name, version in re.findall(r"^([\w.-]+)==(\S+)", path.read_text("utf-8"), re.MULTILINE):
+            pins.setdefault(name.lower(), set()).add(version)
+    assert {name: versions for name, versions in pins.items() if len(versions) > 1} == {}
