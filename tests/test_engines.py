@@ -192,12 +192,6 @@ def test_what_is_no_fault_of_a_file_ends_the_job_in_one_line(config: Config, wor
     assert "\n" not in str(caught.value)
 
 
-def test_a_data_archive_that_is_gone_ends_the_job_in_one_line(config: Config) -> None:
-    config = dataclasses.replace(config, data_dir=config.data_dir / "gone.zip")
-    with Local(config) as engine, pytest.raises(InputError, match=r"gone\.zip: "):
-        list(engine.map(obey, [[]]))
-
-
 def loaded(source: Source, config: Config, item: int) -> set[str]:
     return set(sys.modules)
 
