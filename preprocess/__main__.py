@@ -10,17 +10,23 @@ Exit status: 0 records published; 1 nothing published, and one line says why; 2 
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    # Before anything that takes long to import.
+    from preprocess import interrupts
+
+    interrupts.handle()
+
 import logging as std_logging
 import os
 import pathlib
 import re
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, cast
 
 from absl import app, flags, logging
 
+from preprocess import interrupts, terminal
 from preprocess.config import Config
 from preprocess.errors import InputError
 from preprocess.study import ContourKind, Origin
@@ -105,17 +111,17 @@ def main(argv: Sequence[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     from preprocess.run import run
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         summary = run(config)
     except InputError as error:
         print(f"preprocess: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("preprocess: interrupted; what was written so far is removed", file=sys.stderr)
+        print(interrupts.MESSAGE, file=sys.stderr)
         return 1
-    for line in _closing(summary, config.output_dir):
-        print(line)
+    finally:
+        interrupts.ignore()
+    terminal.announce(*_closing(summary, config.output_dir))
     return 0
 
 
