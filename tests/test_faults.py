@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import random
+import re
 import resource
 import select
 import shutil
@@ -105,26 +106,75 @@ def _wait_for(path: pathlib.Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop(phantom_dir: pathlib.Path, tmp_path: pathlib.Path, number: signal.Signals) -> None:
-    path = tmp_path / "out" / "records"
+@contextlib.contextmanager
+def started(tree: pathlib.Path, path: pathlib.Path) -> Iterator[subprocess.Popen[str]]:
+    """A job that handles signals already: before that, Python itself starts."""
     with subprocess.Popen(
-        command(phantom_dir, path),
+        command(tree, path),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
         start_new_session=True,
-        # A shell has its background jobs ignore Ctrl-C, and so may this test have been begun.
+        # A shell has its background jobs ignore Ctrl-C, and this test may run in one.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        _wait_for(path.parent / ".records.partial" / "records", process)
-        # As a terminal does: to all of its processes.
-        os.killpg(process.pid, number)
-        _, error = process.communicate(timeout=60)
-    assert process.returncode == 1, error
-    assert error.splitlines()[-1] == "preprocess: interrupted; what was written so far is removed"
+        status = pathlib.Path(f"/proc/{process.pid}/status")
+        # The last one that is handled.
+        while not int(re.search(r"SigCgt:\s*(\w+)", status.read_text())[1], 16) & 1 << signal.SIGHUP - 1:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.001)
+        yield process
+
+
+def assert_interrupted(process: subprocess.Popen[str], path: pathlib.Path) -> None:
+    """It ended with one line and left nothing behind, or had published already."""
+    output, error = process.communicate(timeout=120)
+    if process.returncode == 0:
+        assert list(verify.faults(path)) == []
+        assert os.listdir(path.parent) == [path.name]
+        return
+    said = [line for line in error.splitlines() if not re.match(r"[IWE]\d{4} |WARNING: All log messages before", line)]
+    assert (process.returncode, output, said) == (1, "", ["preprocess: interrupted; nothing was published"])
     assert os.listdir(path.parent) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_the_job_writes(
+    phantom_dir: pathlib.Path, tmp_path: pathlib.Path, number: signal.Signals
+) -> None:
+    path = tmp_path / "out" / "records"
+    with started(phantom_dir, path) as process:
+        _wait_for(path.parent / ".records.partial" / "records", process)
+        # As a terminal does: to all of its processes; a second one comes while the first is obeyed.
+        for _ in range(2):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+        assert_interrupted(process, path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("seconds", [0, 0.2, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_signal_while_the_job_starts(
+    phantom_dir: pathlib.Path, tmp_path: pathlib.Path, number: signal.Signals, seconds: float
+) -> None:
+    path = tmp_path / "out" / "records"
+    path.parent.mkdir()
+    with started(phantom_dir, path) as process:
+        time.sleep(seconds)
+        process.send_signal(number)
+        assert_interrupted(process, path)
+
+
+def test_a_signal_that_nohup_ignores_is_ignored(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "records"
+    arguments = ["nohup", *command(tree, path)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        _wait_for(path.with_name(".records.partial"), process)
+        process.send_signal(signal.SIGHUP)
+        process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert list(verify.faults(path)) == []
 
 
 def _limited(tree: pathlib.Path, path: pathlib.Path) -> None:

@@ -4,11 +4,14 @@ import os
 import pathlib
 import pty
 import re
+import shlex
 import subprocess
 import sys
 import termios
 
 import pytest
+
+from pipeline import verify
 
 from .conftest import ROOT, contents
 
@@ -35,6 +38,18 @@ def test_a_run_and_its_last_lines(phantom_dir: pathlib.Path, tmp_path: pathlib.P
     assert (again.returncode, again.stdout) == (1, "")
     assert f"preprocess: {output}: exists already" in again.stderr
     assert contents(output) == before
+
+
+@pytest.mark.parametrize("stdout", ["> /dev/full", "| true", ">&-"])
+def test_published_is_published_although_nobody_can_read_it(
+    tree: pathlib.Path, tmp_path: pathlib.Path, stdout: str
+) -> None:
+    arguments = [sys.executable, "-m", "preprocess", f"--data_dir={tree}", f"--output_dir={tmp_path / 'records'}"]
+    shell = f"set -o pipefail; {shlex.join(arguments)} {stdout}"
+    result = subprocess.run(["bash", "-c", shell], stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert not re.search("Traceback|Exception", result.stderr)
+    assert list(verify.faults(tmp_path / "records")) == []
 
 
 def test_a_bar_on_a_terminal(phantom_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
