@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import itertools
 import os
 import pathlib
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from pipeline import schema
 from pipeline.errors import RecordsError
@@ -20,7 +19,7 @@ from pipeline.manifest import DatasetInfo
 from preprocess import interrupts, workspace
 from preprocess.errors import InputError
 
-_ELSEWHERE = "choose another --output_dir, or move it away"
+ELSEWHERE = "choose another --output_dir, or move it away"
 
 
 @contextlib.contextmanager
@@ -80,8 +79,13 @@ def check_studies(output_dir: pathlib.Path, studies: Collection[str]) -> None:
     lost = sorted(set(_read(output_dir).studies).difference(studies))
     if lost:
         what = "a study" if len(lost) == 1 else f"{len(lost)} studies"
-        detail = f"holds records of {what} that --data_dir does not name ({_first(lost)}); {_ELSEWHERE}"
+        detail = f"holds records of {what} that --data_dir does not name ({first_few(lost)}); {ELSEWHERE}"
         raise InputError(str(output_dir), detail)
+
+
+def first_few(names: Sequence[str], count: int = 3) -> str:
+    """The first few of some names, for a message."""
+    return ", ".join([*names[:count], *(["…"] if len(names) > count else [])])
 
 
 def publish(directory: pathlib.Path, output_dir: pathlib.Path, overwrite: bool) -> None:
@@ -127,8 +131,9 @@ def _check(output_dir: pathlib.Path, overwrite: bool) -> None:
         )
     if others:
         what = "an entry" if len(others) == 1 else f"{len(others)} entries"
-        detail = f"holds {what} that its manifest does not name ({_first(map(repr, others))}), so it is not replaced"
-        raise InputError(str(output_dir), f"{detail}; move what you want to keep, or choose another --output_dir")
+        which = first_few([repr(name) for name in others])
+        detail = f"holds {what} that its manifest does not name ({which}), so it is not replaced; {ELSEWHERE}"
+        raise InputError(str(output_dir), detail)
 
 
 def _read(output_dir: pathlib.Path) -> DatasetInfo:
@@ -140,12 +145,6 @@ def _read(output_dir: pathlib.Path) -> DatasetInfo:
             "is not a records directory with an intact manifest, so it is not replaced; choose another --output_dir"
         )
         raise InputError(str(output_dir), detail) from error
-
-
-def _first(names: Collection[str] | Iterator[str], count: int = 3) -> str:
-    """The first few of some names, for a message."""
-    names = list(names)
-    return ", ".join([*itertools.islice(names, count), *(["…"] if len(names) > count else [])])
 
 
 def _sync(path: pathlib.Path) -> None:

@@ -75,7 +75,7 @@ def test_records_with_other_files_beside_them_are_not_replaced(
         (path / name).parent.mkdir(exist_ok=True)
         (path / name).write_text("kept")
     before = contents(tmp_path)
-    with pytest.raises(InputError, match=rf"records: holds {message}, so it is not replaced; move what you want to"):
+    with pytest.raises(InputError, match=rf"records: holds {message}, so it is not replaced; choose another --outp"):
         write_small(path, count=5, overwrite=True)
     assert contents(tmp_path) == before
 
