@@ -74,7 +74,9 @@ _ENGINE = flags.DEFINE_enum("engine", "local", ["local", "beam"], "Where the wor
 _BEAM_ARGS = flags.DEFINE_string("beam_args", "", "Beam's own arguments, in one string; docs/SCALE.md has some.")
 _STRICT = flags.DEFINE_bool("strict", False, "Publish nothing if the audit has a row of level error.")
 _OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Replace the output directory, in one step, if an earlier run wrote it; never another one."
+    "overwrite",
+    False,
+    "Replace the output directory, in one step, if it holds nothing but records of studies that link.csv names.",
 )
 
 

@@ -154,6 +154,27 @@ def test_overwriting_replaces_whole(tmp_path: pathlib.Path, monkeypatch: pytest.
     assert list(verify.faults(tmp_path / "records")) == []
 
 
+def test_the_former_records_come_back_where_the_new_ones_cannot_take_their_place(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "records"
+    write_small(path, count=4)
+    monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: _without_exchange(None))
+
+    def rename(source: pathlib.Path, target: pathlib.Path) -> None:
+        if (source.name, target) == ("records", path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        os.rename(source, target)
+
+    with output.claimed(path, True) as partial:
+        (partial / "records").mkdir()
+        monkeypatch.setattr(pathlib.Path, "rename", rename)
+        with pytest.raises(OSError, match="Input/output error"):
+            output.publish(partial / "records", path, True)
+    assert os.listdir(tmp_path) == ["records"]
+    assert DatasetInfo.load(path).cardinality == 4
+
+
 def _overwrite_in_a_layer(merged: pathlib.Path) -> None:
     with pytest.raises(InputError, match="records: cannot be replaced on this file system") as raised:
         write_small(merged / "records", count=5, overwrite=True)
