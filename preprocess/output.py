@@ -114,7 +114,7 @@ def _resolve(output_dir: pathlib.Path) -> pathlib.Path:
 
 
 def _check(output_dir: pathlib.Path, overwrite: bool) -> None:
-    """Checks that nothing stands at the output's place, or records of ours alone that may be replaced."""
+    """Checks that the output does not exist, or may be replaced: a records directory that holds nothing else."""
     if not os.path.lexists(output_dir):
         return
     if not overwrite:
@@ -171,7 +171,7 @@ def _replace(output: pathlib.Path, directory: pathlib.Path, output_dir: pathlib.
         former = directory.with_name(f"{directory.name}-former")
         output.rename(former)
     except OSError as error:
-        # An empty directory of that name, which the new one replaces: so nothing else is.
+        # The rename replaces an empty directory of a new name, and nothing else.
         kept = directory.rename(tempfile.mkdtemp(prefix=f"{output.name}-", dir=output.parent))
         detail = f"cannot be replaced on this file system ({error.strerror}); the new records are complete in {kept}"
         raise InputError(str(output_dir), detail) from error

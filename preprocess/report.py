@@ -43,7 +43,7 @@ Row = Mapping[str, str]
 _SEVERITY = ("error", "warning", "info")
 
 _META = re.compile(f'<meta name="generator" content="{schema.FORMAT_NAME}">\n<meta name="studies" content="([^"]*)">')
-"""What the head of a report says of it, as report.html writes it."""
+"""Generator and studies in the head of a report, as report.html writes them."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The directory beside the output that a job writes to, before it publishes.
 
-A lock on it tells a running job from a killed one, and a file in it tells a job's directory from any other: only what
-is provably a job's of this user is ever emptied.
+A running job holds a lock on it; a killed one does not. A marker file shows that a job made it: only what is provably
+a job's of this user is ever emptied.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from preprocess.errors import InputError
 _log = logging.getLogger(__name__)
 
 MARKER = "written-by"
-"""The file that tells it from any other directory; it holds the format's name."""
+"""The file by which a job recognizes such a directory; it holds the format's name."""
 
 _MARKER_TEXT = f"{schema.FORMAT_NAME}\n".encode("ascii")
 

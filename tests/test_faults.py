@@ -129,7 +129,7 @@ def started(tree: pathlib.Path, path: pathlib.Path) -> Iterator[subprocess.Popen
 
 def assert_interrupted(process: subprocess.Popen[str], path: pathlib.Path) -> None:
     """It ended with one line and left nothing behind, or had published already."""
-    output, error = process.communicate(timeout=120)
+    output, error = process.communicate(timeout=600)
     if process.returncode == 0:
         assert list(verify.faults(path)) == []
         assert os.listdir(path.parent) == [path.name]
@@ -172,7 +172,7 @@ def test_a_signal_that_nohup_ignores_is_ignored(tree: pathlib.Path, tmp_path: pa
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         _wait_for(path.with_name(".records.partial"), process)
         process.send_signal(signal.SIGHUP)
-        process.communicate(timeout=120)
+        process.communicate(timeout=600)
     assert process.returncode == 0
     assert list(verify.faults(path)) == []
 

@@ -251,8 +251,11 @@ def test_what_a_killed_job_left_behind_is_removed(tmp_path: pathlib.Path) -> Non
     assert os.listdir(tmp_path) == ["records"]
 
 
-def test_a_job_that_was_killed_before_it_wrote_anything(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("files", [[], ["written-by"]])
+def test_a_job_that_was_killed_before_it_wrote_anything(tmp_path: pathlib.Path, files: list[str]) -> None:
     (tmp_path / ".records.partial").mkdir()
+    for name in files:
+        (tmp_path / ".records.partial" / name).touch()
     write_small(tmp_path / "records")
     assert os.listdir(tmp_path) == ["records"]
 
