@@ -59,6 +59,19 @@ def interruptible() -> Iterator[None]:
         _allowed = False
 
 
+@contextlib.contextmanager
+def kept_from_children() -> Iterator[None]:
+    """Blocks Ctrl-C in processes that are started within a ``with`` block: the job ends them itself.
+
+    A terminal sends it to all processes, and Python prints a traceback where it comes while Python starts.
+    """
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
 def _raise_if_it_came() -> None:
     if _came:
         raise KeyboardInterrupt

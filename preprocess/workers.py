@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import pathlib
 import resource
 import signal
@@ -21,7 +22,7 @@ from typing import Any, BinaryIO, Generic, TypeVar
 
 import cv2
 
-from preprocess import sources
+from preprocess import interrupts, sources
 from preprocess.config import Config
 from preprocess.sources import Source
 
@@ -136,7 +137,10 @@ class _Worker:
         """Starts a process; it ends when its connection does, so also when this process is killed."""
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, config), daemon=True)
-        process.start()
+        # The first one starts the server, too, and would start the tracker first, which unblocks Ctrl-C afterwards.
+        multiprocessing.resource_tracker.ensure_running()
+        with interrupts.kept_from_children():
+            process.start()
         theirs.close()
         return cls(process, ours)
 

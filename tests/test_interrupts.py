@@ -1,9 +1,13 @@
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
 import pytest
+
+from preprocess import workers
+from preprocess.config import Config
 
 from .conftest import ROOT
 
@@ -34,6 +38,16 @@ with output.claimed(pathlib.Path(sys.argv[1]), False) as partial:
         interrupt()
     print("cleaned up")
 """
+
+
+def test_ctrl_c_is_blocked_in_workers(tree: pathlib.Path) -> None:
+    with workers.Local(Config(tree, tree / "records", workers=1)) as local:
+        assert all(local.map(_blocks_ctrl_c, [None]))
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def _blocks_ctrl_c(*_: object) -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 @pytest.mark.parametrize(
