@@ -64,8 +64,8 @@ picture: $(READY) $(PHANTOM) ## draw the README's picture
 sample: $(READY) $(PHANTOM) ## remake docs/sample: what a run on the phantom prints, writes and shows (needs Chromium)
 	@$(RUN) -m examples.make_sample $(PHANTOM) docs/sample
 
-clean: ## remove the environment and what was built
-	rm -rf $(VENV) build
+clean: ## remove what make makes again: the environment, the phantom, the data of the benchmarks
+	rm -rf $(VENV) $(PHANTOM) $(PHANTOM).partial build/bench
 
 $(PHANTOM): preprocess/phantom.py | $(READY)
 	@rm -rf $@ $@.partial

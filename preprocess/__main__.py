@@ -10,11 +10,16 @@ Exit status: 0 records published; 1 nothing published, and one line says why; 2 
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    # Before anything that takes long to import.
+    from preprocess import interrupts
+
+    interrupts.handle()
+
 import logging as std_logging
 import os
 import pathlib
 import re
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, cast
@@ -22,6 +27,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from absl import app, flags, logging
 
 from pipeline import __version__
+from preprocess import interrupts, terminal
 from preprocess.config import Config
 from preprocess.errors import InputError
 from preprocess.study import ContourKind, Origin
@@ -69,7 +75,9 @@ _ENGINE = flags.DEFINE_enum("engine", "local", ["local", "beam"], "Where the wor
 _BEAM_ARGS = flags.DEFINE_string("beam_args", "", "Beam's own arguments, in one string; docs/SCALE.md has some.")
 _STRICT = flags.DEFINE_bool("strict", False, "Publish nothing if the audit has a row of level error.")
 _OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Replace the output directory, in one step, if an earlier run wrote it; never another one."
+    "overwrite",
+    False,
+    "Replace the output directory, in one step, if it holds nothing but records of studies that link.csv names.",
 )
 flags.DEFINE_bool("version", False, "Print the version and exit.")
 
@@ -102,22 +110,20 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         print(f"preprocess: {error}", file=sys.stderr)
         return 2
-    # TensorFlow only writes files here; what it tells of the processor is no news. It takes seconds to import, so only
-    # now.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    # It imports TensorFlow, which takes seconds.
     from preprocess.run import run
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         summary = run(config)
     except InputError as error:
         print(f"preprocess: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("preprocess: interrupted; what was written so far is removed", file=sys.stderr)
+        print(interrupts.MESSAGE, file=sys.stderr)
         return 1
-    for line in _closing(summary, config.output_dir):
-        print(line)
+    finally:
+        interrupts.ignore()
+    terminal.announce(*_closing(summary, config.output_dir))
     return 0
 
 

@@ -1,26 +1,25 @@
 """The output directory: claimed by one job, made aside, and put into place in one step.
 
 All is written to a sibling directory, ``.OUTPUT.partial``, so that the output directory is never there in part, and
-renaming never crosses a file system. A lock on that sibling tells a job that runs from one that was killed.
+renaming never crosses a file system.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
-import fcntl
-import logging
 import os
 import pathlib
-import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
 
+from pipeline import schema
 from pipeline.errors import RecordsError
 from pipeline.manifest import DatasetInfo
+from preprocess import interrupts, workspace
 from preprocess.errors import InputError
 
-_log = logging.getLogger(__name__)
+ELSEWHERE = "choose another --output_dir, or move it away"
 
 
 @contextlib.contextmanager
@@ -29,38 +28,32 @@ def claimed(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]
 
     Args:
         output_dir: directory to create.
-        overwrite: it may be there already, from an earlier run.
+        overwrite: it may exist already, from an earlier run.
 
     Yields:
-        An empty directory beside it; what is left of it at the end is removed, and so is what a killed job left.
+        A directory beside it, to write to. It is removed at the end, and so are the leftovers of a killed job.
 
     Raises:
         InputError: the output directory must not be replaced, cannot be written, or another job is writing it.
     """
     _check(output_dir, overwrite)
-    output = pathlib.Path(os.path.abspath(output_dir))
-    partial = output.with_name(f".{output.name}.partial")
+    output = _resolve(output_dir)
+    partial = output.parent / f".{output.name}.partial"
+    interrupts.hold()
     with writing(output_dir):
         output.parent.mkdir(parents=True, exist_ok=True)
-        lock = _locked(partial)
-    if lock is None:
+        descriptor = workspace.claim(partial)
+    if descriptor is None:
         raise InputError(str(output_dir), "another job is writing it now; wait for it, or choose another --output_dir")
     try:
-        with writing(output_dir):
-            left = sorted(partial.iterdir())
-            if left:
-                _log.info("%s: removing what a job that was killed left behind", partial)
-            for path in left:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         yield partial
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        os.close(lock)
+        workspace.release(partial, descriptor)
 
 
 @contextlib.contextmanager
 def writing(output_dir: pathlib.Path) -> Iterator[None]:
-    """Makes what the system says against writing (no space, no right) an error about the output directory.
+    """Turns an error of the system (no space, no permission) into one about the output directory.
 
     Raises:
         InputError: the block raised OSError.
@@ -71,55 +64,87 @@ def writing(output_dir: pathlib.Path) -> Iterator[None]:
         raise InputError(str(output_dir), f"cannot be written: {error.strerror or error}") from error
 
 
-def publish(directory: pathlib.Path, output_dir: pathlib.Path, overwrite: bool) -> None:
-    """Moves a directory below the one that :func:`claimed` gave into place, once all of it is on the disk.
+def check_studies(output_dir: pathlib.Path, studies: Collection[str]) -> None:
+    """Checks that no study would be lost: records are only replaced by records of the same studies, or of more.
+
+    Args:
+        output_dir: directory to create or replace.
+        studies: every study that the input names.
 
     Raises:
-        InputError: the output directory came into being meanwhile.
+        InputError: it holds records of another study.
     """
-    for path in (*directory.iterdir(), directory):
-        _sync(path)
-    output = pathlib.Path(os.path.abspath(output_dir))
+    if not os.path.lexists(output_dir):
+        return
+    lost = sorted(set(_read(output_dir).studies).difference(studies))
+    if lost:
+        what = "a study" if len(lost) == 1 else f"{len(lost)} studies"
+        detail = f"holds records of {what} that --data_dir does not name ({first_few(lost)}); {ELSEWHERE}"
+        raise InputError(str(output_dir), detail)
+
+
+def first_few(names: Sequence[str], count: int = 3) -> str:
+    """The first few of some names, for a message."""
+    return ", ".join([*names[:count], *(["…"] if len(names) > count else [])])
+
+
+def publish(directory: pathlib.Path, output_dir: pathlib.Path, overwrite: bool) -> None:
+    """Moves a directory below the one that :func:`claimed` yields into place, once all of it is on the disk.
+
+    Raises:
+        InputError: meanwhile the output directory was created or changed, or this file system cannot replace it.
+    """
+    with interrupts.interruptible():
+        for path in (*directory.iterdir(), directory):
+            _sync(path)
+    output = _resolve(output_dir)
     _check(output_dir, overwrite)
     if output.exists():
-        _exchange(directory, output)
+        _replace(output, directory, output_dir)
     else:
         directory.rename(output)
     _sync(output.parent)
 
 
+def _resolve(output_dir: pathlib.Path) -> pathlib.Path:
+    """The absolute path of a directory to create: links are followed as the system does, but the last one is not."""
+    if output_dir.name in ("", ".."):
+        return pathlib.Path(os.path.realpath(output_dir))
+    return pathlib.Path(os.path.realpath(output_dir.parent), output_dir.name)
+
+
 def _check(output_dir: pathlib.Path, overwrite: bool) -> None:
+    """Checks that the output does not exist, or may be replaced: a records directory that holds nothing else."""
     if not os.path.lexists(output_dir):
         return
     if not overwrite:
         raise InputError(str(output_dir), "exists already; choose another --output_dir, or pass --overwrite")
+    if output_dir.is_symlink():
+        detail = f"is a symbolic link, which is not replaced; pass --output_dir={os.path.realpath(output_dir)}"
+        raise InputError(str(output_dir), detail)
+    info = _read(output_dir)
+    shards = [shard.name for split in info.splits.values() for shard in split.shards]
+    named = {schema.MANIFEST_FILE, *info.files, *shards}
+    with writing(output_dir), os.scandir(output_dir) as entries:
+        others = sorted(
+            entry.name for entry in entries if entry.name not in named or not entry.is_file(follow_symlinks=False)
+        )
+    if others:
+        what = "an entry" if len(others) == 1 else f"{len(others)} entries"
+        which = first_few([repr(name) for name in others])
+        detail = f"holds {what} that its manifest does not name ({which}), so it is not replaced; {ELSEWHERE}"
+        raise InputError(str(output_dir), detail)
+
+
+def _read(output_dir: pathlib.Path) -> DatasetInfo:
+    """The manifest of what is to be replaced."""
     try:
-        DatasetInfo.read(output_dir)
+        return DatasetInfo.read(output_dir)
     except (RecordsError, OSError) as error:
-        raise InputError(
-            str(output_dir), f"is no records directory ({error}), so it is not replaced; remove it yourself"
-        ) from error
-
-
-def _locked(partial: pathlib.Path) -> int | None:
-    """A descriptor of the directory, made where it is not there, with a lock on it; None where another has the lock."""
-    while True:
-        partial.mkdir(exist_ok=True)
-        try:
-            descriptor = os.open(partial, os.O_RDONLY)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between opening and locking, another job may have published it and let go.
-            if os.path.samestat(os.fstat(descriptor), os.stat(partial)):
-                return descriptor
-        except FileNotFoundError:
-            pass
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        os.close(descriptor)
+        detail = (
+            "is not a records directory with an intact manifest, so it is not replaced; choose another --output_dir"
+        )
+        raise InputError(str(output_dir), detail) from error
 
 
 def _sync(path: pathlib.Path) -> None:
@@ -131,18 +156,27 @@ def _sync(path: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-def _exchange(one: pathlib.Path, other: pathlib.Path) -> None:
-    """Swaps two directories in one step where the system can (Linux, renameat2), else in two renames."""
+def _replace(output: pathlib.Path, directory: pathlib.Path, output_dir: pathlib.Path) -> None:
+    """Swaps two directories, in one step where the system can (Linux, renameat2), else in two renames.
+
+    Raises:
+        InputError: it cannot do either, as where the former one is part of a container's image. The new one is kept.
+    """
     at_working_directory, exchange = -100, 2
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if renameat2 is not None:
-        paths = os.fsencode(one), os.fsencode(other)
-        if renameat2(at_working_directory, paths[0], at_working_directory, paths[1], exchange) == 0:
-            return
-        code = ctypes.get_errno()
-        if code not in (errno.ENOSYS, errno.EINVAL):
-            raise OSError(code, os.strerror(code), os.fspath(other))
-    former = one.with_name(f"{one.name}-former")
-    other.rename(former)
-    one.rename(other)
-    former.rename(one)
+    paths = os.fsencode(directory), os.fsencode(output)
+    if renameat2 and renameat2(at_working_directory, paths[0], at_working_directory, paths[1], exchange) == 0:
+        return
+    try:
+        former = directory.with_name(f"{directory.name}-former")
+        output.rename(former)
+    except OSError as error:
+        # The rename replaces an empty directory of a new name, and nothing else.
+        kept = directory.rename(tempfile.mkdtemp(prefix=f"{output.name}-", dir=output.parent))
+        detail = f"cannot be replaced on this file system ({error.strerror}); the new records are complete in {kept}"
+        raise InputError(str(output_dir), detail) from error
+    try:
+        directory.rename(output)
+    except OSError:
+        former.rename(output)
+        raise

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import os
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from pipeline import __version__
+from preprocess import output, terminal
+from preprocess.errors import InputError
 from preprocess.study import Polygon
 
 STUDIES = ("PHANTOM001", "PHANTOM002", "PHANTOM003")
@@ -59,8 +62,16 @@ def write_phantom(output_dir: pathlib.Path, seed: int = 0) -> None:
     """Writes ``dicoms``, ``contourfiles`` and ``link.csv`` below ``output_dir``; one seed gives the same bytes always.
 
     Raises:
-        FileExistsError: ``output_dir`` holds one of them already.
+        InputError: ``output_dir`` holds one of them already, or cannot be written.
     """
+    for name in ("dicoms", "contourfiles", "link.csv"):
+        if os.path.lexists(output_dir / name):
+            raise InputError(str(output_dir), f"holds {name} already; choose another --output_dir")
+    with output.writing(output_dir):
+        _write_studies(output_dir, seed)
+
+
+def _write_studies(output_dir: pathlib.Path, seed: int) -> None:
     rows = []
     for index, study_id in enumerate(STUDIES):
         contour_id = f"PH-{index + 1}"
@@ -217,10 +228,10 @@ def main() -> int:
     output_dir = parser.parse_args().output_dir
     try:
         write_phantom(output_dir)
-    except OSError as error:
+    except InputError as error:
         print(f"preprocess.phantom: {error}", file=sys.stderr)
         return 1
-    print(f"{len(STUDIES)} studies of {SLICES} slices and {PHASES} phases written to {output_dir}")
+    terminal.announce(f"{len(STUDIES)} studies of {SLICES} slices and {PHASES} phases written to {output_dir}")
     return 0
 
 

@@ -12,10 +12,15 @@ import argparse
 import collections
 import csv
 import dataclasses
+import html
 import io
+import json
 import math
+import os
 import pathlib
+import re
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import DatasetInfo, RecordsError, __version__, iterate_batches, schema
-from preprocess import dicom, discover, polygons
+from preprocess import dicom, discover, output, polygons, terminal
 from preprocess.contours import read_contour
 from preprocess.errors import InputError
 from preprocess.grid import Grid
@@ -44,6 +49,9 @@ except ModuleNotFoundError as error:
 Row = Mapping[str, str]
 
 _SEVERITY = ("error", "warning", "info")
+
+_META = re.compile(f'<meta name="generator" content="{schema.FORMAT_NAME}">\n<meta name="studies" content="([^"]*)">')
+"""Generator and studies in the head of a report, as report.html writes them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,10 +73,13 @@ def write_report(data_dir: pathlib.Path, records_dir: pathlib.Path, output_dir: 
     """Writes ``index.html``, which needs nothing beside it, and returns its path.
 
     Raises:
-        InputError: the data directory cannot be read, or a contour is not there.
+        InputError: the data directory cannot be read, a contour is not there, or the page cannot be written, or would
+            replace one that is not a report, or is a report of other studies.
         RecordsError: the records directory is missing, incomplete or damaged.
     """
     info = DatasetInfo.load(records_dir)
+    path = output_dir / "index.html"
+    _check_former(path, info.studies)
     source = open_source(data_dir)
     pair_rows = _table(records_dir / schema.PAIRS_FILE)
     study_rows = _table(records_dir / schema.STUDIES_FILE)
@@ -88,6 +99,8 @@ def write_report(data_dir: pathlib.Path, records_dir: pathlib.Path, output_dir: 
     )  # fmt: skip
     page = environment.get_template("report.html").render(
         info=info,
+        generator=schema.FORMAT_NAME,
+        study_ids=json.dumps(info.studies),
         studies=studies,
         contour_name={"i": "inner", "o": "outer"}[info.settings["contours"]],
         left_out=len(pair_rows) - len(written),
@@ -102,14 +115,34 @@ def write_report(data_dir: pathlib.Path, records_dir: pathlib.Path, output_dir: 
             for row in audit_rows
         ],
     )
-    output_dir.mkdir(parents=True, exist_ok=True)
-    path = output_dir / "index.html"
-    path.write_text(page, "utf-8")
+    with output.writing(output_dir):
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output_dir, prefix=".") as aside:
+            pathlib.Path(aside, path.name).write_text(page, "utf-8")
+            pathlib.Path(aside, path.name).replace(path)
     return path
 
 
+def _check_former(path: pathlib.Path, studies: Sequence[str]) -> None:
+    """Checks that the page at a path may be replaced: it is a report, and of no other studies."""
+    if not os.path.lexists(path):
+        return
+    with output.writing(path.parent):
+        head = _META.search(path.read_text("utf-8", "replace")) if path.is_file() and not path.is_symlink() else None
+    if head is None:
+        raise InputError(str(path), f"is not a report of this version, so it is not replaced; {output.ELSEWHERE}")
+    lost = sorted(set(json.loads(html.unescape(head[1]))).difference(studies))
+    if lost:
+        detail = f"is a report of studies that the records do not hold ({output.first_few(lost)}); {output.ELSEWHERE}"
+        raise InputError(str(path), detail)
+
+
 def _table(path: pathlib.Path) -> list[Row]:
-    return list(csv.DictReader(io.StringIO(path.read_text("utf-8"), newline="")))
+    try:
+        return list(csv.DictReader(io.StringIO(path.read_text("utf-8"), newline="")))
+    except OSError as error:
+        detail = f"cannot be read ({error.strerror}); write the records again"
+        raise RecordsError(f"{path}: {detail}") from error
 
 
 def _anchor(study_id: str, number: str) -> str:
@@ -229,10 +262,10 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         path = write_report(arguments.data_dir, arguments.records_dir, arguments.output_dir)
-    except (InputError, RecordsError, OSError) as error:
+    except (InputError, RecordsError) as error:
         print(f"preprocess.report: {error}", file=sys.stderr)
         return 1
-    print(f"report: {path}")
+    terminal.announce(f"report: {path}")
     return 0
 
 

@@ -19,6 +19,7 @@ from preprocess.config import Config
 from preprocess.engines import Engine
 from preprocess.errors import Finding, InputError
 from preprocess.examine import Examined, examine
+from preprocess.interrupts import interruptible
 from preprocess.measurements import PairRow, StudyRow
 from preprocess.rendering import Selection, StudyTables, render
 from preprocess.sources import Source
@@ -58,7 +59,11 @@ def run(config: Config) -> Summary:
             staging, directory = partial / "staging", partial / "records"
             staging.mkdir()
             directory.mkdir()
-        with sources.unchanged(config.data_dir) as source, engines.engine(config, staging) as engine:
+        with (
+            sources.unchanged(config.data_dir) as source,
+            engines.engine(config, staging) as engine,
+            interruptible(),
+        ):
             info, found = _write(config, source, exclusions, engine, directory)
         with output.writing(config.output_dir):
             output.publish(directory, config.output_dir, config.overwrite)
@@ -136,6 +141,9 @@ def _progress(total: int, what: str) -> tqdm.tqdm[None]:
 
 def _examine(source: Source, config: Config, engine: Engine, found: audit.Audit) -> list[Examined]:
     studies, findings = discover.discover(source)
+    if config.overwrite:
+        missing = {finding.study_id for finding in findings if finding.reason == "missing_study"}
+        output.check_studies(config.output_dir, missing.union(study.study_id for study in studies))
     found.add(findings)
     _log.info("%s: %d studies, %d files", source.name, len(studies), len(source.paths))
     if studies:

@@ -16,12 +16,14 @@ import dataclasses
 import logging
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import resource
 import signal
 from collections.abc import Iterator, Sequence
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any, Self, TypeVar
 
+from preprocess import interrupts
 from preprocess.config import Config
 from preprocess.errors import InputError
 from preprocess.serving import OUT_OF_MEMORY, Fails, Gives, Opens, Order, Work, serve
@@ -185,10 +187,13 @@ class _Worker:
     def start(cls, context: ForkServerContext, config: Config, worker_bytes: int) -> Self:
         """Starts a process; it ends when its connection does, so also when this process is killed."""
         ours, theirs = context.Pipe()
+        # The first start also starts the server, and would start the tracker, which unblocks Ctrl-C afterwards.
+        multiprocessing.resource_tracker.ensure_running()
         with theirs, contextlib.ExitStack() as on_error:
             on_error.callback(ours.close)
             process = context.Process(target=serve, args=(theirs, config, worker_bytes), daemon=True)
-            process.start()
+            with interrupts.kept_from_children():
+                process.start()
             on_error.pop_all()
         return cls(process, ours)
 

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -99,29 +100,81 @@ def test_killed_at_any_moment(tree: pathlib.Path, tmp_path: pathlib.Path, stride
             assert os.listdir(path.parent) == ["records"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop(phantom_dir: pathlib.Path, tmp_path: pathlib.Path, number: signal.Signals) -> None:
-    path = tmp_path / "out" / "records"
-    # As a terminal does: to all of its processes, before the first shard is opened.
-    code = f"""
-import os, pathlib, runpy
-from tests.steps import before_step
-before_step(6, pathlib.Path({str(path.parent)!r}), lambda: os.killpg(0, {number.value}))
-runpy.run_module("preprocess", run_name="__main__", alter_sys=True)
-"""
-    result = subprocess.run(
-        [sys.executable, "-c", code, *command(phantom_dir, path)[3:]],
-        capture_output=True,
+def _wait_for(path: pathlib.Path, process: subprocess.Popen[str]) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def started(tree: pathlib.Path, path: pathlib.Path) -> Iterator[subprocess.Popen[str]]:
+    """A job that handles signals already: before that, Python itself starts."""
+    with subprocess.Popen(
+        command(tree, path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
         cwd=ROOT,
         start_new_session=True,
-        # A shell has its background jobs ignore Ctrl-C, and so may this test have been begun.
+        # A shell has its background jobs ignore Ctrl-C, and this test may run in one.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    assert result.returncode == 1, result.stderr
-    assert result.stderr.splitlines()[-1] == "preprocess: interrupted; what was written so far is removed"
+    ) as process:
+        status = pathlib.Path(f"/proc/{process.pid}/status")
+        # The last one that is handled.
+        while not int(re.search(r"SigCgt:\s*(\w+)", status.read_text())[1], 16) & 1 << signal.SIGHUP - 1:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.001)
+        yield process
+
+
+def assert_interrupted(process: subprocess.Popen[str], path: pathlib.Path) -> None:
+    """It ended with one line and left nothing behind, or had published already."""
+    output, error = process.communicate(timeout=PATIENCE_SECONDS)
+    if process.returncode == 0:
+        assert list(verify.faults(path)) == []
+        assert os.listdir(path.parent) == [path.name]
+        return
+    said = [line for line in error.splitlines() if not re.match(r"[IWE]\d{4} ", line)]
+    assert (process.returncode, output, said) == (1, "", ["preprocess: interrupted; nothing was published"])
     assert os.listdir(path.parent) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_the_job_writes(
+    phantom_dir: pathlib.Path, tmp_path: pathlib.Path, number: signal.Signals
+) -> None:
+    path = tmp_path / "out" / "records"
+    with started(phantom_dir, path) as process:
+        _wait_for(path.parent / ".records.partial" / "records", process)
+        # As a terminal does: to all of its processes; a second one comes while the first is obeyed.
+        for _ in range(2):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+        assert_interrupted(process, path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("seconds", [0, 0.2, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_signal_while_the_job_starts(
+    phantom_dir: pathlib.Path, tmp_path: pathlib.Path, number: signal.Signals, seconds: float
+) -> None:
+    path = tmp_path / "out" / "records"
+    path.parent.mkdir()
+    with started(phantom_dir, path) as process:
+        time.sleep(seconds)
+        process.send_signal(number)
+        assert_interrupted(process, path)
+
+
+def test_a_signal_that_nohup_ignores_is_ignored(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "records"
+    arguments = ["nohup", *command(tree, path)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        _wait_for(path.with_name(".records.partial"), process)
+        process.send_signal(signal.SIGHUP)
+        process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0
+    assert list(verify.faults(path)) == []
 
 
 def _limited(tree: pathlib.Path, path: pathlib.Path) -> None:

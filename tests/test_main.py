@@ -4,6 +4,7 @@ import os
 import pathlib
 import pty
 import re
+import shlex
 import subprocess
 import sys
 import termios
@@ -11,6 +12,7 @@ import termios
 import pytest
 
 import pipeline
+from pipeline import verify
 from preprocess.__main__ import _closing
 from preprocess.run import Summary
 
@@ -39,6 +41,18 @@ def test_a_run_and_its_last_lines(phantom_dir: pathlib.Path, tmp_path: pathlib.P
     assert (again.returncode, again.stdout) == (1, "")
     assert f"preprocess: {output}: exists already" in again.stderr
     assert contents(output) == before
+
+
+@pytest.mark.parametrize("stdout", ["> /dev/full", "| true", ">&-"])
+def test_published_is_published_although_nobody_can_read_it(
+    tree: pathlib.Path, tmp_path: pathlib.Path, stdout: str
+) -> None:
+    arguments = [sys.executable, "-m", "preprocess", f"--data_dir={tree}", f"--output_dir={tmp_path / 'records'}"]
+    shell = f"set -o pipefail; {shlex.join(arguments)} {stdout}"
+    result = subprocess.run(["bash", "-c", shell], stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert not re.search("Traceback|Exception", result.stderr)
+    assert list(verify.faults(tmp_path / "records")) == []
 
 
 def test_a_bar_on_a_terminal(phantom_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -139,4 +153,6 @@ def test_the_phantom_as_a_command(tmp_path: pathlib.Path) -> None:
     (tmp_path / "dicoms" / "PHANTOM001").mkdir(parents=True)
     result = preprocess(f"--output_dir={tmp_path}", module="preprocess.phantom")
     assert result.returncode == 1
-    assert "File exists" in result.stderr
+    assert result.stderr == f"preprocess.phantom: {tmp_path}: holds dicoms already; choose another --output_dir\n"
+    result = preprocess("--output_dir=/dev/null/new", module="preprocess.phantom")
+    assert result.stderr == "preprocess.phantom: /dev/null/new: cannot be written: Not a directory\n"

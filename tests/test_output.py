@@ -1,14 +1,21 @@
+import ctypes
+import errno
 import os
 import pathlib
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 
 from pipeline import DatasetInfo, verify
 from preprocess import output
+from preprocess.config import Config
 from preprocess.errors import InputError
+from preprocess.run import run
 
-from .conftest import contents, synthetic_arrays, write_synthetic
+from .conftest import ROOT, contents, synthetic_arrays, write_synthetic
 
 
 def write_small(path: pathlib.Path, count: int = 4, overwrite: bool = False) -> None:
@@ -43,23 +50,161 @@ def test_what_is_not_ours_is_never_replaced(tmp_path: pathlib.Path, content: str
     (tmp_path / "home").mkdir()
     if content:
         (tmp_path / "home" / content).write_text("{}")
-    with pytest.raises(InputError, match=r"home: is no records directory .* so it is not replaced; remove it yourself"):
+    message = "is not a records directory with an intact manifest, so it is not replaced; choose another --output_dir"
+    with pytest.raises(InputError, match=f"home: {message}$"):
         write_small(tmp_path / "home", overwrite=True)
     (tmp_path / "file").write_text("text")
-    with pytest.raises(InputError, match="file: is no records directory"):
+    with pytest.raises(InputError, match="file: is not a records directory"):
         write_small(tmp_path / "file", overwrite=True)
     assert (tmp_path / "file").read_text() == "text"
 
 
-@pytest.mark.parametrize("in_one_step", [True, False])
-def test_overwriting_replaces_whole(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, in_one_step: bool) -> None:
-    if not in_one_step:
-        monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: object())
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["checkpoints/best.keras"], r"an entry that its manifest does not name \('checkpoints'\)"),
+        (["b", "a", "d\n", "c"], r"4 entries that its manifest does not name \('a', 'b', 'c', …\)"),
+    ],
+)
+def test_records_with_other_files_beside_them_are_not_replaced(
+    tmp_path: pathlib.Path, names: list[str], message: str
+) -> None:
+    path = tmp_path / "records"
+    write_small(path)
+    for name in names:
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_text("kept")
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=rf"records: holds {message}, so it is not replaced; choose another --outp"):
+        write_small(path, count=5, overwrite=True)
+    assert contents(tmp_path) == before
+
+
+def test_a_file_that_is_put_there_meanwhile_is_kept(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "records"
+    write_small(path)
+    with output.claimed(path, True) as partial:
+        (partial / "records").mkdir()
+        (path / "best.keras").write_text("kept")
+        with pytest.raises(InputError, match="holds an entry that its manifest does not name"):
+            output.publish(partial / "records", path, True)
+    assert (path / "best.keras").read_text() == "kept"
+    assert DatasetInfo.load(path).cardinality == 4
+
+
+def test_a_symbolic_link_is_not_replaced(tmp_path: pathlib.Path) -> None:
+    write_small(tmp_path / "disk")
+    (tmp_path / "records").symlink_to("disk")
+    message = f"records: is a symbolic link, which is not replaced; pass --output_dir={tmp_path / 'disk'}$"
+    with pytest.raises(InputError, match=message):
+        write_small(tmp_path / "records", count=5, overwrite=True)
+    assert os.readlink(tmp_path / "records") == "disk"
+    assert DatasetInfo.load(tmp_path / "records").cardinality == 4
+
+
+def test_links_on_the_way_to_the_output_are_followed(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "disk" / "folder").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("disk/folder")
+    write_small(tmp_path / "link" / ".." / "records")
+    assert sorted(os.listdir(tmp_path / "disk")) == ["folder", "records"]
+
+
+def test_records_of_other_studies_are_not_replaced(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "records"
+    run(Config(tree, path))
+    before = contents(path)
+    link = (tree / "link.csv").read_text()
+    (tree / "link.csv").write_text(link.replace("PHANTOM002,PH-2\n", ""))
+    message = (
+        r"holds records of a study that --data_dir does not name \(PHANTOM002\); choose another --output_dir, or mo"
+    )
+    with pytest.raises(InputError, match=f"records: {message}"):
+        run(Config(tree, path, overwrite=True))
+    assert contents(path) == before
+    assert not (tmp_path / ".records.partial").exists()
+    # Named is enough: its files may be what is wrong.
+    (tree / "link.csv").write_text(link)
+    shutil.rmtree(tree / "dicoms" / "PHANTOM002")
+    run(Config(tree, path, overwrite=True))
+    assert DatasetInfo.load(path).studies == ("PHANTOM001",)
+
+
+def _without_exchange(code: int | None) -> object:
+    """A C library whose renameat2 fails with an error; None: without that function."""
+
+    class Library:
+        if code is not None:
+
+            @staticmethod
+            def renameat2(*_: object) -> int:
+                ctypes.set_errno(code)
+                return -1
+
+    return Library()
+
+
+@pytest.mark.parametrize("code", [0, None, errno.EINVAL, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP])
+def test_overwriting_replaces_whole(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, code: int | None) -> None:
+    if code != 0:
+        monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: _without_exchange(code))
     write_small(tmp_path / "records", count=4)
     write_small(tmp_path / "records", count=5, overwrite=True)
     assert os.listdir(tmp_path) == ["records"]
     assert DatasetInfo.load(tmp_path / "records").cardinality == 5
     assert list(verify.faults(tmp_path / "records")) == []
+
+
+def test_the_former_records_come_back_where_the_new_ones_cannot_take_their_place(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "records"
+    write_small(path, count=4)
+    monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: _without_exchange(None))
+
+    def rename(source: pathlib.Path, target: pathlib.Path) -> None:
+        if (source.name, target) == ("records", path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        os.rename(source, target)
+
+    with output.claimed(path, True) as partial:
+        (partial / "records").mkdir()
+        monkeypatch.setattr(pathlib.Path, "rename", rename)
+        with pytest.raises(OSError, match="Input/output error"):
+            output.publish(partial / "records", path, True)
+    assert os.listdir(tmp_path) == ["records"]
+    assert DatasetInfo.load(path).cardinality == 4
+
+
+def _overwrite_in_a_layer(merged: pathlib.Path) -> None:
+    with pytest.raises(InputError, match="records: cannot be replaced on this file system") as raised:
+        write_small(merged / "records", count=5, overwrite=True)
+    assert DatasetInfo.load(merged / "records").cardinality == 4
+    (kept,) = merged.glob("records-*")
+    assert str(raised.value).endswith(f"; the new records are complete in {kept}")
+    assert DatasetInfo.load(kept).cardinality == 5
+    assert list(verify.faults(kept)) == []
+    assert len(os.listdir(merged)) == 2
+
+
+def test_finished_records_are_kept_where_the_former_ones_cannot_be_moved(tmp_path: pathlib.Path) -> None:
+    """As in a container: a directory of a lower layer cannot be renamed."""
+    for name in ("lower", "upper", "work", "merged"):
+        (tmp_path / name).mkdir()
+    write_small(tmp_path / "lower" / "records", count=4)
+    code = "import pathlib, sys; from tests import test_output as t; t._overwrite_in_a_layer(pathlib.Path(sys.argv[1]))"
+    layers = ",".join(f"{name}dir={tmp_path / name}" for name in ("lower", "upper", "work"))
+    mount = f'mount -t overlay overlay -o {layers} "$0" || exit 77; exec "$@"'
+    merged = tmp_path / "merged"
+    result = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", mount, merged, sys.executable, "-c", code, merged],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    if result.returncode in (1, 77) and "Traceback" not in result.stderr:
+        pytest.skip("this user may not mount an overlay")
+    assert result.returncode == 0, result.stderr
 
 
 def test_the_output_is_never_away_while_it_is_replaced(tmp_path: pathlib.Path) -> None:
@@ -84,13 +229,81 @@ def test_an_output_that_comes_into_being_meanwhile_is_kept(tmp_path: pathlib.Pat
     assert list(path.iterdir()) == []
 
 
+def leave_behind(path: pathlib.Path) -> pathlib.Path:
+    """What a job leaves behind that is killed while it writes."""
+    code = """
+import os, pathlib, sys
+from preprocess import output
+claim = output.claimed(pathlib.Path(sys.argv[1]), False)
+partial = claim.__enter__()
+(partial / "records").mkdir()
+(partial / "records" / "train-00000").write_bytes(b"half")
+(partial / "link").symlink_to(partial.parent)
+os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", code, path], check=True, cwd=ROOT)
+    return path.with_name(f".{path.name}.partial")
+
+
 def test_what_a_killed_job_left_behind_is_removed(tmp_path: pathlib.Path) -> None:
-    (tmp_path / ".records.partial" / "records").mkdir(parents=True)
-    (tmp_path / ".records.partial" / "records" / "train-00000").write_bytes(b"half")
-    (tmp_path / ".records.partial" / "link").symlink_to(tmp_path)
-    with output.claimed(tmp_path / "records", False) as partial:
-        assert list(partial.iterdir()) == []
-    assert list(tmp_path.iterdir()) == []
+    assert len(contents(leave_behind(tmp_path / "records"))) == 2
+    write_small(tmp_path / "records")
+    assert os.listdir(tmp_path) == ["records"]
+
+
+@pytest.mark.parametrize("files", [[], ["written-by"]])
+def test_a_job_that_was_killed_before_it_wrote_anything(tmp_path: pathlib.Path, files: list[str]) -> None:
+    (tmp_path / ".records.partial").mkdir()
+    for name in files:
+        (tmp_path / ".records.partial" / name).touch()
+    write_small(tmp_path / "records")
+    assert os.listdir(tmp_path) == ["records"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "other marker", "file", "link", "link to nothing", "another user's"])
+def test_what_another_program_made_is_never_emptied(tmp_path: pathlib.Path, kind: str) -> None:
+    partial = leave_behind(tmp_path / "records")
+    if kind == "folder":
+        (partial / "written-by").unlink()
+    elif kind == "other marker":
+        (partial / "written-by").write_text("rsync\n")
+    elif kind == "file":
+        shutil.rmtree(partial)
+        partial.write_text("text")
+    elif kind == "link":
+        partial.rename(tmp_path / "victim")
+        partial.symlink_to("victim")
+    elif kind == "link to nothing":
+        shutil.rmtree(partial)
+        partial.symlink_to("nothing")
+    elif os.geteuid():
+        pytest.skip("only root can make a folder of another user")
+    else:
+        os.chown(partial, 65534, 65534)
+    before = contents(tmp_path)
+    with pytest.raises(
+        InputError, match=r"\.records\.partial: is where .* another program or user made it; move it away"
+    ):
+        write_small(tmp_path / "records")
+    assert contents(tmp_path) == before
+    assert os.path.lexists(partial)
+
+
+def test_a_file_system_without_locks(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    partial = leave_behind(tmp_path / "records")
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    before = contents(tmp_path)
+    with pytest.raises(
+        InputError, match=r"partial: belongs to a job that is running or was killed; if none is running, r"
+    ):
+        write_small(tmp_path / "records")
+    assert contents(tmp_path) == before
+    shutil.rmtree(partial)
+    write_small(tmp_path / "records")
+    assert os.listdir(tmp_path) == ["records"]
 
 
 def test_two_jobs_to_one_output(tmp_path: pathlib.Path) -> None:

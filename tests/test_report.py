@@ -1,5 +1,6 @@
 import base64
 import itertools
+import os
 import pathlib
 import re
 import shutil
@@ -15,6 +16,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select
 
+from pipeline import RecordsError
 from preprocess import phantom, report
 from preprocess.config import Config
 from preprocess.errors import InputError
@@ -93,6 +95,52 @@ def test_headings_are_in_order(page: pathlib.Path) -> None:
 def test_other_data_than_the_records_were_made_from(page: pathlib.Path, tree: pathlib.Path) -> None:
     with pytest.raises(InputError, match=r"is not there; pass the --data_dir that the records were made from"):
         report.write_report(tree, page.parent.parent / "records", page.parent)
+
+
+@pytest.mark.parametrize("kind", ["page", "link"])
+def test_what_is_not_a_report_is_not_replaced(
+    data: pathlib.Path, page: pathlib.Path, tmp_path: pathlib.Path, kind: str
+) -> None:
+    if kind == "link":
+        shutil.copy(page, tmp_path / "report.html")
+        (tmp_path / "index.html").symlink_to("report.html")
+    else:
+        (tmp_path / "index.html").write_text("<title>Somebody's home page</title>")
+    before = contents(tmp_path)
+    with pytest.raises(
+        InputError, match=r"index.html: is not a report of this version, so it is not replaced; choose an"
+    ):
+        report.write_report(data, page.parent.parent / "records", tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_a_report_is_replaced_by_one_of_the_same_studies_only(
+    data: pathlib.Path, page: pathlib.Path, tree: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    shutil.copy(page, tmp_path)
+    run(Config(tree, tmp_path / "records"))
+    message = (
+        r"index.html: is a report of studies that the records do not hold \(PHANTOM003\); choose another --output_dir"
+    )
+    with pytest.raises(InputError, match=message):
+        report.write_report(tree, tmp_path / "records", tmp_path)
+    (tree / "link.csv").write_text("patient_id,original_id\nPHANTOM001,PH-1\n")
+    run(Config(tree, tmp_path / "fewer"))
+    first = report.write_report(tree, tmp_path / "fewer", tmp_path / "report").read_bytes()
+    assert report.write_report(tree, tmp_path / "fewer", tmp_path / "report").read_bytes() == first
+    assert (
+        report.write_report(data, page.parent.parent / "records", tmp_path / "report").read_bytes() == page.read_bytes()
+    )
+    assert os.listdir(tmp_path / "report") == ["index.html"]
+
+
+def test_records_without_a_table(data: pathlib.Path, page: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    shutil.copytree(page.parent.parent / "records", tmp_path / "records")
+    (tmp_path / "records" / "pairs.csv").unlink()
+    with pytest.raises(
+        RecordsError, match=r"pairs.csv: cannot be read \(No such file or directory\); write the records a"
+    ):
+        report.write_report(data, tmp_path / "records", tmp_path)
 
 
 def test_outer_contours(data: pathlib.Path, tmp_path: pathlib.Path) -> None:

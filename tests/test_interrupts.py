@@ -1,0 +1,69 @@
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from preprocess import workers
+from preprocess.config import Config
+
+from .conftest import ROOT
+
+_JOB = """
+import os, pathlib, signal, sys
+from preprocess import interrupts, output
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+interrupts.handle()
+moment = sys.argv[2]
+if moment == "start":
+    interrupt()
+with output.claimed(pathlib.Path(sys.argv[1]), False) as partial:
+    if moment == "before":
+        interrupt()
+        print("waited")
+    try:
+        with interrupts.interruptible():
+            if moment == "within":
+                interrupt()
+            print("worked")
+    except KeyboardInterrupt:
+        print("interrupted")
+        interrupt()
+    if moment == "after":
+        interrupt()
+    print("cleaned up")
+"""
+
+
+def test_ctrl_c_is_blocked_in_workers(tree: pathlib.Path) -> None:
+    with workers.Local(Config(tree, tree / "records", workers=1)) as local:
+        assert all(local.map(_blocks_ctrl_c, [None]))
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def _blocks_ctrl_c(*_: object) -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+@pytest.mark.parametrize(
+    ("moment", "status", "printed"),
+    [
+        ("start", 1, []),
+        ("before", 0, ["waited", "interrupted", "cleaned up"]),
+        ("within", 0, ["interrupted", "cleaned up"]),
+        ("after", 0, ["worked", "cleaned up"]),
+    ],
+)
+def test_a_signal_is_raised_where_a_job_says_so(
+    tmp_path: pathlib.Path, moment: str, status: int, printed: list[str]
+) -> None:
+    command = [sys.executable, "-c", _JOB, tmp_path / "records", moment]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert result.stderr == ("preprocess: interrupted; nothing was published\n" if status else "")
+    assert (result.returncode, result.stdout.split("\n")[:-1]) == (status, printed)
+    assert os.listdir(tmp_path) == []
