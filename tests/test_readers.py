@@ -229,11 +229,11 @@ def test_a_shard_that_changes_while_it_is_read(
     iterator = iter(iterate_batches(directory, batch_size=1, shuffle=False, check_crc=False, prefetch=prefetch))
     next(iterator)
     change(shard)
-    what = "No such file" if change is pathlib.Path.unlink else "the shard changed after it was opened"
+    what = "the shard was removed" if change is pathlib.Path.unlink else "the shard changed after it was opened"
     if prefetch:
         # A batch may be on its way at this moment, its shard already looked at.
         what = f"({what}|the bytes around image and mask are not those of this format)"
-    with pytest.raises(RecordsError, match=rf"{shard.name}: record \d at byte \d+: .*{what}.*; see python -m pipeline"):
+    with pytest.raises(RecordsError, match=rf"{shard.name}: .*{what}.*; see python -m pipeline"):
         list(itertools.islice(iterator, 10))
 
 
@@ -241,7 +241,7 @@ def test_a_shard_that_is_emptied_before_it_is_opened(synthetic: Synthetic, tmp_p
     directory = shutil.copytree(synthetic(10), tmp_path / "records")
     batches = iterate_batches(directory, shuffle=False, prefetch=0)
     os.truncate(directory / "lv-train.tfrecord-00000-of-00003", 0)
-    with pytest.raises(RecordsError, match="of-00003: record 0 at byte 0: the shard changed after it was opened"):
+    with pytest.raises(RecordsError, match="of-00003: the shard changed after it was opened"):
         next(iter(batches))
 
 
