@@ -149,24 +149,25 @@ def make_dataset(
 
 
 def _positions(schedule: Schedule) -> tf.data.Dataset:
-    """Each batch's record positions, int64 ``(batch_size,)``, a short batch filled up with -1.
+    """Each batch's record positions, int64 ``(min(batch_size, share),)``, a short batch filled up with -1.
 
     Python is asked for a block of batches at a time; between those, a batch is TensorFlow's work alone.
     """
-    steps_in_block = max(1, POSITIONS_IN_BLOCK // schedule.batch_size)
+    width = min(schedule.batch_size, schedule.share)
+    steps_in_block = max(1, POSITIONS_IN_BLOCK // width)
 
     def block(number: np.int64) -> Positions:
         start_step = schedule.start_step + int(number) * steps_in_block
         batches = dataclasses.replace(schedule, start_step=start_step).batches()
         filled = [
-            np.pad(positions, (0, schedule.batch_size - len(positions)), constant_values=-1)
+            np.pad(positions, (0, width - len(positions)), constant_values=-1)
             for positions in itertools.islice(batches, steps_in_block)
         ]
         return np.array(filled, np.int64)
 
     @_as_it_is
     def load(number: tf.Tensor) -> tf.Tensor:
-        return tf.ensure_shape(tf.numpy_function(block, [number], tf.int64), (None, schedule.batch_size))
+        return tf.ensure_shape(tf.numpy_function(block, [number], tf.int64), (None, width))
 
     blocks = tf.data.Dataset.counter()
     if schedule.steps is not None:
