@@ -417,7 +417,7 @@ def test_a_directory_exchanged_while_it_is_opened_is_not_mixed_with_the_other(
 def test_records_that_are_overwritten_end_with_an_error(tmp_path: pathlib.Path, read: Callable) -> None:
     images, masks = synthetic_arrays(100)
     write_synthetic(tmp_path / "records", images, masks)
-    iterator = read(tmp_path / "records", batch_size=1)
+    iterator = read(tmp_path / "records", batch_size=1, epochs=3)
     found = [next(iterator)[0][0, ..., 0]]
     write_synthetic(tmp_path / "records", images + 1, masks, overwrite=True)
     with pytest.raises((RecordsError, tf.errors.InvalidArgumentError), match="removed, or its directory replaced"):
