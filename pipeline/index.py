@@ -37,7 +37,7 @@ class Index:
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str] | RecordsDirectory, info: DatasetInfo, split: str) -> Self:
-        """Reads the index files of a split; the time grows with the records: 2 ms for 20,000, 0.07 s for a million.
+        """Reads the index files of a split; the time grows with the records: 2 ms for 20,000, 0.1 s for a million.
 
         Raises:
             RecordsError: an index is missing, is not the manifest's, or does not fit its shard.
