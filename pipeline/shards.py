@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import itertools
 import mmap
 import os
@@ -62,11 +60,11 @@ class Shards:
                 f"{directory.path / error.filename}: {error.strerror}; write the records again"
             ) from error
         self._limit = _limit()
-        self._mapped: collections.OrderedDict[int, Shard] = collections.OrderedDict()
+        self._mapped: dict[int, Shard] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the maps: a process that gets a copy makes its own."""
-        return {**self.__dict__, "_mapped": collections.OrderedDict()}
+        return {**self.__dict__, "_mapped": {}}
 
     def __getitem__(self, number: int) -> Shard:
         """A shard in memory, its file found to be what it was when the split was opened.
@@ -88,12 +86,11 @@ class Shards:
         except OSError as error:
             raise self.fault(number, str(error)) from error
         shard = self._mapped[number] = Shard(content, np.frombuffer(content, np.uint8))
-        # Each of these steps is atomic. A lock would do, too, but a fork while another thread has it would leave it
-        # locked in the new process.
-        while len(self._mapped) > self._limit:
-            with contextlib.suppress(KeyError):
-                # Another thread may be reading it; it is unmapped when nobody does.
-                self._mapped.popitem(last=False)
+        # Each of these steps on a dict is atomic (an OrderedDict's are not: a map that ends within one lets other threads
+        # run). A lock would do, too, but a fork while another thread has it would leave it locked in the new process.
+        for oldest in list(self._mapped)[: -self._limit]:
+            # Another thread may be reading it; it is unmapped when nobody does.
+            self._mapped.pop(oldest, None)
         return shard
 
     def grouped(self, numbers: Sequence[int]) -> list[Sequence[int]]:

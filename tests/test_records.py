@@ -103,10 +103,10 @@ def test_threads_together_open_few_shards(synthetic: Synthetic, monkeypatch: pyt
             assert np.array_equal(found[0, ..., 0], images[position])
 
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
+    sys.setswitchinterval(1e-5)
     try:
         with concurrent.futures.ThreadPoolExecutor(4) as threads:
-            list(threads.map(read, [np.random.default_rng(n).permutation(60) for n in range(40)]))
+            list(threads.map(read, [np.random.default_rng(n).permutation(60) for n in range(12)]))
     finally:
         sys.setswitchinterval(interval)
     assert len(os.listdir("/proc/self/fd")) <= before + 1 + 4
