@@ -86,8 +86,8 @@ class Shards:
         except OSError as error:
             raise self.fault(number, str(error)) from error
         shard = self._mapped[number] = Shard(content, np.frombuffer(content, np.uint8))
-        # Each of these steps on a dict is atomic (an OrderedDict's are not: a map that ends within one lets other threads
-        # run). A lock would do, too, but a fork while another thread has it would leave it locked in the new process.
+        # Each of these steps on a dict is atomic; those of an OrderedDict are not, as closing a map lets other threads
+        # run. A lock would do, too, but a fork while another thread has it would leave it locked in the new process.
         for oldest in list(self._mapped)[: -self._limit]:
             # Another thread may be reading it; it is unmapped when nobody does.
             self._mapped.pop(oldest, None)
