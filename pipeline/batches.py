@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.directory import RecordsDirectory
 from pipeline.errors import RecordsError
 from pipeline.index import Index
 from pipeline.manifest import DatasetInfo
@@ -70,7 +71,8 @@ def iterate_batches(
     conversion = Conversion(image_dtype, standardize)
     if prefetch < 0:
         raise RecordsError(f"prefetch is {prefetch}, at least 0 expected")
-    info = DatasetInfo.load(records)
+    directory = RecordsDirectory(records)
+    info = DatasetInfo.load(directory)
     schedule = Schedule(
         count=info.split(split).count,
         batch_size=batch_size,
@@ -81,7 +83,7 @@ def iterate_batches(
         start_step=start_step,
         shard=shard,
     )
-    reader = RecordReader(records, info, Index.load(records, info, split), check_crc=check_crc)
+    reader = RecordReader(directory, info, Index.load(directory, info, split), check_crc=check_crc)
     return Batches(reader, schedule, conversion, info, prefetch)
 
 

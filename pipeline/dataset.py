@@ -7,9 +7,11 @@ import dataclasses
 import itertools
 import math
 import os
-import pathlib
+import weakref
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 try:
     import tensorflow as tf
@@ -18,15 +20,19 @@ except ModuleNotFoundError as error:
         "make_dataset needs TensorFlow: pip install tensorflow. iterate_batches gives the same batches without it."
     ) from error
 
-from pipeline import schema
+from pipeline.directory import RecordsDirectory
 from pipeline.errors import RecordsError
 from pipeline.index import Index
 from pipeline.manifest import DatasetInfo
 from pipeline.order import POSITIONS_IN_BLOCK, Positions, Schedule
 from pipeline.pixels import Conversion, ImageDtype
+from pipeline.records import RecordReader
 
 # Batches that are made at once, and that wait to be taken: some will be waiting for the disk.
 _PARALLEL_BATCHES = 4
+
+# Eigen's EIGEN_MAX_ALIGN_BYTES.
+_ALIGNMENT = 64
 
 # There is nothing for AutoGraph to convert in what is mapped, and under Python 3.13 it warns that it cannot.
 _as_it_is = tf.autograph.experimental.do_not_convert
@@ -51,8 +57,12 @@ def make_dataset(
     """Batches of images and masks, in a new order over the whole split each epoch.
 
     Gives the same batches as :func:`pipeline.iterate_batches`, bit for bit and in the same order (``standardize``: to
-    within 1e-5). Records are read at their byte offset by TensorFlow's own reader and parsed by the batch; there is no
-    shuffle buffer. The data set owns its order: pass ``shuffle=False`` to ``model.fit``.
+    within 1e-5). Both read records with the same reader, by position; there is no shuffle buffer. The data set owns its
+    order: pass ``shuffle=False`` to ``model.fit``.
+
+    The data set reads in this process only: its graph cannot be saved or sent to another process. Nor can
+    ``tf.train.Checkpoint`` save its iterator (``FailedPreconditionError``): save the step with the model, and pass it
+    as ``start_step`` to go on.
 
     Args:
         records: records directory.
@@ -69,7 +79,7 @@ def make_dataset(
         image_dtype: ``"float32"``, or None for the stored dtype, untouched.
         standardize: zero mean and unit variance per image, in float64; the divisor is the standard deviation or
             1/√pixels, whichever is larger (as ``tf.image.per_image_standardization``).
-        check_crc: must be True, TensorFlow's reader always checks; False is for ``iterate_batches``.
+        check_crc: verify each record's CRC-32C when it is read; a record in the cache is not read again.
         cache: bytes of decoded records that may stay in memory. A share that fits is read from disk once, as the
             batches ask for it, and gathered from memory after that; 0 for never.
 
@@ -78,15 +88,15 @@ def make_dataset(
         that shape. Its cardinality is known: infinite, or the batches from ``start_step`` on.
 
     Raises:
-        RecordsError: the directory is missing, incomplete or damaged, or an argument is out of its range. A record that
-            turns out damaged while iterating is TensorFlow's own ``DataLossError``; ``make verify`` says which it is.
+        RecordsError: the directory is missing, incomplete or damaged, or an argument is out of its range.
+        tf.errors.InvalidArgumentError: while iterating, a record is damaged, or a shard or the directory was replaced.
+            The message contains that of the RecordsError: shard, record and byte offset.
     """
     conversion = Conversion(image_dtype, standardize)
-    if not check_crc:
-        raise RecordsError("check_crc=False is for iterate_batches: TensorFlow's reader always checks")
     if cache < 0:
         raise RecordsError(f"cache is {cache}, at least 0 expected")
-    info = DatasetInfo.load(records)
+    directory = RecordsDirectory(records)
+    info = DatasetInfo.load(directory)
     schedule = Schedule(
         count=info.split(split).count,
         batch_size=batch_size,
@@ -97,8 +107,8 @@ def make_dataset(
         start_step=start_step,
         shard=shard,
     )
+    source = _Source(RecordReader(directory, info, Index.load(directory, info, split), check_crc=check_crc), info)
     with tf.device("CPU:0"):
-        source = _Source(records, info, Index.load(records, info, split))
         # Shares move through the whole split from epoch to epoch, so what a worker keeps is the split, not its share.
         fetch = (
             _Cache(source, info, schedule.count).fetch
@@ -139,24 +149,25 @@ def make_dataset(
 
 
 def _positions(schedule: Schedule) -> tf.data.Dataset:
-    """Each batch's record positions, int64 ``(batch_size,)``, a short batch filled up with -1.
+    """Each batch's record positions, int64 ``(min(batch_size, share),)``, a short batch filled up with -1.
 
     Python is asked for a block of batches at a time; between those, a batch is TensorFlow's work alone.
     """
-    steps_in_block = max(1, POSITIONS_IN_BLOCK // schedule.batch_size)
+    width = min(schedule.batch_size, schedule.share)
+    steps_in_block = max(1, POSITIONS_IN_BLOCK // width)
 
     def block(number: np.int64) -> Positions:
         start_step = schedule.start_step + int(number) * steps_in_block
         batches = dataclasses.replace(schedule, start_step=start_step).batches()
         filled = [
-            np.pad(positions, (0, schedule.batch_size - len(positions)), constant_values=-1)
+            np.pad(positions, (0, width - len(positions)), constant_values=-1)
             for positions in itertools.islice(batches, steps_in_block)
         ]
         return np.array(filled, np.int64)
 
     @_as_it_is
     def load(number: tf.Tensor) -> tf.Tensor:
-        return tf.ensure_shape(tf.numpy_function(block, [number], tf.int64), (None, schedule.batch_size))
+        return tf.ensure_shape(tf.numpy_function(block, [number], tf.int64), (None, width))
 
     blocks = tf.data.Dataset.counter()
     if schedule.steps is not None:
@@ -165,48 +176,48 @@ def _positions(schedule: Schedule) -> tf.data.Dataset:
 
 
 class _Source:
-    """Records on disk, read by position with TensorFlow's reader."""
+    """Records on disk, as a TensorFlow operation."""
 
-    def __init__(self, records: str | os.PathLike[str], info: DatasetInfo, index: Index) -> None:
-        self._paths = tf.constant([os.fspath(pathlib.Path(records, shard)) for shard in index.shards], tf.string)
-        self._first = tf.constant(index.first)
-        self._offsets = tf.constant(index.offsets)
-        self._buffer_bytes = int(index.sizes.max())
-        self._shape = info.image_shape
-        self._image_dtype = tf.as_dtype(info.image_dtype)
-        self._features = {
-            schema.IMAGE: tf.io.FixedLenFeature([], tf.string),
-            schema.MASK: tf.io.FixedLenFeature([], tf.string),
-        }
+    def __init__(self, reader: RecordReader, info: DatasetInfo) -> None:
+        self._reader = reader
+        self._image_shape, self._mask_shape = info.image_shape, info.mask_shape
+        self._image_dtype, self._mask_dtype = np.dtype(info.image_dtype), info.mask_dtype
 
     def decoded_bytes(self, count: int) -> int:
         """Memory that ``count`` records take as arrays."""
-        return count * math.prod(self._shape) * (int(self._image_dtype.size) + 1)
+        pixels = math.prod(self._image_shape)
+        return count * pixels * (self._image_dtype.itemsize + self._mask_dtype.itemsize)
 
     def fetch(self, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Images in the stored dtype and bool masks, both ``(n, H, W, 1)``, at int64 ``(n,)`` positions."""
-        count = tf.size(positions, tf.int64)
-        shards = tf.searchsorted(self._first, positions, side="right") - 1
-        # Batches are read side by side, the records of one in a row: beginning a parallel read takes longer than a
-        # record does.
-        serialized = (
-            tf.data.Dataset.from_tensor_slices((tf.gather(self._paths, shards), tf.gather(self._offsets, positions)))
-            .flat_map(self._one_record)
-            .batch(count)
-            .get_single_element()
-        )
-        parsed = tf.io.parse_example(serialized, self._features)
-        shape = tf.concat([[count], tf.constant(self._shape, tf.int64)], 0)
-        images = tf.reshape(tf.io.decode_raw(parsed[schema.IMAGE], self._image_dtype), shape)
-        masks = tf.reshape(tf.io.decode_raw(parsed[schema.MASK], tf.uint8), shape)
-        return images, tf.cast(masks, tf.bool)
+        # TensorFlow keeps the function that it calls until the process ends; the shards must not stay open that long.
+        # The data set refers to this object, and its iterators to the data set.
+        method = weakref.WeakMethod(self._read)
 
-    def _one_record(self, path: tf.Tensor, offset: tf.Tensor) -> tf.data.Dataset:
-        # The public tf.data.TFRecordDataset takes no byte offset.
-        variant = tf.raw_ops.TFRecordDatasetV2(
-            filenames=[path], compression_type="", buffer_size=self._buffer_bytes, byte_offsets=[offset]
-        )
-        return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string)).take(1)
+        def read(positions: Positions) -> Any:
+            alive = method()
+            if alive is None:
+                # The one error that TensorFlow does not print: batches may be on their way when an iterator is deleted.
+                raise StopIteration("the data set that read these records was deleted; keep it, or an iterator of it")
+            return alive(positions)
+
+        # The stored dtype: TensorFlow casts without Python's lock.
+        images, masks = tf.numpy_function(read, [positions], (self._image_dtype, self._mask_dtype))
+        return tf.ensure_shape(images, (None, *self._image_shape)), tf.ensure_shape(masks, (None, *self._mask_shape))
+
+    def _read(self, positions: Positions) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
+        images = _aligned((len(positions), *self._image_shape), self._image_dtype)
+        masks = _aligned((len(positions), *self._mask_shape), self._mask_dtype)
+        self._reader.read(positions, images, masks)
+        return images, masks
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """An array that is not filled, at an address that TensorFlow takes without a copy."""
+    size = math.prod(shape) * dtype.itemsize
+    octets = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -octets.ctypes.data % _ALIGNMENT
+    return octets[start : start + size].view(dtype).reshape(shape)
 
 
 class _Cache:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import order, schema
+from pipeline.directory import RecordsDirectory
 from pipeline.errors import RecordsError
 
 # A million shards.
@@ -122,38 +123,35 @@ class DatasetInfo:
             raise RecordsError(f"split {name!r} is not there; these are: {', '.join(self.splits)}") from None
 
     @classmethod
-    def load(cls, directory: str | os.PathLike[str]) -> Self:
+    def load(cls, directory: str | os.PathLike[str] | RecordsDirectory) -> Self:
         """Reads the manifest and checks that every shard is there with its size; digests are ``make verify``'s work.
 
         Raises:
             RecordsError: the directory is missing, incomplete or damaged, or was written by a newer version.
         """
-        info = cls.read(directory)
+        opened = RecordsDirectory.of(directory)
+        info = cls.read(opened)
         for split in info.splits.values():
             for shard in split.shards:
-                path = pathlib.Path(directory, shard.name)
-                size = path.stat().st_size if path.is_file() else None
+                path = opened.path / shard.name
+                try:
+                    size = opened.stat(shard.name).st_size
+                except OSError as error:
+                    raise RecordsError(f"{path}: missing ({error.strerror}); write the records again") from error
                 if size != shard.bytes:
-                    found = "missing" if size is None else f"{size} bytes"
-                    raise RecordsError(f"{path}: {found}, {shard.bytes} bytes expected; write the records anew")
+                    raise RecordsError(f"{path}: {size} bytes, {shard.bytes} bytes expected; write the records again")
         return info
 
     @classmethod
-    def read(cls, directory: str | os.PathLike[str]) -> Self:
+    def read(cls, directory: str | os.PathLike[str] | RecordsDirectory) -> Self:
         """Reads the manifest alone.
 
         Raises:
             RecordsError: it is missing, damaged, or was written by a newer version.
         """
-        path = pathlib.Path(directory, schema.MANIFEST_FILE)
-        if not path.is_file():
-            raise RecordsError(
-                f"{path}: missing, so this is no complete records directory; write one with make records"
-            )
-        size = path.stat().st_size
-        if size > _MAX_BYTES:
-            raise RecordsError(f"{path}: {size} bytes, at most {_MAX_BYTES} expected; write the records anew")
-        text = path.read_bytes()
+        opened = RecordsDirectory.of(directory)
+        path = opened.path / schema.MANIFEST_FILE
+        text = _read_text(opened, path)
         try:
             fields = json.loads(text)
             if fields["format"] != schema.FORMAT_NAME:
@@ -221,6 +219,21 @@ class DatasetInfo:
         }
         fields["sha256"] = hashlib.sha256(_canonical(fields)).hexdigest()
         return _canonical(fields)
+
+
+def _read_text(directory: RecordsDirectory, path: pathlib.Path) -> bytes:
+    try:
+        with directory.open(path.name) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= _MAX_BYTES:
+                return file.read()
+    except FileNotFoundError as error:
+        raise RecordsError(
+            f"{path}: missing, so this is not a complete records directory; write one with make records"
+        ) from error
+    except OSError as error:
+        raise RecordsError(f"{path}: cannot be read ({error.strerror}); write the records again") from error
+    raise RecordsError(f"{path}: {size} bytes, at most {_MAX_BYTES} expected; write the records again")
 
 
 def _counts(number: object) -> bool:

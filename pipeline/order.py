@@ -1,17 +1,32 @@
 """The order of an epoch: ``(count, seed, epoch)`` → positions.
 
-The order is a keyed permutation of ``range(count)``: a Feistel network over the smallest power of two that holds
-``count``, with cycle walking (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002). A position is
-computed from its index alone, so an epoch can begin anywhere, a worker computes only its own share, and nothing in
-memory grows with ``count``. The order is pseudorandom, not cryptographic.
+Random words come from ``sequence = numpy.random.SeedSequence(seed, spawn_key=(epoch,))``. NumPy guarantees that it,
+and ``PCG64``, give the same words in all versions.
 
-Golden values in the tests pin it: a change here changes what everybody's ``seed=0`` means.
+Up to 4,096 records the order is the stable argsort of ``count`` unsigned 64-bit words,
+``PCG64(sequence).random_raw``. All ``count!`` orders are equally likely, within the 2^128 states of the sequence.
+
+For more records the order is a keyed permutation of ``range(count)``. A position is computed from its index alone, so
+an epoch can begin anywhere, a worker computes only its own share, and nothing in memory grows with ``count``::
+
+    k = sequence.generate_state(9, uint64)                  bits = (count - 1).bit_length()
+    f(value, key, n) = the upper n bits of m * 0xD6E8FEB86659FD93, where m = (x ^ (x >> 32)),
+                       x = (value ^ key) * 0x9E3779B97F4A7C15, all modulo 2^64
+
+A Feistel network permutes the numbers of ``bits`` bits: ``left`` is the upper ``bits // 2`` of them, ``right`` the
+rest; for ``r`` = 0 to 7, ``left ^= f(right, k[r], bits // 2)`` if ``r`` is even, else
+``right ^= f(left, k[r], bits - bits // 2)``. A result that is not below ``count`` goes through the network again until
+it is (cycle walking: Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002). A Feistel network is
+an even permutation, so finally, if ``k[8]`` is odd, the positions 0 and 1 are exchanged. The order is pseudorandom,
+not cryptographic.
+
+Golden values in the tests pin both: a change here changes what everybody's ``seed=0`` means.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +35,16 @@ from pipeline.errors import RecordsError
 
 Positions = npt.NDArray[np.int64]
 
-# Four to six rounds leave neighbors visibly dependent where count is below 10; so do eight over a domain of 8.
 _ROUNDS = 8
-_MIN_BITS = 4
 
 # Odd multipliers with well spread bits: 2^64 over the golden ratio, and one of Pelle Evensen's "rrmxmx" constants.
 _MULTIPLIERS = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93))
 
 POSITIONS_IN_BLOCK = 4096
 """Positions are computed this many at a time, which keeps the intermediate arrays in the processor's cache."""
+
+# Sorting this many keys takes about as long as computing as many positions.
+_MOST_SORTED = 4096
 
 
 def permute(indices: npt.ArrayLike, count: int, seed: int, epoch: int) -> Positions:
@@ -43,12 +59,22 @@ def permute(indices: npt.ArrayLike, count: int, seed: int, epoch: int) -> Positi
     Returns:
         int64 ``(n,)``, each in ``[0, count)``; over all indices a permutation of ``range(count)``.
     """
-    positions = np.array(indices, dtype=np.uint64)
-    bits = max(_MIN_BITS, (count - 1).bit_length())
+    # The epoch is a spawn key: in a plain list of entropy (2**32, 0) and (0, 1) would give the same state.
+    sequence = np.random.SeedSequence(seed, spawn_key=(epoch,))
+    if count <= _MOST_SORTED:
+        # The sequence's own words would not do: every second of them is a function of the same 64 bits.
+        order = np.argsort(np.random.PCG64(sequence).random_raw(count), kind="stable")
+        return order.astype(np.int64)[np.asarray(indices, np.int64)]
+    *keys, exchange = sequence.generate_state(_ROUNDS + 1, np.uint64)
+    positions = _walk(np.array(indices, dtype=np.uint64), count, keys)
+    return positions ^ ((positions < 2) & bool(exchange & np.uint64(1)))
+
+
+def _walk(positions: npt.NDArray[np.uint64], count: int, keys: Sequence[np.uint64]) -> Positions:
+    """Each position's image under the network, with cycle walking."""
+    bits = (count - 1).bit_length()
     left_bits = bits // 2
     right_bits = bits - left_bits
-    # The epoch is a spawn key: in a plain list of entropy (2**32, 0) and (0, 1) would give the same state.
-    keys = np.random.SeedSequence(seed, spawn_key=(epoch,)).generate_state(_ROUNDS, np.uint64)
     walking = np.arange(positions.size)
     while walking.size:
         values = positions[walking]

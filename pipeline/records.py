@@ -10,24 +10,21 @@ before a record is read. So the pixels go from the file straight to their array,
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import mmap
 import os
 import resource
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline import schema
+from pipeline.directory import RecordsDirectory
 from pipeline.errors import RecordsError
 from pipeline.frames import CHECKSUM_BYTES, FRAME_BYTES, LENGTH_BYTES, checksum_field, length_field
 from pipeline.index import Index
 from pipeline.manifest import DatasetInfo
-
-# Shards beyond this many are closed again, the one opened first before the others: a process may often hold 1,024.
-_OPEN_SHARDS = 256
+from pipeline.shards import Shard, Shards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +94,8 @@ class RecordReader:
     docs/PERFORMANCE.md; the price is that a shard which shrinks between the look at its size and the copy ends the
     process (SIGBUS, see mmap(2)), as it would any reader of memory maps.
 
+    Several threads may read at the same time. A reader that is sent to another process opens the directory again.
+
     Args:
         directory: records directory.
         info: its manifest.
@@ -104,31 +103,33 @@ class RecordReader:
         check_crc: verify each record's CRC-32C.
 
     Raises:
-        RecordsError: a shard is missing.
+        RecordsError: a shard is missing; in another process, the directory holds other records by then.
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], info: DatasetInfo, index: Index, *, check_crc: bool = True
+        self,
+        directory: str | os.PathLike[str] | RecordsDirectory,
+        info: DatasetInfo,
+        index: Index,
+        *,
+        check_crc: bool = True,
     ) -> None:
-        self._paths = [os.path.join(directory, shard) for shard in index.shards]
+        self._directory = RecordsDirectory.of(directory)
+        self._info = info
         self._index = index
+        self._shards = Shards(self._directory, index.shards)
         self._layout = Layout.of(info)
         self._dtype = np.dtype(info.image_dtype)
         self._gap = self._layout.gap
         # By the size of a record's frame; there are about as many as lengths of ids.
         self._heads: dict[int, bytes] = {}
         self._check_crc = check_crc
-        try:
-            # Taken now: a directory that is replaced while it is read is noticed for shards not yet opened, too.
-            self._states = [_state(os.stat(path)) for path in self._paths]
-        except OSError as error:
-            raise RecordsError(f"{error.filename}: {error.strerror}; write the records anew") from error
-        self._shards: collections.OrderedDict[int, _Shard] = collections.OrderedDict()
         self._disk_was_read = True
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the maps: a process that gets a copy makes its own."""
-        return {**self.__dict__, "_shards": collections.OrderedDict()}
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if DatasetInfo.read(self._directory) != self._info:
+            raise RecordsError(f"{self._directory.path}: holds other records than when it was opened; open it again")
 
     def read(
         self, positions: npt.NDArray[np.int64], images: npt.NDArray[np.generic], masks: npt.NDArray[np.bool_]
@@ -136,7 +137,7 @@ class RecordReader:
         """Fills ``images`` (stored dtype or float) and ``masks``, C-contiguous ``(n, H, W, 1)``, from ``n`` positions.
 
         Raises:
-            RecordsError: a record is damaged, or its shard changed after the reader was made; the message names shard,
+            RecordsError: a shard changed after the reader was made, or a record is damaged; the message names shard,
                 record and byte offset.
         """
         numbers = self._index.shard_of(positions).tolist()
@@ -146,28 +147,27 @@ class RecordReader:
         if images.dtype == stored:
             # What needs no conversion is copied as bytes: their alignment does not matter.
             stored, image_rows = np.dtype(np.uint8), image_rows.view(np.uint8)
-        shards: dict[int, _Shard] = {}
         blocks_read = _blocks_read()
-        row = 0
-        try:
-            for row, number in enumerate(numbers):
+        for rows in self._shards.grouped(numbers):
+            shards: dict[int, Shard] = {}
+            for row in rows:
+                number = numbers[row]
                 if number not in shards:
-                    shards[number] = self._open(number)
+                    shards[number] = self._shards[number]
                 if self._disk_was_read:
-                    shards[number].ask_for(offsets[row], sizes[row])
-            for row, number in enumerate(numbers):
-                self._read_one(shards[number], offsets[row], sizes[row], stored, image_rows[row], mask_rows[row])
-        except (RecordsError, OSError) as error:
-            record = int(positions[row] - self._index.first[numbers[row]])
-            raise RecordsError(
-                f"{self._paths[numbers[row]]}: record {record} at byte {offsets[row]}: {error}; "
-                f"see python -m pipeline.verify {os.path.dirname(self._paths[0])}"
-            ) from error
+                    shards[number].prefetch(offsets[row], sizes[row])
+            for row in rows:
+                number, offset = numbers[row], offsets[row]
+                try:
+                    self._read_one(shards[number], offset, sizes[row], stored, image_rows[row], mask_rows[row])
+                except RecordsError as error:
+                    record = int(positions[row] - self._index.first[number])
+                    raise self._shards.fault(number, f"record {record} at byte {offset}: {error}") from error
         self._disk_was_read = _blocks_read() != blocks_read
 
     def _read_one(
         self,
-        shard: _Shard,
+        shard: Shard,
         offset: int,
         size: int,
         stored: np.dtype[np.generic],
@@ -191,46 +191,6 @@ class RecordReader:
             end = offset + size - CHECKSUM_BYTES
             if content[end : offset + size] != checksum_field(octets[offset + LENGTH_BYTES : end].data):
                 raise RecordsError("CRC-32C does not match")
-
-    def _open(self, number: int) -> _Shard:
-        """A shard in memory, its file found to be what it was when the reader was made."""
-        shard = self._shards.get(number)
-        if shard is not None:
-            self._check_unchanged(number, os.stat(self._paths[number]))
-            return shard
-        with open(self._paths[number], "rb") as file:
-            self._check_unchanged(number, os.fstat(file.fileno()))
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if len(self._shards) == _OPEN_SHARDS:
-            # Another thread may be reading it; it is unmapped when nobody does.
-            self._shards.popitem(last=False)
-        shard = self._shards[number] = _Shard(content, np.frombuffer(content, np.uint8))
-        return shard
-
-    def _check_unchanged(self, number: int, status: os.stat_result) -> None:
-        if _state(status) != self._states[number]:
-            raise RecordsError("the shard changed after it was opened")
-
-
-class _Shard(NamedTuple):
-    """A shard's memory map, and its bytes as an array: uint8 ``(bytes,)``."""
-
-    content: mmap.mmap
-    octets: npt.NDArray[np.uint8]
-
-    def ask_for(self, offset: int, size: int) -> None:
-        """Has the system read these bytes ahead.
-
-        A disk gives about twice as much when a batch's records are asked for at once, and a page fault by itself would
-        read far more than a record. In the page cache, asking only takes time.
-        """
-        page = offset - offset % mmap.PAGESIZE
-        self.content.madvise(mmap.MADV_WILLNEED, page, offset + size - page)
-
-
-def _state(status: os.stat_result) -> tuple[int, int, int]:
-    """What changes when a file is replaced, cut or written to."""
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _blocks_read() -> int:

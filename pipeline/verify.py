@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from pipeline import __version__, schema
+from pipeline.directory import RecordsDirectory
 from pipeline.errors import RecordsError
 from pipeline.frames import FRAME_BYTES, scan
 from pipeline.index import read_index
@@ -33,8 +34,9 @@ def faults(directory: str | os.PathLike[str], progress: Callable[[str], object] 
     """
     root = pathlib.Path(directory)
     try:
-        info = DatasetInfo.read(root)
-    except (RecordsError, OSError) as error:
+        opened = RecordsDirectory(root)
+        info = DatasetInfo.read(opened)
+    except RecordsError as error:
         yield str(error)
         return
     shards = [shard for split in info.splits.values() for shard in split.shards]
@@ -46,7 +48,7 @@ def faults(directory: str | os.PathLike[str], progress: Callable[[str], object] 
     layout = Layout.of(info)
     for shard in shards:
         progress(f"{shard.name}: {shard.count} records")
-        yield from _shard_faults(root / shard.name, shard, layout)
+        yield from _shard_faults(opened, info, shard, layout)
 
 
 def _file_faults(path: pathlib.Path, expected: FileInfo) -> Iterator[str]:
@@ -61,8 +63,9 @@ def _file_faults(path: pathlib.Path, expected: FileInfo) -> Iterator[str]:
         yield f"{path}: SHA-256 is not the manifest's"
 
 
-def _shard_faults(path: pathlib.Path, shard: ShardInfo, layout: Layout) -> Iterator[str]:
+def _shard_faults(directory: RecordsDirectory, info: DatasetInfo, shard: ShardInfo, layout: Layout) -> Iterator[str]:
     """The digest tells whether the shard is whole; the records tell where it is not, and are checked all the same."""
+    path = directory.path / shard.name
     digest_faults = list(_file_faults(path, FileInfo(shard.bytes, shard.sha256)))
     yield from digest_faults
     if not path.is_file():
@@ -79,7 +82,7 @@ def _shard_faults(path: pathlib.Path, shard: ShardInfo, layout: Layout) -> Itera
         yield f"{path}: {len(frames)} records, {shard.count} expected"
     elif not digest_faults:
         try:
-            index = read_index(path.with_name(schema.index_name(path.name)), shard.count, shard.bytes)
+            index = read_index(directory, shard, info.files.get(schema.index_name(shard.name)))
         except RecordsError as error:
             yield str(error)
         else:

@@ -31,7 +31,9 @@ from pydicom.uid import (
 )
 
 from pipeline import DatasetInfo, RecordsError, schema, verify
+from pipeline.directory import RecordsDirectory
 from pipeline.index import read_index
+from pipeline.manifest import ShardInfo
 from preprocess import archives, contours, crossings, dicom, folders, masks, part10, polygons
 from preprocess.config import Config
 from preprocess.discover import discover
@@ -734,4 +736,4 @@ def test_an_index_larger_than_its_records(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a.idx").touch()
     os.truncate(tmp_path / "a.idx", 10 << 30)
     with pytest.raises(RecordsError, match=r"a\.idx: 10737418240 bytes, more than 3 records take"):
-        read_index(tmp_path / "a.idx", 3, 300)
+        read_index(RecordsDirectory(tmp_path), ShardInfo("a", 3, 300, ""), None)

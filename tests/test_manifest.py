@@ -34,8 +34,10 @@ def test_what_is_dumped_is_read(directory: pathlib.Path) -> None:
 
 
 def test_an_absent_directory_says_what_to_do(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(RecordsError, match=r"manifest\.json: missing.*write one with make records"):
+    with pytest.raises(RecordsError, match=r"nowhere: cannot be opened as a directory.*write records with make"):
         DatasetInfo.load(tmp_path / "nowhere")
+    with pytest.raises(RecordsError, match=r"manifest\.json: missing.*write one with make records"):
+        DatasetInfo.load(tmp_path)
 
 
 def test_a_split_that_is_not_there_names_those_that_are(phantom_records: pathlib.Path) -> None:

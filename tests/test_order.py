@@ -19,9 +19,11 @@ from .conftest import ROOT
     ("count", "seed", "epoch", "golden"),
     [
         (1, 0, 0, [0]),
-        (10, 0, 0, [9, 5, 2, 1, 3, 0, 7, 8, 4, 6]),
-        (10, 0, 1, [5, 9, 6, 0, 2, 3, 4, 1, 7, 8]),
-        (74, 7, 3, [54, 41, 44, 13, 49, 38, 42, 61, 3, 37]),
+        (10, 0, 0, [6, 3, 8, 1, 4, 5, 9, 2, 7, 0]),
+        (10, 0, 1, [1, 3, 8, 6, 2, 0, 7, 5, 4, 9]),
+        (74, 7, 3, [33, 46, 2, 57, 15, 72, 18, 14, 1, 16]),
+        (4096, 0, 0, [1778, 1136, 3569, 2105, 489, 2419, 1781, 2370, 3400, 4034]),
+        (4097, 0, 0, [1906, 2991, 2715, 3918, 3605, 2312, 444, 3159, 1699, 3638]),
         (
             10**9,
             0,
@@ -63,7 +65,7 @@ def test_the_order_is_pinned(count: int, seed: int, epoch: int, golden: list[int
 
 
 def test_every_count_gives_a_permutation() -> None:
-    for count in range(1, 2001):
+    for count in (*range(1, 300), *range(4000, 4200), 8191, 8192, 8193, 100_000):
         order = permute(np.arange(count), count, seed=count, epoch=1)
         assert np.array_equal(np.sort(order), np.arange(count)), count
 
@@ -107,11 +109,78 @@ def test_positions_are_uniform_and_neighbors_independent(count: int) -> None:
     assert stats.chisquare(pairs).pvalue > 1e-4
 
 
-def test_every_permutation_of_four_is_as_frequent() -> None:
-    orders = np.array([permute(np.arange(4), 4, 5, epoch) for epoch in range(24 * 300)])
+@pytest.mark.parametrize("count", [3, 4])
+@pytest.mark.parametrize("varied", ["seed", "epoch"])
+def test_every_order_is_as_frequent_as_any_other(count: int, varied: str) -> None:
+    arguments = [{"seed": 5, "epoch": 5, varied: number} for number in range(1000 * math.factorial(count))]
+    orders = np.array([permute(np.arange(count), count, **one) for one in arguments])
     seen, counts = np.unique(orders, axis=0, return_counts=True)
-    assert len(seen) == math.factorial(4)
-    assert stats.chisquare(counts).pvalue > 1e-4
+    assert len(seen) == math.factorial(count)
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def _is_odd(order: np.ndarray) -> bool:
+    """Whether it takes an odd number of exchanges: a cycle of n takes n - 1."""
+    left, exchanges = set(range(len(order))), 0
+    while left:
+        at = start = left.pop()
+        while (at := int(order[at])) != start:
+            left.remove(at)
+            exchanges += 1
+    return exchanges % 2 == 1
+
+
+@pytest.mark.parametrize("count", [4, 16, 4096, 8192])
+def test_odd_orders_are_as_frequent_as_even_ones(count: int) -> None:
+    """Also where the count is a power of two, over which a Feistel network alone gives even ones only."""
+    odd = sum(_is_odd(permute(np.arange(count), count, seed, 0)) for seed in range(64))
+    assert stats.binomtest(odd, 64).pvalue > 1e-3
+
+
+def _as_documented(count: int, seed: int, epoch: int) -> list[int]:
+    """The order by plain integers, from the words of its docstring; PCG64 is that of O'Neill (2014), XSL RR 128/64."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(epoch,))
+    if count <= 4096:
+        words = [int(word) for word in sequence.generate_state(4, np.uint64)]
+        increment = 2 * (words[2] << 64 | words[3]) + 1
+        state = increment + (words[0] << 64 | words[1])
+
+        def step() -> None:
+            nonlocal state
+            state = (state * 0x2360ED051FC65DA44385DF649FCCF645 + increment) % 2**128
+
+        def word() -> int:
+            step()
+            mixed, turn = (state >> 64 ^ state) % 2**64, state >> 122
+            return (mixed >> turn | mixed << 64 - turn) % 2**64
+
+        step()
+        keys = [word() for _ in range(count)]
+        return sorted(range(count), key=keys.__getitem__)
+    k = [int(word) for word in sequence.generate_state(9, np.uint64)]
+    bits = (count - 1).bit_length()
+
+    def f(value: int, key: int, n: int) -> int:
+        x = (value ^ key) * 0x9E3779B97F4A7C15 % 2**64
+        return (x ^ x >> 32) * 0xD6E8FEB86659FD93 % 2**64 >> 64 - n
+
+    def position(number: int) -> int:
+        left, right = divmod(number, 2 ** (bits - bits // 2))
+        for r in range(8):
+            if r % 2 == 0:
+                left ^= f(right, k[r], bits // 2)
+            else:
+                right ^= f(left, k[r], bits - bits // 2)
+        result = left * 2 ** (bits - bits // 2) + right
+        return position(result) if result >= count else result
+
+    return [{0: 1, 1: 0}.get(position(i), position(i)) if k[8] % 2 else position(i) for i in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 100, 4096, 4097, 5000])
+def test_the_order_is_what_its_documentation_says(count: int) -> None:
+    for seed, epoch in ((0, 0), (1, 0), (2**100 + 3, 77)):
+        assert permute(np.arange(count), count, seed, epoch).tolist() == _as_documented(count, seed, epoch)
 
 
 schedules = st.builds(

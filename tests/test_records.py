@@ -1,5 +1,9 @@
+import concurrent.futures
 import os
 import pathlib
+import shutil
+import subprocess
+import sys
 import tempfile
 
 import hypothesis
@@ -9,12 +13,13 @@ import pytest
 import tensorflow as tf
 
 from pipeline import frames, schema
+from pipeline.directory import RecordsDirectory
 from pipeline.errors import RecordsError
 from pipeline.index import Index, read_index
-from pipeline.manifest import DatasetInfo
+from pipeline.manifest import DatasetInfo, FileInfo, ShardInfo
 from pipeline.records import Layout, RecordReader
 
-from .conftest import Synthetic, synthetic_arrays
+from .conftest import ROOT, Synthetic, synthetic_arrays
 
 
 def example(image: bytes, mask: bytes, meta: dict[str, bytes]) -> bytes:
@@ -66,7 +71,7 @@ def test_records_are_read_by_position(synthetic: Synthetic, dtype: str) -> None:
 
 
 def test_many_shards_need_few_descriptors(synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.records._OPEN_SHARDS", 2)
+    monkeypatch.setattr("pipeline.shards._MOST_OPEN", 2)
     directory = synthetic(20, num_shards=10)
     images, _ = synthetic_arrays(20)
     info = DatasetInfo.load(directory)
@@ -74,10 +79,72 @@ def test_many_shards_need_few_descriptors(synthetic: Synthetic, monkeypatch: pyt
     before = len(os.listdir("/proc/self/fd"))
     reader = RecordReader(directory, info, Index.load(directory, info, "train"))
     reader.read(np.arange(20)[::-1], found, np.empty((20, *info.mask_shape), np.bool_))
-    assert len(os.listdir("/proc/self/fd")) == before + 2
+    # The directory has one.
+    assert len(os.listdir("/proc/self/fd")) == before + 1 + 2
     del reader
     assert len(os.listdir("/proc/self/fd")) == before
     assert np.array_equal(found[::-1, ..., 0], images)
+
+
+def test_threads_together_open_few_shards(synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though each looks at the number of open shards while the other opens one."""
+    monkeypatch.setattr("pipeline.shards._MOST_OPEN", 4)
+    monkeypatch.setattr("pipeline.records._OPEN_SHARDS", 4, raising=False)
+    directory = synthetic(60, num_shards=60)
+    images, _ = synthetic_arrays(60)
+    info = DatasetInfo.load(directory)
+    before = len(os.listdir("/proc/self/fd"))
+    reader = RecordReader(directory, info, Index.load(directory, info, "train"))
+
+    def read(positions: np.ndarray) -> None:
+        for position in positions:
+            found = np.empty((1, *info.image_shape), info.image_dtype)
+            reader.read(np.array([position]), found, np.empty((1, *info.mask_shape), np.bool_))
+            assert np.array_equal(found[0, ..., 0], images[position])
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(4) as threads:
+            list(threads.map(read, [np.random.default_rng(n).permutation(60) for n in range(12)]))
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(os.listdir("/proc/self/fd")) <= before + 1 + 4
+
+
+def test_a_batch_over_more_shards_than_a_process_may_open(synthetic: Synthetic) -> None:
+    code = f"""
+import resource
+import numpy as np
+from pipeline import iterate_batches
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+for images, masks in iterate_batches({os.fspath(synthetic(60, num_shards=60))!r}, batch_size=60, epochs=3):
+    print(*sorted(images[:, 0, 0, 0].astype(int)))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [line.split() for line in result.stdout.splitlines()] == [[str(number) for number in range(60)]] * 3
+
+
+def test_an_index_of_other_records_is_refused(synthetic: Synthetic, tmp_path: pathlib.Path) -> None:
+    directory = shutil.copytree(synthetic(20), tmp_path / "records")
+    path = directory / "lv-train.tfrecord-00000-of-00003.idx"
+    first, second, *rest = path.read_text().splitlines()
+    size = int(first.split()[1])
+    # As long as the shard, but its first two records are one byte longer and shorter.
+    moved = [f"0 {size + 1}", f"{size + 1} {int(second.split()[1]) - 1}"]
+    path.write_text("\n".join([*moved, *rest]) + "\n")
+    with pytest.raises(RecordsError, match=rf"{path.name}: is not the index that the manifest names"):
+        Index.load(directory, DatasetInfo.load(directory), "train")
+
+
+def test_a_pipe_in_the_place_of_a_file_does_not_block(synthetic: Synthetic, tmp_path: pathlib.Path) -> None:
+    directory = shutil.copytree(synthetic(20), tmp_path / "records")
+    path = directory / "lv-train.tfrecord-00000-of-00003.idx"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(RecordsError, match=rf"{path.name}: cannot be read as an index .*not a regular file"):
+        Index.load(directory, DatasetInfo.load(directory), "train")
 
 
 @pytest.mark.parametrize(
@@ -95,14 +162,13 @@ def test_many_shards_need_few_descriptors(synthetic: Synthetic, monkeypatch: pyt
         ("0 99999999999999999999\n", 1),
     ],
 )
-@pytest.mark.filterwarnings("ignore:loadtxt. input contained no data")
 def test_an_index_that_does_not_fit_its_shard_is_refused(tmp_path: pathlib.Path, text: str, count: int) -> None:
     path = tmp_path / "shard.idx"
     path.write_text(text)
-    with pytest.raises(RecordsError, match=r"shard\.idx: .*write the records anew"):
-        read_index(path, count, 20)
+    with pytest.raises(RecordsError, match=r"shard\.idx: (does not cover|cannot be read).*write the records again"):
+        read_index(RecordsDirectory(tmp_path), ShardInfo("shard", count, 20, ""), FileInfo.of(path))
 
 
 def test_a_missing_index_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(RecordsError, match=r"shard\.idx: cannot be read as an index"):
-        read_index(tmp_path / "shard.idx", 1, 20)
+        read_index(RecordsDirectory(tmp_path), ShardInfo("shard", 1, 20, ""), None)
