@@ -23,7 +23,7 @@ MISREGISTERED_PX = 2.0
 
 def self_intersecting(pairs: Iterable[Pair]) -> list[Finding]:
     """Contours that cross themselves."""
-    detail = "the polygon crosses itself; what lies inside is told by the even-odd rule"
+    detail = "the polygon crosses itself; every part that it goes around is inside (nonzero winding rule)"
     return [_of_contour("self_intersecting", pair, detail) for pair in pairs if polygons.crosses_itself(pair.polygon)]
 
 

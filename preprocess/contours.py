@@ -85,5 +85,5 @@ def _check_outline(polygon: Polygon, path: str) -> None:
         raise InputError(path, f"{detail}; draw it with fewer points", "oversized_contour")
     met = crossings(polygon)
     if met > MAX_CROSSINGS:
-        detail = f"it meets itself {met} times, at most {MAX_CROSSINGS} expected of an outline; draw it anew"
+        detail = f"it meets itself {met} times, at most {MAX_CROSSINGS} expected of an outline; draw it again"
         raise InputError(path, detail, "oversized_contour")

@@ -31,6 +31,9 @@ def test_areas_and_shares() -> None:
     assert polygons.area(SQUARE) == polygons.area(SQUARE[::-1]) == 16
     # A bow tie: its two triangles count, whichever way they turn.
     assert polygons.area(np.array([(0, 0), (4, 4), (4, 0), (0, 4)], float)) == 8
+    # Twice around: the second turn does not undo the first.
+    assert polygons.area(np.tile(SQUARE, (2, 1))) == 16
+    assert polygons.share_outside(np.tile(SQUARE, (2, 1)), SQUARE + (1, 0)) == pytest.approx(0.25)
     assert polygons.share_outside(SQUARE, SQUARE + (1, 0)) == pytest.approx(0.25)
     assert polygons.share_outside(SQUARE, SQUARE * 2 - 1) == 0
     assert polygons.share_outside(SQUARE, SQUARE + 100) == 1
