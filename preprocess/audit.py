@@ -27,6 +27,7 @@ LEVELS = {
     "oversized_contour": "error",
     "outside_image": "error",
     "self_intersecting": "warning",
+    "open_contour": "warning",
     "not_nested": "warning",
     "misregistered": "warning",
     "volume_order": "warning",

@@ -10,6 +10,8 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+
 from preprocess import polygons
 from preprocess.errors import Finding
 from preprocess.measurements import StudyRow, Volumes
@@ -20,11 +22,30 @@ OUTSIDE_WARNING, OUTSIDE_ERROR = 0.005, 0.05
 
 MISREGISTERED_PX = 2.0
 
+OPEN_STEPS = 3.0
+"""Distance from a contour's last point to its first, in its longest other step. Of 111 real contours none exceeds 1."""
+
 
 def self_intersecting(pairs: Iterable[Pair]) -> list[Finding]:
     """Contours that cross themselves."""
     detail = "the polygon crosses itself; every part that it goes around is inside (nonzero winding rule)"
     return [_of_contour("self_intersecting", pair, detail) for pair in pairs if polygons.crosses_itself(pair.polygon)]
+
+
+def open_contours(pairs: Iterable[Pair]) -> list[Finding]:
+    """Contours that do not come back to where they begin, as those of a file that is cut off."""
+    findings = []
+    for pair in pairs:
+        closing, *steps = np.hypot(*(pair.polygon - np.roll(pair.polygon, 1, axis=0)).T)
+        # A file cut off within a number has its last point elsewhere: the step to it is not one to compare with.
+        longest = max(steps[:-1], default=closing)
+        if closing > OPEN_STEPS * longest:
+            detail = (
+                f"its last point lies {closing:.1f} pixels from its first, and its steps are at most {longest:.1f} "
+                "pixels long; the file may be cut off"
+            )
+            findings.append(_of_contour("open_contour", pair, detail))
+    return findings
 
 
 def duplicate_images(pairs: Iterable[Pair], digests: Mapping[str, bytes]) -> list[Finding]:

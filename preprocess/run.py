@@ -175,6 +175,7 @@ def _check(
         *copies,
         *checks.not_nested(kept["i"], outside, copied),
         *checks.self_intersecting(both),
+        *checks.open_contours(both),
     ]
 
 

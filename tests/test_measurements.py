@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import math
 import pathlib
@@ -73,6 +74,33 @@ def test_registration_of_nothing_is_unknown() -> None:
     registration.add(np.zeros((9, 9)), np.pad(np.ones((1, 1), np.bool_), 4))
     assert all(map(math.isnan, registration.peak()))
     assert np.isnan(registration.curve()).all()
+
+
+def test_a_contour_that_lacks_points_at_its_end_is_open(phantom_dir: pathlib.Path) -> None:
+    points = np.loadtxt(next(phantom_dir.rglob("*-icontour-manual.txt")))
+    whole = rasterize(points, (256, 256), "c.txt")
+
+    def is_open(polygon: np.ndarray) -> bool:
+        return len(checks.open_contours([dataclasses.replace(synthetic_pair(1), polygon=polygon)])) == 1
+
+    assert not is_open(points)
+    # Where the outline is begins does not matter, nor does a last point that repeats the first.
+    assert not is_open(np.vstack([points[50:], points[:51]]))
+    for count in range(40, len(points), 5):
+        mask = rasterize(points[:count], (256, 256), "c.txt")
+        dice = 2 * (mask & whole).sum() / (mask.sum() + whole.sum())
+        assert is_open(points[:count]) or dice > 0.99, count
+    # The last number of 150.5 cut down to 1.
+    assert is_open(np.vstack([points[:100], (points[100, 0], 1)]))
+
+
+def test_few_points_at_uneven_distances_are_not_open() -> None:
+    rng = np.random.default_rng(0)
+    for count in (6, 8, 12):
+        for _ in range(100):
+            angles = (np.arange(count) + rng.uniform(-0.4, 0.4, count)) * 2 * np.pi / count
+            polygon = 20 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+            assert checks.open_contours([dataclasses.replace(synthetic_pair(1), polygon=polygon)]) == []
 
 
 def placed(slice_index: int, phase_index: int, spacing: tuple[float, float] = (2.0, 1.5)) -> Pair:

@@ -139,6 +139,14 @@ def self_intersecting(tree: pathlib.Path) -> None:
     np.savetxt(contour(tree, 9), points, "%.2f")
 
 
+def cut_contour(tree: pathlib.Path) -> None:
+    contour(tree, 9).write_bytes(contour(tree, 9).read_bytes()[:-2])
+
+
+def open_contour(tree: pathlib.Path) -> None:
+    np.savetxt(contour(tree, 9), np.loadtxt(contour(tree, 9))[:-20], "%.2f")
+
+
 AUDITED = [
     # flaw, reasons of the rows it adds, kind of the first, pairs it costs
     (missing_study, ["missing_study"], "study", 0),
@@ -151,6 +159,7 @@ AUDITED = [
     (another_patient, ["header_mismatch"], "image", 1),
     (another_number, ["header_mismatch"], "image", 1),
     (unreadable_contour, ["unreadable_contour"], "contour", 1),
+    (cut_contour, ["unreadable_contour"], "contour", 1),
     (degenerate_contour, ["degenerate_contour"], "contour", 1),
     (tiny_contour, ["degenerate_contour"], "contour", 1),
     (nonfinite_contour, ["nonfinite_contour"], "contour", 1),
@@ -161,6 +170,7 @@ AUDITED = [
     (duplicate_contour, ["duplicate_contour", "duplicate_contour"], "contour", 1),
     (junk, ["junk"], "file", 0),
     (self_intersecting, ["self_intersecting"], "contour", 0),
+    (open_contour, ["open_contour"], "contour", 0),
 ]
 
 
