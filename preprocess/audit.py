@@ -31,6 +31,7 @@ LEVELS = {
     "not_nested": "warning",
     "misregistered": "warning",
     "volume_order": "warning",
+    "incomplete_volumes": "warning",
     "size_mismatch": "error",
     "excluded": "info",
     "junk": "info",

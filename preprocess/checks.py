@@ -14,8 +14,9 @@ import numpy as np
 
 from preprocess import polygons
 from preprocess.errors import Finding
-from preprocess.measurements import StudyRow, Volumes
+from preprocess.measurements import StudyRow
 from preprocess.study import Key, Origin, Pair
+from preprocess.volumes import Volumes
 
 OUTSIDE_WARNING, OUTSIDE_ERROR = 0.005, 0.05
 """Share of an i-contour's area outside its o-contour."""
@@ -141,6 +142,22 @@ def volume_order(inner: Sequence[Pair], volumes: Volumes) -> list[Finding]:
             )
             findings.append(_of_contour("volume_order", pair, detail))
     return findings
+
+
+def incomplete_volumes(volumes: Volumes, study_id: str, path: str) -> list[Finding]:
+    """A study whose volumes lack slices, so that they and the ejection fraction are not to be relied on."""
+    if not volumes.missing:
+        return []
+    names = {volumes.end_diastole: " (end-diastole)", volumes.end_systole: " (end-systole)"}
+    where = "; ".join(
+        f"slice{'s' * (len(slices) > 1)} {', '.join(map(str, slices))} at phase {phase}{names.get(phase, '')}"
+        for phase, slices in volumes.missing.items()
+    )
+    detail = (
+        f"no i-contour could be used on {where}; a volume is a sum over slices, so the ejection fraction is wrong "
+        "until these contours are there"
+    )
+    return [Finding("incomplete_volumes", "study", path, detail, study_id)]
 
 
 def misregistered(row: StudyRow, path: str, origin: Origin) -> list[Finding]:

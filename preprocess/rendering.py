@@ -11,10 +11,11 @@ import numpy.typing as npt
 from preprocess import checks, dicom, masks, measurements, pairing, polygons, values
 from preprocess.config import Config
 from preprocess.errors import Finding, InputError
-from preprocess.measurements import Outline, PairRow, StudyRow, Volumes
+from preprocess.measurements import Outline, PairRow, StudyRow
 from preprocess.registration import Registration
 from preprocess.sources import Source, opened
 from preprocess.study import Key, Pair, Study
+from preprocess.volumes import Volumes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +92,13 @@ def render(source: Source, config: Config, selection: Selection) -> Rendered:
         rows[pair.contour_path] = measurements.measured(row, image, mask, record[2], record[0].polygon)
     inner = [pair for pair in selection.inner if pair.key not in failed]
     areas = ((pair, polygons.area(pair.polygon)) for pair in inner)
-    volumes = Volumes.of(areas, selection.outline.slice_spacing_mm)
+    volumes = Volumes.of(areas, selection.outline.slice_spacing_mm, selection.outline.contoured)
     study_row = measurements.study_row(selection.study, selection.outline, len(records), registration, volumes)
     findings += checks.volume_order(inner, volumes)
-    if inner:
-        findings += checks.misregistered(study_row, inner[0].contour_path.rpartition("/")[0], config.contour_origin)
+    for path in list(selection.study.contours["i"].values())[:1]:
+        folder = path.rpartition("/")[0]
+        findings += checks.incomplete_volumes(volumes, selection.study.study_id, folder)
+        findings += checks.misregistered(study_row, folder, config.contour_origin)
     return Rendered(records, list(rows.values()), study_row, findings)
 
 

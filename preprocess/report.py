@@ -65,12 +65,15 @@ def write_report(data_dir: pathlib.Path, records_dir: pathlib.Path, output_dir: 
     pair_rows = _table(records_dir / schema.PAIRS_FILE)
     study_rows = _table(records_dir / schema.STUDIES_FILE)
     audit_rows = sorted(_table(records_dir / schema.AUDIT_FILE), key=lambda row: _SEVERITY.index(row["level"]))
+    incomplete = {row["study_id"]: row["detail"] for row in audit_rows if row["reason"] == "incomplete_volumes"}
     studies = []
     anchors = set()
     naive: list[float] = []
     for shown in _by_study(source, records_dir, info, pair_rows):
         study_row = next(row for row in study_rows if row["study_id"] == shown[0].row["study_id"])
-        studies.append(_study(study_row, shown, info.settings["contours"]))
+        studies.append(
+            {**_study(study_row, shown, info.settings["contours"]), "incomplete": incomplete.get(study_row["study_id"])}
+        )
         anchors |= {pair.anchor for pair in shown}
         naive += [_naive_difference(pair) for pair in shown]
     written = [row for row in pair_rows if row["written"] == "1"]

@@ -9,9 +9,10 @@ import pytest
 
 from preprocess import checks, measurements, polygons
 from preprocess.masks import rasterize
-from preprocess.measurements import Outline, PairRow, StudyRow, Volumes
+from preprocess.measurements import Outline, PairRow, StudyRow
 from preprocess.registration import Registration, bands
 from preprocess.study import Pair, Place, Study
+from preprocess.volumes import Volumes
 
 from .conftest import header_of, synthetic_pair
 
@@ -121,6 +122,43 @@ def test_volumes_by_hand() -> None:
     assert "slice 1: 55.0 square pixels at end-systole (phase 8), 50.0 at end-diastole (phase 0)" in finding.detail
 
 
+FULL = {(index, phase) for index in range(6) for phase in (0, 8)}
+
+
+@pytest.mark.parametrize(
+    ("absent", "unplaced", "missing"),
+    [
+        (set(), 0, {}),
+        # A contour without an image, where no slice lacks one.
+        (set(), 1, {}),
+        # At end-systole the apex closes and the base moves; at end-diastole both are there.
+        ({(0, 8), (5, 8)}, 0, {}),
+        ({(0, 0), (5, 0)}, 0, {0: [0, 5]}),
+        ({(5, 8)}, 1, {8: [5]}),
+        ({(index, 8) for index in (0, 1, 4, 5)}, 0, {8: [0, 1, 4, 5]}),
+        # Between others there is a cavity.
+        ({(2, 0), (2, 8)}, 0, {0: [2], 8: [2]}),
+        # Four of six lost: end-diastole stays where it is.
+        ({(index, 0) for index in (0, 1, 4, 5)}, 0, {0: [0, 1, 4, 5]}),
+    ],
+)
+def test_slices_that_lack_a_contour(absent: set[tuple[int, int]], unplaced: int, missing: dict[int, list[int]]) -> None:
+    areas = [(placed(*place), 100.0 if place[1] == 0 else 60.0) for place in sorted(FULL - absent)]
+    contoured = [*(Place(*place) for place in FULL - absent), *[Place(-1, -1)] * unplaced]
+    volumes = Volumes.of(areas, 10, contoured)
+    assert (volumes.end_diastole, volumes.end_systole) == (0, 8)
+    assert volumes.missing == missing
+    assert len(checks.incomplete_volumes(volumes, "A", "i-contours")) == bool(missing)
+
+
+def test_contours_that_were_left_out_are_missing_at_any_phase() -> None:
+    areas = [(placed(*place), 100.0 - 5 * place[1]) for place in sorted(FULL - {(5, 8)})]
+    volumes = Volumes.of(areas, 10, [*(Place(*place) for place in FULL), Place(3, 4)])
+    assert volumes.missing == {4: [3], 8: [5]}
+    (finding,) = checks.incomplete_volumes(volumes, "A", "i-contours")
+    assert "slice 3 at phase 4; slice 5 at phase 8 (end-systole)" in finding.detail
+
+
 @pytest.mark.parametrize(
     ("areas", "spacing"),
     [
@@ -182,12 +220,14 @@ def test_the_table_of_studies(phantom_records: pathlib.Path) -> None:
         # The phantom's contours lie where its cavity is, in the default convention.
         dx, dy = float(row["registration_peak_dx_px"]), float(row["registration_peak_dy_px"])
         assert math.hypot(dx, dy) <= 0.75
-    assert list(rows[0])[-5:] == [
+        assert row["volumes_complete"] == "1"
+    assert list(rows[0])[-6:] == [
         "end_systole_phase",
         "edv_ml",
         "esv_ml",
         "stroke_volume_ml",
         "ejection_fraction_percent",
+        "volumes_complete",
     ]
 
 

@@ -95,6 +95,14 @@ def test_other_data_than_the_records_were_made_from(page: pathlib.Path, tree: pa
         report.write_report(tree, page.parent.parent / "records", page.parent)
 
 
+def test_incomplete_volumes_are_marked_beside_the_ejection_fraction(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tree / "contourfiles/PH-1/i-contours" / phantom.contour_name(21, "i")).write_text("1 2\n3\n")
+    run(Config(tree, tmp_path / "records"))
+    text = report.write_report(tree, tmp_path / "records", tmp_path / "report").read_text("utf-8")
+    assert text.count("The volumes are incomplete:</strong> no i-contour could be used on slice 1 at phase 0") == 1
+    assert text.count("(slices are missing)") == 1
+
+
 def test_outer_contours(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
     run(Config(data, tmp_path / "records", contours="o", contour_origin="center"))
     text = report.write_report(data, tmp_path / "records", tmp_path / "report").read_text("utf-8")
