@@ -31,10 +31,10 @@ from pipeline.errors import RecordsError
 from preprocess import discover, examine, masks, output, polygons, rendering, sources, values
 from preprocess.config import Config
 from preprocess.errors import InputError
-from preprocess.measurements import Volumes
 from preprocess.run import run
 from preprocess.sources import Source
 from preprocess.study import Pair, Polygon
+from preprocess.volumes import Volumes
 from preprocess.writer import RecordsWriter
 
 

@@ -10,21 +10,45 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+
 from preprocess import polygons
 from preprocess.errors import Finding
-from preprocess.measurements import StudyRow, Volumes
+from preprocess.measurements import StudyRow
 from preprocess.study import Key, Origin, Pair
+from preprocess.volumes import Volumes
 
 OUTSIDE_WARNING, OUTSIDE_ERROR = 0.005, 0.05
 """Share of an i-contour's area outside its o-contour."""
 
 MISREGISTERED_PX = 2.0
 
+_COPIES_NAMED = 3
+
+OPEN_STEPS = 3.0
+"""Distance from a contour's last point to its first, in its longest other step. Of 111 real contours none exceeds 1."""
+
 
 def self_intersecting(pairs: Iterable[Pair]) -> list[Finding]:
     """Contours that cross themselves."""
-    detail = "the polygon crosses itself; what lies inside is told by the even-odd rule"
+    detail = "the polygon crosses itself; every part that it goes around is inside (nonzero winding rule)"
     return [_of_contour("self_intersecting", pair, detail) for pair in pairs if polygons.crosses_itself(pair.polygon)]
+
+
+def open_contours(pairs: Iterable[Pair]) -> list[Finding]:
+    """Contours that do not come back to where they begin, as those of a file that is cut off."""
+    findings = []
+    for pair in pairs:
+        closing, *steps = np.hypot(*(pair.polygon - np.roll(pair.polygon, 1, axis=0)).T)
+        # A file cut off within a number has its last point elsewhere: the step to it is not one to compare with.
+        longest = max(steps[:-1], default=closing)
+        if closing > OPEN_STEPS * longest:
+            detail = (
+                f"its last point lies {closing:.1f} pixels from its first, and its steps are at most {longest:.1f} "
+                "pixels long; the file may be cut off"
+            )
+            findings.append(_of_contour("open_contour", pair, detail))
+    return findings
 
 
 def duplicate_images(pairs: Iterable[Pair]) -> list[Finding]:
@@ -33,19 +57,13 @@ def duplicate_images(pairs: Iterable[Pair]) -> list[Finding]:
     groups: dict[bytes, list[Pair]] = collections.defaultdict(list)
     for pair in sorted(by_path.values(), key=lambda pair: pair.image_path):
         groups[pair.fingerprint.pixels].append(pair)
-    return [
-        Finding(
-            "duplicate_image",
-            "image",
-            pair.image_path,
-            f"the same pixels as {_others(pair.image_path, [other.image_path for other in same])}; keep the right one",
-            pair.study_id,
-            pair.number,
-        )
-        for same in groups.values()
-        if len(same) > 1
-        for pair in same
-    ]
+    findings = []
+    for same in groups.values():
+        paths = [pair.image_path for pair in same]
+        for pair in same if len(same) > 1 else ():
+            detail = f"the same pixels as {_copies(pair.image_path, paths)}; keep the right one"
+            findings.append(Finding("duplicate_image", "image", pair.image_path, detail, pair.study_id, pair.number))
+    return findings
 
 
 def mixed_photometric(written: Iterable[Pair]) -> list[Finding]:
@@ -90,16 +108,18 @@ def duplicate_contours(pairs: Iterable[Pair], outside: Mapping[Key, float]) -> l
     # A whole set is copied as a rule: one contour may nest by chance, the set will not.
     shares: dict[str, list[float]] = collections.defaultdict(list)
     for same in copies:
+        studies = {pair.study_id for pair in same}
         for pair in same:
-            if len({other.study_id for other in same}) > 1 and pair.key in outside:
+            if len(studies) > 1 and pair.key in outside:
                 shares[pair.study_id].append(outside[pair.key])
     fitting = {study_id for study_id, found in shares.items() if sum(found) / len(found) <= OUTSIDE_ERROR}
     findings = []
     for same in copies:
         studies = {pair.study_id for pair in same}
         owners = studies & fitting if len(studies & fitting) == 1 and studies <= shares.keys() else set()
+        paths = [pair.contour_path for pair in same]
         for pair in same:
-            others = _others(pair.contour_path, [other.contour_path for other in same])
+            others = _copies(pair.contour_path, paths)
             if len(studies) == 1:
                 level, what = "warning", "within one study"
             elif pair.study_id in owners:
@@ -146,6 +166,22 @@ def volume_order(inner: Sequence[Pair], volumes: Volumes) -> list[Finding]:
     return findings
 
 
+def incomplete_volumes(volumes: Volumes, study_id: str, path: str) -> list[Finding]:
+    """A study whose volumes lack slices, so that they and the ejection fraction are not to be relied on."""
+    if not volumes.missing:
+        return []
+    names = {volumes.end_diastole: " (end-diastole)", volumes.end_systole: " (end-systole)"}
+    where = "; ".join(
+        f"slice{'s' * (len(slices) > 1)} {', '.join(map(str, slices))} at phase {phase}{names.get(phase, '')}"
+        for phase, slices in volumes.missing.items()
+    )
+    detail = (
+        f"no i-contour could be used on {where}; a volume is a sum over slices, so the ejection fraction is wrong "
+        "until these contours are there"
+    )
+    return [Finding("incomplete_volumes", "study", path, detail, study_id)]
+
+
 def misregistered(row: StudyRow, path: str, origin: Origin) -> list[Finding]:
     """A study whose i-contours would fit their images better elsewhere, whatever origin they were drawn with."""
     # Drawn about the pixels' centers they lie half a pixel further on than under the default.
@@ -162,5 +198,16 @@ def _of_contour(reason: str, pair: Pair, detail: str, level: str = "") -> Findin
     return Finding(reason, "contour", pair.contour_path, detail, pair.study_id, pair.number, level)
 
 
-def _others(path: str, paths: Iterable[str]) -> str:
-    return " and ".join(other for other in paths if other != path)
+def _copies(path: str, paths: Sequence[str]) -> str:
+    """What the row of one of several equal files says of the others.
+
+    The row of the first file counts them and names some; the other rows name the first file. So the audit grows with
+    the number of files, not with its square.
+    """
+    first, *others = paths
+    if path != first:
+        return first if len(paths) == 2 else f"{first}, the first of {len(paths)} copies"
+    named = others[:_COPIES_NAMED]
+    if len(others) > len(named):
+        return f"{', '.join(named)} and {len(others) - len(named)} more: {len(paths)} copies"
+    return " and ".join(named)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -40,23 +41,25 @@ def read_contour(file: BinaryIO, path: str) -> Polygon:
         float64 ``(N, 2)``, columns x and y in pixels, as the file has them.
 
     Raises:
-        InputError: ``unreadable_contour`` (the message names the line), ``nonfinite_contour``,
+        InputError: ``unreadable_contour`` (the message names the line, or the file is cut off), ``nonfinite_contour``,
             ``outside_image`` (of every image), ``oversized_contour`` or ``degenerate_contour``.
     """
     data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
         raise InputError(path, f"over {_MAX_BYTES} bytes, at most {MAX_POINTS} points expected", "oversized_contour")
-    points = []
+    numbers: list[str] = []
     for number, line in enumerate(re.split(rb"\r\n|\n|\r", data.removeprefix(b"\xef\xbb\xbf")), start=1):
         if not line.strip():
             continue
         match = _LINE.fullmatch(line.decode("ascii", "replace")) if len(line) <= _MAX_LINE_BYTES else None
         if match is None:
             raise InputError(path, f"line {number} is not two numbers, x and y", "unreadable_contour")
-        points.append((float(match[1]), float(match[2])))
-    if len(points) > MAX_POINTS:
-        raise InputError(path, f"{len(points)} points, at most {MAX_POINTS} expected", "oversized_contour")
-    polygon = np.array(points, np.float64).reshape(-1, 2)
+        numbers += match.groups()
+    _check_end(data, numbers, path)
+    points = len(numbers) // 2
+    if points > MAX_POINTS:
+        raise InputError(path, f"{points} points, at most {MAX_POINTS} expected", "oversized_contour")
+    polygon = np.array([float(number) for number in numbers], np.float64).reshape(-1, 2)
     if not np.isfinite(polygon).all():
         bad = int(np.flatnonzero(~np.isfinite(polygon).all(axis=1))[0])
         raise InputError(path, f"point {bad + 1} is not finite", "nonfinite_contour")
@@ -77,13 +80,27 @@ def read_contour(file: BinaryIO, path: str) -> Polygon:
     return polygon
 
 
+def _check_end(data: bytes, numbers: Sequence[str], path: str) -> None:
+    """Refuses a file that is cut off within its last number, which moves the last point.
+
+    That is certain only where all other numbers have equally many decimals, an exponent counted with them.
+    """
+    *others, last = [len(number.partition(".")[2]) for number in numbers] or [0]
+    if not data[-1:].isspace() and len(set(others)) == 1 and last < others[0]:
+        detail = (
+            f"the last line does not end, and its last number has fewer decimals than all others ({last} instead of "
+            f"{others[0]}): the file is cut off; copy it again"
+        )
+        raise InputError(path, detail, "unreadable_contour")
+
+
 def _check_outline(polygon: Polygon, path: str) -> None:
-    """What a contour may cost to draw and to measure, asked of everything that is read."""
+    """What a contour may cost to draw and to measure, checked for every contour that is read."""
     side_by_side = neighbors(polygon)
     if side_by_side > MAX_NEIGHBORS:
         detail = f"{side_by_side} pairs of edges lie at one height, at most {MAX_NEIGHBORS} expected of an outline"
         raise InputError(path, f"{detail}; draw it with fewer points", "oversized_contour")
     met = crossings(polygon)
     if met > MAX_CROSSINGS:
-        detail = f"it meets itself {met} times, at most {MAX_CROSSINGS} expected of an outline; draw it anew"
+        detail = f"it meets itself {met} times, at most {MAX_CROSSINGS} expected of an outline; draw it again"
         raise InputError(path, detail, "oversized_contour")

@@ -20,7 +20,14 @@ _CONTOUR, _MASK = "#f0e442", "#56b4e9"
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#000000")
 _ES, _ED = _COLORS[1], _COLORS[0]
 
-_STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "report"}
+_STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "report",
+    # A study's id may contain dollar signs, which matplotlib otherwise takes for formulas.
+    "text.parse_math": False,
+}
 
 Window = tuple[float, float, float, float]
 """Left, right, top and bottom of what a picture shows, in pixels."""

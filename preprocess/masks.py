@@ -8,10 +8,13 @@ almost exactly are in doubt (eight times finer: 0.16, for polygons whose vertice
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from preprocess import polygons
 from preprocess.errors import InputError
 from preprocess.study import Origin, Polygon
 
@@ -30,7 +33,7 @@ _MAX_SUBPIXELS = 1 << 26
 
 
 def rasterize(polygon: Polygon, shape: tuple[int, int], path: str, origin: Origin = "corner") -> npt.NDArray[np.bool_]:
-    """Mask of the pixels of which more than half lies inside the polygon (even-odd rule where it crosses itself).
+    """Mask of the pixels of which more than half lies inside the polygon (nonzero winding rule: ``polygons.rings``).
 
     Args:
         polygon: float ``(N, 2)``, columns x and y, in pixels.
@@ -54,6 +57,7 @@ def rasterize(polygon: Polygon, shape: tuple[int, int], path: str, origin: Origi
         raise InputError(
             path, f"x {x:g}, y {y:g} lies beyond the image's {columns} columns and {rows} rows", "outside_image"
         )
+    rings = polygons.rings(corners)
     left, top = np.floor(corners.min(axis=0)).astype(int)
     right, bottom = np.ceil(corners.max(axis=0)).astype(int) + 1
     margin = 2
@@ -61,7 +65,7 @@ def rasterize(polygon: Polygon, shape: tuple[int, int], path: str, origin: Origi
     band = max(1, _MAX_SUBPIXELS // (_FINE * _FINE * int(right - left)))
     for first in range(top, bottom, band):
         last = min(first + band, bottom)
-        inside = _more_than_half(corners - (left, first), (last - first, right - left))
+        inside = _more_than_half([ring - (left, first) for ring in rings], (last - first, right - left))
         mask[first + margin : last + margin, left + margin : right + margin] = inside
     mask = mask[margin:-margin, margin:-margin]
     if not mask.any():
@@ -69,13 +73,13 @@ def rasterize(polygon: Polygon, shape: tuple[int, int], path: str, origin: Origi
     return mask
 
 
-def _more_than_half(corners: Polygon, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Mask of a polygon over a grid that begins at (0, 0)."""
+def _more_than_half(rings: Sequence[Polygon], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Mask of what an odd number of rings enclose, over a grid that begins at (0, 0)."""
     rows, columns = shape
     # A subpixel's center is half a subpixel from its corner.
-    vertices = np.rint((corners * _FINE - 0.5) * (1 << _SHIFT)).astype(np.int32)
+    vertices = [np.rint((ring * _FINE - 0.5) * (1 << _SHIFT)).astype(np.int32) for ring in rings]
     fine = np.zeros((rows * _FINE, columns * _FINE), np.uint16)
-    cv2.fillPoly(fine, [vertices], _INSIDE, shift=_SHIFT)
-    cv2.polylines(fine, [vertices], True, _BOUNDARY, shift=_SHIFT)
+    cv2.fillPoly(fine, vertices, _INSIDE, shift=_SHIFT)
+    cv2.polylines(fine, vertices, True, _BOUNDARY, shift=_SHIFT)
     means = cv2.resize(fine, (columns, rows), interpolation=cv2.INTER_AREA)
     return np.asarray(means > _INSIDE // 2)

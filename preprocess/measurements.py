@@ -10,7 +10,7 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from preprocess import polygons
 from preprocess.registration import Registration, bands
-from preprocess.study import ImageHeader, Key, Pair, Place, Polygon, Study
+from preprocess.study import NOWHERE, ImageHeader, Key, Pair, Place, Polygon, Study
+from preprocess.volumes import Volumes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class PairRow:
 
 @dataclasses.dataclass(frozen=True)
 class StudyRow:
-    """A row of ``studies.csv``; NaN where the headers or the contours do not say."""
+    """A row of ``studies.csv``; NaN or None where the headers or the contours do not say."""
 
     study_id: str
     contour_id: str
@@ -70,6 +71,7 @@ class StudyRow:
     esv_ml: float
     stroke_volume_ml: float
     ejection_fraction_percent: float
+    volumes_complete: int | None
 
 
 def unmeasured(pair: Pair, outside: Mapping[Key, float]) -> PairRow:
@@ -138,52 +140,6 @@ def _cell(value: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Volumes:
-    """Cavity volumes by slice summation: area × spacing between slices.
-
-    Attributes:
-        areas_px: cavity area by phase and slice.
-        end_diastole: the phase of largest total volume, -1 when unknown.
-        end_systole: the phase of smallest total volume, -1 when unknown.
-        edv_ml: volume at end-diastole; NaN when unknown.
-        esv_ml: volume at end-systole; NaN when unknown.
-    """
-
-    areas_px: Mapping[int, Mapping[int, float]]
-    end_diastole: int
-    end_systole: int
-    edv_ml: float
-    esv_ml: float
-
-    @classmethod
-    def of(cls, areas: Iterable[tuple[Pair, float]], slice_spacing_mm: float) -> Volumes:
-        """From a study's i-contours and their areas in square pixels."""
-        by_phase: dict[int, dict[int, float]] = collections.defaultdict(dict)
-        totals: dict[int, float] = collections.defaultdict(float)
-        for pair, area in areas:
-            if pair.phase_index >= 0:
-                rows_mm, columns_mm = pair.header.pixel_spacing_mm
-                by_phase[pair.phase_index][pair.slice_index] = area
-                totals[pair.phase_index] += area * rows_mm * columns_mm * slice_spacing_mm / 1000
-        if len(totals) < 2 or any(map(math.isnan, totals.values())):
-            return cls(dict(by_phase), -1, -1, math.nan, math.nan)
-        # Of two equal ones the earlier phase.
-        largest = max(totals, key=lambda phase: (totals[phase], -phase))
-        smallest = min(totals, key=lambda phase: (totals[phase], phase))
-        return cls(dict(by_phase), largest, smallest, totals[largest], totals[smallest])
-
-    @property
-    def stroke_ml(self) -> float:
-        """Volume that a beat expels."""
-        return self.edv_ml - self.esv_ml
-
-    @property
-    def ejection_fraction_percent(self) -> float:
-        """Stroke volume as a percentage of the end-diastolic volume."""
-        return 100 * self.stroke_ml / self.edv_ml
-
-
-@dataclasses.dataclass(frozen=True)
 class Outline:
     """What a study's files and headers say as a whole; NaN where they do not.
 
@@ -192,6 +148,7 @@ class Outline:
         slices, phases: how many there are.
         row_spacing_mm, column_spacing_mm: of the pixels, where all images have the same.
         slice_spacing_mm: median distance between neighboring slices of the stack that has most of them.
+        contoured: place of each i-contour, -1 where its image cannot be used.
     """
 
     images: int
@@ -202,6 +159,7 @@ class Outline:
     row_spacing_mm: float
     column_spacing_mm: float
     slice_spacing_mm: float
+    contoured: Sequence[Place]
 
     @classmethod
     def of(cls, study: Study, headers: Mapping[int, ImageHeader], places: Mapping[int, Place]) -> Outline:
@@ -217,6 +175,7 @@ class Outline:
             row_mm,
             column_mm,
             _slice_spacing_mm(places),
+            [places.get(number, NOWHERE) for number in sorted(study.contours["i"])],
         )
 
 
@@ -250,4 +209,5 @@ def study_row(study: Study, outline: Outline, written: int, registration: Regist
         volumes.esv_ml,
         volumes.stroke_ml,
         volumes.ejection_fraction_percent,
+        None if volumes.end_diastole < 0 else int(not volumes.missing),
     )

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from preprocess.errors import Finding
-from preprocess.study import ContourKind, Fingerprint, ImageHeader, Pair, Place, Polygon, Study
+from preprocess.study import NOWHERE, ContourKind, Fingerprint, ImageHeader, Pair, Place, Polygon, Study
 
 # Two positions further apart than this are two slices. Scanners round positions to 0.001 mm.
 _SAME_SLICE_MM = 0.1
@@ -125,7 +125,7 @@ def locate(headers: Mapping[int, ImageHeader]) -> dict[int, Place]:
     are numbered along the normal, from the end that has the lower image number. Within a slice phases are numbered by
     Trigger Time, or by image number where an image has none.
     """
-    places = dict.fromkeys(headers, Place(-1, -1, -1, math.nan))
+    places = dict.fromkeys(headers, NOWHERE)
     orientations = {
         number: header.orientation
         for number, header in headers.items()

@@ -11,10 +11,11 @@ import numpy.typing as npt
 from preprocess import checks, dicom, masks, measurements, pairing, polygons, values
 from preprocess.config import Config
 from preprocess.errors import Finding, InputError
-from preprocess.measurements import Outline, PairRow, StudyRow, Volumes
+from preprocess.measurements import Outline, PairRow, StudyRow
 from preprocess.registration import Registration
 from preprocess.sources import Source, opened
 from preprocess.study import Key, Pair, Study
+from preprocess.volumes import Volumes
 
 PART_BYTES = 16 << 20
 """Image and mask bytes of a part, so that its result fits a worker's memory: about 125 pairs of 208 × 208 pixels."""
@@ -162,12 +163,14 @@ class StudyTables:
         selection = self._selection
         inner = [pair for pair in selection.inner if pair.key not in self._failed]
         areas = ((pair, polygons.area(pair.polygon)) for pair in inner)
-        volumes = Volumes.of(areas, selection.outline.slice_spacing_mm)
+        volumes = Volumes.of(areas, selection.outline.slice_spacing_mm, selection.outline.contoured)
         written = sum(row.written for row in self._rows.values())
         row = measurements.study_row(selection.study, selection.outline, written, self._registration, volumes)
         findings = checks.volume_order(inner, volumes)
-        if inner:
-            findings += checks.misregistered(row, inner[0].contour_path.rpartition("/")[0], config.contour_origin)
+        for path in list(selection.study.contours["i"].values())[:1]:
+            folder = path.rpartition("/")[0]
+            findings += checks.incomplete_volumes(volumes, selection.study.study_id, folder)
+            findings += checks.misregistered(row, folder, config.contour_origin)
         return row, findings
 
 

@@ -21,7 +21,7 @@ import pathlib
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -47,6 +47,9 @@ except ModuleNotFoundError as error:
     ) from error
 
 Row = Mapping[str, str]
+
+_MAX_ROWS = 200
+"""Rows of the audit that the page shows of each level and reason."""
 
 _SEVERITY = ("error", "warning", "info")
 
@@ -84,12 +87,15 @@ def write_report(data_dir: pathlib.Path, records_dir: pathlib.Path, output_dir: 
     pair_rows = _table(records_dir / schema.PAIRS_FILE)
     study_rows = _table(records_dir / schema.STUDIES_FILE)
     audit_rows = sorted(_table(records_dir / schema.AUDIT_FILE), key=lambda row: _SEVERITY.index(row["level"]))
+    incomplete = {row["study_id"]: row["detail"] for row in audit_rows if row["reason"] == "incomplete_volumes"}
     studies = []
     anchors = set()
     naive: list[float] = []
     for shown in _by_study(source, records_dir, info, pair_rows):
         study_row = next(row for row in study_rows if row["study_id"] == shown[0].row["study_id"])
-        studies.append(_study(study_row, shown, info.settings["contours"]))
+        studies.append(
+            {**_study(study_row, shown, info.settings["contours"]), "incomplete": incomplete.get(study_row["study_id"])}
+        )
         anchors |= {pair.anchor for pair in shown}
         naive += [_naive_difference(pair) for pair in shown]
     written = [row for row in pair_rows if row["written"] == "1"]
@@ -112,8 +118,9 @@ def write_report(data_dir: pathlib.Path, records_dir: pathlib.Path, output_dir: 
         intensities=figures.intensities(_intensities(written)),
         audit=[
             {**row, "anchor": anchor if (anchor := _anchor(row["study_id"], row["instance_number"])) in anchors else ""}
-            for row in audit_rows
+            for row in _first_of_each_kind(audit_rows)
         ],
+        unlisted=_unlisted(audit_rows),
     )
     with output.writing(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -145,6 +152,22 @@ def _table(path: pathlib.Path) -> list[Row]:
         raise RecordsError(f"{path}: {detail}") from error
 
 
+def _first_of_each_kind(audit_rows: Iterable[Row]) -> Iterator[Row]:
+    """At most ``_MAX_ROWS`` rows of each level and reason: a page of many thousands is not readable."""
+    seen = collections.Counter[tuple[str, str]]()
+    for row in audit_rows:
+        kind = row["level"], row["reason"]
+        seen[kind] += 1
+        if seen[kind] <= _MAX_ROWS:
+            yield row
+
+
+def _unlisted(audit_rows: Iterable[Row]) -> list[tuple[str, str, int]]:
+    """Level, reason and number of the rows that the page leaves out."""
+    counts = collections.Counter((row["level"], row["reason"]) for row in audit_rows)
+    return [(*kind, count - _MAX_ROWS) for kind, count in counts.items() if count > _MAX_ROWS]
+
+
 def _anchor(study_id: str, number: str) -> str:
     return f"pair-{study_id}-{number}"
 
@@ -153,7 +176,7 @@ def _by_study(
     source: Source, records_dir: pathlib.Path, info: DatasetInfo, pair_rows: Sequence[Row]
 ) -> Iterator[list[Shown]]:
     """The written pairs of each study: in a split, records lie in the order of the table's rows."""
-    images_of = {study.study_id: study.images for study in discover.discover(source)[0]}
+    studies = {study.study_id: study for study in discover.discover(source)[0]}
     for name, split in info.splits.items():
         rows = iter([row for row in pair_rows if row["study_id"] in split.studies and row["written"] == "1"])
         shown: list[Shown] = []
@@ -162,14 +185,15 @@ def _by_study(
             if shown and shown[0].row["study_id"] != row["study_id"]:
                 yield shown
                 shown = []
-            path = row["contour_path"]
             try:
-                image_path = images_of[row["study_id"]][int(row["instance_number"])]
+                study, number = studies[row["study_id"]], int(row["instance_number"])
+                # Not the table's path, in which bytes that are not UTF-8 are escaped.
+                path, image_path = study.contours[info.settings["contours"]][number], study.images[number]
                 with source.open(path) as file:
                     polygon = read_contour(file, path)
             except (KeyError, OSError) as error:
                 detail = "is not there; pass the --data_dir that the records were made from"
-                raise InputError(path, detail) from error
+                raise InputError(row["contour_path"], detail) from error
             # The contour is shown where it was drawn: on the records' grid, from their outer corner.
             polygon = _grid(source, info, image_path).place(polygon, info.settings["contour_origin"])
             shown.append(Shown(row, images[0, ..., 0], masks[0, ..., 0], polygon))

@@ -191,6 +191,7 @@ def _check(kept: Mapping[ContourKind, Sequence[Pair]], outside: Mapping[Key, flo
         *copies,
         *checks.not_nested(kept["i"], outside, copied),
         *checks.self_intersecting(both),
+        *checks.open_contours(both),
     ]
 
 

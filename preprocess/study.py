@@ -119,6 +119,10 @@ class Place(NamedTuple):
     location_mm: float
 
 
+NOWHERE = Place(-1, -1, -1, math.nan)
+"""The place of an image whose header does not say where it lies."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Pair:
     """One image and the contour drawn on it.

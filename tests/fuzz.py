@@ -35,7 +35,7 @@ from pipeline.index import read_index
 from pipeline.manifest import FileInfo, ShardInfo
 from preprocess import contours, dicom, masks
 from preprocess.discover import discover
-from preprocess.errors import InputError
+from preprocess.errors import Finding, InputError
 
 MAX_SECONDS = 1.0
 MAX_BYTES = 1 << 30
@@ -86,7 +86,7 @@ class OneFile:
         "dicoms/S-2/1.dcm",
         "link.csv",
     )
-    refused: Sequence[str] = ()
+    findings: Sequence[Finding] = ()
 
     def open(self, path: str) -> io.BytesIO:
         assert path == "link.csv", path

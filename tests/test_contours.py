@@ -95,6 +95,35 @@ def test_points_that_make_no_contour(text: str, reason: str, message: str) -> No
     assert raised.value.reason == reason
 
 
+@pytest.mark.parametrize("number", ["%.2f", "%.18e"])
+def test_a_file_cut_anywhere_loses_whole_points_or_is_refused(phantom_dir: pathlib.Path, number: str) -> None:
+    points = np.loadtxt(next(phantom_dir.rglob("*-icontour-manual.txt")))[:20]
+    text = io.BytesIO()
+    np.savetxt(text, points, number)
+    refused = 0
+    for length in range(len(text.getvalue())):
+        try:
+            polygon = read(text.getvalue()[:length])
+        except InputError as error:
+            refused += "is cut off" in error.detail
+            continue
+        assert np.array_equal(polygon, points[: len(polygon)]), length
+    assert refused > 20
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1.5 2.25\n3.5 4.25\n5.5 0.2",
+        "1.50 2.25\n3.50 4.25\n5.50 0.2\n",
+        "1 2\n3 4\n5 0",
+        "1.50 2.25\n3.50 4.25\n5.50 0.25",
+    ],
+)
+def test_a_last_line_without_an_end_is_read_where_it_may_be_whole(text: str) -> None:
+    assert len(read(text)) == 3
+
+
 def test_real_contours_are_what_numpy_reads(real_data: pathlib.Path) -> None:
     paths = sorted(real_data.rglob("IM-*contour-manual.txt"))
     assert len(paths) == 111

@@ -141,7 +141,8 @@ def test_what_cannot_be_done_exits_with_1(tmp_path: pathlib.Path) -> None:
     result = preprocess(f"--data_dir={tmp_path / 'nowhere'}", f"--output_dir={tmp_path / 'records'}")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.splitlines()[-1] == (
-        f"preprocess: {tmp_path / 'nowhere'}: no such folder or zip archive; pass one as --data_dir"
+        f"preprocess: {tmp_path / 'nowhere'}: no such folder or zip archive; "
+        "pass one as --data_dir (make records DATA=…)"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import math
 import pathlib
@@ -9,10 +10,11 @@ import pytest
 from preprocess import checks, measurements, polygons
 from preprocess.config import Config
 from preprocess.masks import rasterize
-from preprocess.measurements import Outline, PairRow, StudyRow, Volumes
+from preprocess.measurements import Outline, PairRow, StudyRow
 from preprocess.registration import Registration, bands
 from preprocess.run import run
-from preprocess.study import Pair, Place, Study
+from preprocess.study import NOWHERE, Pair, Place, Study
+from preprocess.volumes import Volumes
 
 from .conftest import header_of, synthetic_pair
 from .test_run import edited
@@ -34,6 +36,9 @@ def test_areas_and_shares() -> None:
     assert polygons.area(SQUARE) == polygons.area(SQUARE[::-1]) == 16
     # A bow tie: its two triangles count, whichever way they turn.
     assert polygons.area(np.array([(0, 0), (4, 4), (4, 0), (0, 4)], float)) == 8
+    # Twice around: the second turn does not undo the first.
+    assert polygons.area(np.tile(SQUARE, (2, 1))) == 16
+    assert polygons.share_outside(np.tile(SQUARE, (2, 1)), SQUARE + (1, 0)) == pytest.approx(0.25)
     assert polygons.share_outside(SQUARE, SQUARE + (1, 0)) == pytest.approx(0.25)
     assert polygons.share_outside(SQUARE, SQUARE * 2 - 1) == 0
     assert polygons.share_outside(SQUARE, SQUARE + 100) == 1
@@ -75,6 +80,33 @@ def test_registration_of_nothing_is_unknown() -> None:
     assert np.isnan(registration.curve()).all()
 
 
+def test_a_contour_that_lacks_points_at_its_end_is_open(phantom_dir: pathlib.Path) -> None:
+    points = np.loadtxt(next(phantom_dir.rglob("*-icontour-manual.txt")))
+    whole = rasterize(points, (256, 256), "c.txt")
+
+    def is_open(polygon: np.ndarray) -> bool:
+        return len(checks.open_contours([dataclasses.replace(synthetic_pair(1), polygon=polygon)])) == 1
+
+    assert not is_open(points)
+    # Where the outline is begins does not matter, nor does a last point that repeats the first.
+    assert not is_open(np.vstack([points[50:], points[:51]]))
+    for count in range(40, len(points), 5):
+        mask = rasterize(points[:count], (256, 256), "c.txt")
+        dice = 2 * (mask & whole).sum() / (mask.sum() + whole.sum())
+        assert is_open(points[:count]) or dice > 0.99, count
+    # The last number of 150.5 cut down to 1.
+    assert is_open(np.vstack([points[:100], (points[100, 0], 1)]))
+
+
+def test_few_points_at_uneven_distances_are_not_open() -> None:
+    rng = np.random.default_rng(0)
+    for count in (6, 8, 12):
+        for _ in range(100):
+            angles = (np.arange(count) + rng.uniform(-0.4, 0.4, count)) * 2 * np.pi / count
+            polygon = 20 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+            assert checks.open_contours([dataclasses.replace(synthetic_pair(1), polygon=polygon)]) == []
+
+
 def placed(slice_index: int, phase_index: int, spacing: tuple[float, float] = (2.0, 1.5)) -> Pair:
     pair = synthetic_pair(20 * slice_index + phase_index + 1, pixel_spacing_mm=spacing)
     return Pair(**{**vars(pair), "slice_index": slice_index, "phase_index": phase_index})
@@ -91,6 +123,43 @@ def test_volumes_by_hand() -> None:
     (finding,) = checks.volume_order([pair for pair, _ in areas], volumes)
     assert finding.instance_number == 29
     assert "slice 1: 55.0 square pixels at end-systole (phase 8), 50.0 at end-diastole (phase 0)" in finding.detail
+
+
+FULL = {(index, phase) for index in range(6) for phase in (0, 8)}
+
+
+@pytest.mark.parametrize(
+    ("absent", "unplaced", "missing"),
+    [
+        (set(), 0, {}),
+        # A contour without an image, where no slice lacks one.
+        (set(), 1, {}),
+        # At end-systole the apex closes and the base moves; at end-diastole both are there.
+        ({(0, 8), (5, 8)}, 0, {}),
+        ({(0, 0), (5, 0)}, 0, {0: [0, 5]}),
+        ({(5, 8)}, 1, {8: [5]}),
+        ({(index, 8) for index in (0, 1, 4, 5)}, 0, {8: [0, 1, 4, 5]}),
+        # Between others there is a cavity.
+        ({(2, 0), (2, 8)}, 0, {0: [2], 8: [2]}),
+        # Four of six lost: end-diastole stays where it is.
+        ({(index, 0) for index in (0, 1, 4, 5)}, 0, {0: [0, 1, 4, 5]}),
+    ],
+)
+def test_slices_that_lack_a_contour(absent: set[tuple[int, int]], unplaced: int, missing: dict[int, list[int]]) -> None:
+    areas = [(placed(*place), 100.0 if place[1] == 0 else 60.0) for place in sorted(FULL - absent)]
+    contoured = [*(Place(0, *place, math.nan) for place in FULL - absent), *[NOWHERE] * unplaced]
+    volumes = Volumes.of(areas, 10, contoured)
+    assert (volumes.end_diastole, volumes.end_systole) == (0, 8)
+    assert volumes.missing == missing
+    assert len(checks.incomplete_volumes(volumes, "A", "i-contours")) == bool(missing)
+
+
+def test_contours_that_were_left_out_are_missing_at_any_phase() -> None:
+    areas = [(placed(*place), 100.0 - 5 * place[1]) for place in sorted(FULL - {(5, 8)})]
+    volumes = Volumes.of(areas, 10, [*(Place(0, *place, math.nan) for place in FULL), Place(0, 3, 4, math.nan)])
+    assert volumes.missing == {4: [3], 8: [5]}
+    (finding,) = checks.incomplete_volumes(volumes, "A", "i-contours")
+    assert "slice 3 at phase 4; slice 5 at phase 8 (end-systole)" in finding.detail
 
 
 @pytest.mark.parametrize(
@@ -120,7 +189,7 @@ def test_slice_spacing_is_that_of_the_stack_with_most_slices() -> None:
     assert outline.slice_spacing_mm == 8
     assert outline.slices == 5
     assert math.isnan(Outline.of(study, headers, {1: places[1]}).slice_spacing_mm)
-    assert math.isnan(Outline.of(study, headers, {1: Place(-1, -1, -1, math.nan)}).slice_spacing_mm)
+    assert math.isnan(Outline.of(study, headers, {1: NOWHERE}).slice_spacing_mm)
 
 
 def test_the_table_of_pairs(phantom_records: pathlib.Path, phantom_dir: pathlib.Path) -> None:
@@ -153,12 +222,14 @@ def test_the_table_of_studies(phantom_records: pathlib.Path) -> None:
         # The phantom's contours lie where its cavity is, in the default convention.
         dx, dy = float(row["registration_peak_dx_px"]), float(row["registration_peak_dy_px"])
         assert math.hypot(dx, dy) <= 0.75
-    assert list(rows[0])[-5:] == [
+        assert row["volumes_complete"] == "1"
+    assert list(rows[0])[-6:] == [
         "end_systole_phase",
         "edv_ml",
         "esv_ml",
         "stroke_volume_ml",
         "ejection_fraction_percent",
+        "volumes_complete",
     ]
 
 
@@ -179,3 +250,20 @@ def test_noise_in_the_cosines_leaves_the_volumes_alone(tree: pathlib.Path, tmp_p
         run(Config(tree, tmp_path / name))
     for name in ("pairs.csv", "studies.csv"):
         assert table(tmp_path / "noisy" / name) == table(tmp_path / "plain" / name)
+
+
+@pytest.mark.parametrize("count", [3, 2000])
+def test_rows_about_copies_name_a_few_of_them_and_count_all(count: int) -> None:
+    pairs = [synthetic_pair(number) for number in range(count)]
+    pairs = [
+        dataclasses.replace(pair, image_path=f"{pair.number:04d}.dcm", contour_path=f"{pair.number:04d}.txt")
+        for pair in pairs
+    ]
+    found = {"dcm": checks.duplicate_images(pairs), "txt": checks.duplicate_contours(pairs, {})}
+    for suffix, findings in found.items():
+        assert len(findings) == count
+        few = [f"{number:04d}.{suffix}" for number in range(1, 4)]
+        others = f"{', '.join(few)} and 1996 more: 2000 copies" if count == 2000 else " and ".join(few[:2])
+        assert others in findings[0].detail
+        assert f"0000.{suffix}, the first of {count} copies" in findings[-1].detail
+        assert max(len(finding.detail) for finding in findings) < 150

@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import pydicom
 import pytest
-import shapely
 import tensorflow as tf
 
 from benchmarks.exact import pixel_areas
@@ -139,7 +138,7 @@ def test_every_mask_is_that_of_the_contour(
             study, number = images[image.tobytes()]
             name = f"IM-0001-{number:04d}-icontour-manual.txt"
             polygon = np.loadtxt(real_data / "contourfiles" / STUDIES[study] / "i-contours" / name)
-            areas = pixel_areas(shapely.make_valid(shapely.Polygon(polygon)), (256, 256))
+            areas = pixel_areas(polygon, (256, 256))
             clear = np.abs(areas - 0.5) > 1e-9
             assert np.array_equal(mask[clear, 0], areas[clear] > 0.5), (study, number)
             seen += 1

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -141,6 +142,40 @@ def test_records_without_a_table(data: pathlib.Path, page: pathlib.Path, tmp_pat
         RecordsError, match=r"pairs.csv: cannot be read \(No such file or directory\); write the records a"
     ):
         report.write_report(data, tmp_path / "records", tmp_path)
+
+
+def test_incomplete_volumes_are_marked_beside_the_ejection_fraction(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tree / "contourfiles/PH-1/i-contours" / phantom.contour_name(21, "i")).write_text("1 2\n3\n")
+    run(Config(tree, tmp_path / "records"))
+    text = report.write_report(tree, tmp_path / "records", tmp_path / "report").read_text("utf-8")
+    assert text.count("The volumes are incomplete:</strong> no i-contour could be used on slice 1 at phase 0") == 1
+    assert text.count("(slices are missing)") == 1
+
+
+def test_a_page_shows_a_few_hundred_rows_of_a_kind_and_counts_the_others(
+    data: pathlib.Path, page: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    records = shutil.copytree(page.parent.parent / "records", tmp_path / "records")
+    with (records / "audit.csv").open("a") as file:
+        file.writelines(f"A,image,{number}.dcm,{number},error,duplicate_image,copied\n" for number in range(2000))
+    text = report.write_report(data, records, tmp_path / "report").read_text("utf-8")
+    assert text.count("<td>duplicate_image</td>") == 200
+    assert "1800 more rows of level error, reason duplicate_image: see audit.csv." in text
+
+
+def test_a_study_named_like_a_formula_in_a_folder_that_is_not_utf_8(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tree / "dicoms" / "PHANTOM001").rename(tree / "dicoms" / "$^$")
+    for path in (tree / "dicoms" / "$^$").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.PatientID = "$^$"
+        dataset.save_as(path)
+    (tree / "link.csv").write_text("patient_id,original_id\n$^$,PH-1\nPHANTOM002,PH-2\n")
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    tree.rename(folder / "tree")
+    run(Config(tmp_path, tmp_path / "records"))
+    page = report.write_report(tmp_path, tmp_path / "records", tmp_path / "report")
+    assert '<h2 id="study-$^$">$^$</h2>' in page.read_text("utf-8")
 
 
 def test_outer_contours(data: pathlib.Path, tmp_path: pathlib.Path) -> None:

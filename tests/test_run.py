@@ -156,6 +156,14 @@ def self_intersecting(tree: pathlib.Path) -> None:
     np.savetxt(contour(tree, 9), points, "%.2f")
 
 
+def cut_contour(tree: pathlib.Path) -> None:
+    contour(tree, 9).write_bytes(contour(tree, 9).read_bytes()[:-2])
+
+
+def open_contour(tree: pathlib.Path) -> None:
+    np.savetxt(contour(tree, 9), np.loadtxt(contour(tree, 9))[:-20], "%.2f")
+
+
 AUDITED = [
     # flaw, reasons of the rows it adds, kind of the first, pairs it costs
     (missing_study, ["missing_study"], "study", 0),
@@ -168,6 +176,7 @@ AUDITED = [
     (another_patient, ["header_mismatch"], "image", 1),
     (another_number, ["header_mismatch"], "image", 1),
     (unreadable_contour, ["unreadable_contour"], "contour", 1),
+    (cut_contour, ["unreadable_contour"], "contour", 1),
     (degenerate_contour, ["degenerate_contour"], "contour", 1),
     (tiny_contour, ["degenerate_contour"], "contour", 1),
     (nonfinite_contour, ["nonfinite_contour"], "contour", 1),
@@ -182,6 +191,7 @@ AUDITED = [
     (unreadable_folder, ["unreadable_folder"], "file", 0),
     (unconfirmed, ["unconfirmed"], "study", 0),
     (self_intersecting, ["self_intersecting"], "contour", 0),
+    (open_contour, ["open_contour"], "contour", 0),
 ]
 
 
@@ -199,7 +209,8 @@ def test_a_flaw_is_told_and_costs_its_pair_alone(
     summary = run(Config(tree, tmp_path / "after"))
     assert list(verify.faults(tmp_path / "after")) == []
     assert summary.records == {"train": 8 - cost}
-    rows = [row for row in audit_of(tmp_path / "after") if row["reason"] != "unlabeled_images"]
+    of_study = "unlabeled_images", "incomplete_volumes"
+    rows = [row for row in audit_of(tmp_path / "after") if row["reason"] not in of_study]
     assert sorted(row["reason"] for row in rows) == reasons
     first = next(row for row in rows if row["reason"] == reasons[0])
     assert first["kind"] == kind
@@ -211,6 +222,9 @@ def test_a_flaw_is_told_and_costs_its_pair_alone(
             assert (row["study_id"], row["instance_number"]) == ("PHANTOM001", "9")
             assert "9" in row["path"]
     assert sum(summary.left_out.values()) == sum(row["level"] == "error" for row in rows)
+    # A pair of another shape still counts in the volumes; of two contours of one number neither is known further on.
+    incomplete = found_by(tmp_path / "after", "incomplete_volumes")
+    assert incomplete == [("PHANTOM001", "", "warning")] * (cost and flaw not in (size_mismatch, duplicate_contour))
     # The others are what they were.
     before, after = pairs_of(tmp_path / "before"), pairs_of(tmp_path / "after")
     assert len(after) == len(before) - cost
@@ -344,6 +358,7 @@ def test_every_reason_is_provoked() -> None:
         "misregistered",
         "mixed_photometric",
         "changed_image",
+        "incomplete_volumes",
     }
     assert provoked | own_tests == set(LEVELS)
 
