@@ -20,8 +20,9 @@ import PIL.ImageDraw
 import skimage.draw
 
 from benchmarks.exact import pixel_areas
-from preprocess import contours, discover, masks, sources
-from preprocess.study import Polygon
+from preprocess.geometry import masks
+from preprocess.inputs import challenge, contours, sources
+from preprocess.model import Polygon
 
 _SHAPE = (256, 256)
 _ROUNDS = 5
@@ -57,14 +58,14 @@ _METHODS: dict[str, Callable[[Polygon], npt.NDArray[np.bool_]]] = {
     "cv2.fillPoly, rounded": _fill_rounded,
     "cv2.fillPoly, shift=16": _fill_shifted,
     "scikit-image polygon2mask": _scikit_image,
-    "preprocess.masks": _ours,
+    "preprocess.geometry.masks": _ours,
 }
 
 
 def _polygons(data_dir: str) -> list[Polygon]:
     source = sources.open_source(data_dir)
     polygons = []
-    for study in discover.discover(source)[0]:
+    for study in challenge.discover(source)[0]:
         for paths in study.contours.values():
             for path in paths.values():
                 with source.open(path) as file:

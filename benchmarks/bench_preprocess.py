@@ -27,15 +27,15 @@ import pydicom
 
 from benchmarks import isolated
 from benchmarks.store import prepared
-from preprocess import discover, sources
 from preprocess.config import Config
-from preprocess.study import Study
+from preprocess.inputs import challenge, sources
+from preprocess.model import Study
 
 
 def _repeated(data_dir: pathlib.Path, root: pathlib.Path, pairs: int) -> pathlib.Path:
     """A data set of at least so many pairs, made of another's studies."""
     source = sources.open_source(data_dir)
-    studies = discover.discover(source)[0]
+    studies = challenge.discover(source)[0]
     repeats = -(-pairs // sum(len(study.contours["i"]) for study in studies))
 
     def write(path: pathlib.Path) -> None:
@@ -86,7 +86,7 @@ def _job(data_dir: pathlib.Path, workers: int) -> tuple[float, int]:
 
 def _bare(data_dir: pathlib.Path) -> tuple[float, int]:
     begin, pairs = time.perf_counter(), 0
-    for study in discover.discover(sources.open_source(data_dir))[0]:
+    for study in challenge.discover(sources.open_source(data_dir))[0]:
         for number, path in study.images.items():
             if number in study.contours["i"]:
                 _ = pydicom.dcmread(data_dir / path).pixel_array
@@ -99,7 +99,7 @@ def _bare(data_dir: pathlib.Path) -> tuple[float, int]:
 def _script(data_dir: pathlib.Path) -> tuple[float, int]:
     images, masks = [], []
     begin = time.perf_counter()
-    for study in discover.discover(sources.open_source(data_dir))[0]:
+    for study in challenge.discover(sources.open_source(data_dir))[0]:
         for number, path in study.contours["i"].items():
             # Such a script ends at a contour without its image; this one is to be timed.
             if number not in study.images:

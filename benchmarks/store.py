@@ -44,8 +44,8 @@ def records(root: pathlib.Path, count: int) -> pathlib.Path:
 
     def write(path: pathlib.Path) -> None:
         # Here, so that TensorFlow is not in the memory of those who only read.
-        from preprocess.study import Fingerprint, ImageHeader, Pair
-        from preprocess.writer import RecordsWriter
+        from preprocess.model import Fingerprint, ImageHeader, Pair
+        from preprocess.output.writer import RecordsWriter
 
         unread = Fingerprint(b"", b"")
         header = ImageHeader(None, None, SHAPE, (0, 1), (1.0, 1.0), None, None, 0.0)

@@ -28,14 +28,17 @@ import numpy.typing as npt
 from examples.train_unet import StudyDice, add_training_flags, predict, studies_with_pairs, table, train
 from pipeline import DatasetInfo, make_dataset, schema
 from pipeline.errors import RecordsError
-from preprocess import discover, examine, masks, output, polygons, rendering, sources, values
 from preprocess.config import Config
-from preprocess.errors import InputError
+from preprocess.findings import InputError
+from preprocess.geometry import masks, polygons
+from preprocess.inputs import challenge, sources
+from preprocess.inputs.sources import Source
+from preprocess.model import Pair, Polygon
+from preprocess.output import dtypes, publication
+from preprocess.output.writer import RecordsWriter
+from preprocess.quality.volumes import Volumes
 from preprocess.run import run
-from preprocess.sources import Source
-from preprocess.study import Pair, Polygon
-from preprocess.volumes import Volumes
-from preprocess.writer import RecordsWriter
+from preprocess.stages import load, render
 
 
 def fill_rounded(polygon: Polygon, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
@@ -65,8 +68,8 @@ def read_studies(source: Source, config: Config) -> dict[str, Contoured]:
     with (config.output_dir / schema.PAIRS_FILE).open(newline="") as file:
         written = {row["contour_path"] for row in csv.DictReader(file) if row["written"] == "1"}
     studies = {}
-    for study in discover.discover(source)[0]:
-        content = examine.examine(source, config, study)
+    for study in challenge.discover(source)[0]:
+        content = load.examine(source, config, study)
         pairs = [pair for pair in content.pairs["i"] if pair.contour_path in written]
         studies[study.study_id] = Contoured(pairs, content.outline.slice_spacing_mm)
     return studies
@@ -86,18 +89,18 @@ def write_naive(source: Source, config: Config, studies: Mapping[str, Contoured]
     dtype = np.dtype(info.image_dtype)
     tables = {name: (config.output_dir / name).read_bytes() for name in info.files if name.endswith(".csv")}
     settings = {**info.settings, "train_masks": "cv2.fillPoly on rounded vertices"}
-    with output.claimed(naive, False) as partial:
+    with publication.claimed(naive, False) as partial:
         directory = partial / "records"
         directory.mkdir()
         with RecordsWriter(directory, info.image_shape[:2], dtype, planned, config.num_shards) as records:
             for name, split in info.splits.items():
                 for pair in (pair for study_id in split.studies for pair in studies[study_id].pairs):
-                    image, mask = rendering.read_pair(source, config, pair)
+                    image, mask = render.read_pair(source, config, pair)
                     if name == "train":
                         mask = fill_rounded(pair.polygon, mask.shape)
-                    records.write(name, pair, values.to_dtype(image, dtype, pair.image_path), mask)
+                    records.write(name, pair, dtypes.to_dtype(image, dtype, pair.image_path), mask)
             records.complete({name: split.studies for name, split in info.splits.items()}, settings, tables)
-        output.publish(directory, naive, False)
+        publication.publish(directory, naive, False)
 
 
 def compare(

@@ -12,8 +12,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from preprocess import contours, dicom, masks, phantom
-from preprocess.study import Polygon
+from preprocess import phantom
+from preprocess.dicom import reader
+from preprocess.geometry import masks
+from preprocess.inputs import contours
+from preprocess.model import Polygon
 
 _STUDY, _CONTOURS, _NUMBER = "PHANTOM001", "PH-1", 41
 _SCALE = 5
@@ -27,7 +30,7 @@ def draw(data_dir: pathlib.Path) -> npt.NDArray[np.uint8]:
     image_path = data_dir / "dicoms" / _STUDY / f"{_NUMBER}.dcm"
     contour_path = data_dir / "contourfiles" / _CONTOURS / "i-contours" / phantom.contour_name(_NUMBER, "i")
     with image_path.open("rb") as file:
-        pixels = dicom.read_pixels(file, image_path.name, 1 << 24)
+        pixels = reader.read_pixels(file, image_path.name, 1 << 24)
     with contour_path.open("rb") as file:
         polygon = contours.read_contour(file, contour_path.name)
     mask = masks.rasterize(polygon, (pixels.shape[0], pixels.shape[1]), contour_path.name)

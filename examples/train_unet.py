@@ -36,7 +36,7 @@ import tensorflow as tf
 from pipeline import DatasetInfo, make_dataset, schema
 from pipeline.errors import RecordsError
 from preprocess.config import Config
-from preprocess.errors import InputError
+from preprocess.findings import InputError
 from preprocess.run import run
 
 SIDE = 128

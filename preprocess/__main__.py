@@ -29,8 +29,8 @@ from absl import app, flags, logging
 from pipeline import __version__
 from preprocess import interrupts, terminal
 from preprocess.config import Config
-from preprocess.errors import InputError
-from preprocess.study import ContourKind, Origin
+from preprocess.findings import InputError
+from preprocess.model import ContourKind, Origin
 
 if TYPE_CHECKING:
     from preprocess.run import Summary

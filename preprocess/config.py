@@ -6,9 +6,9 @@ import dataclasses
 import pathlib
 from typing import Any, Literal
 
-from preprocess import splits
-from preprocess.grid import Grid
-from preprocess.study import ContourKind, ImageHeader, Origin
+from preprocess.geometry.grid import Grid
+from preprocess.model import ContourKind, ImageHeader, Origin
+from preprocess.output import splits
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,12 +21,18 @@ _held = False
 _allowed = False
 _came = False
 
+# Where the line goes: standard error as it is at first, because it is redirected while TensorFlow is imported.
+_standard_error = 2
+
 
 def handle() -> None:
     """Handles the signals from here on: at first, each ends the process at once, with one line.
 
     Those that are ignored stay ignored, as nohup and a shell's background jobs need it.
     """
+    global _standard_error
+    with contextlib.suppress(OSError):
+        _standard_error = os.dup(2)
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _on_signal)
@@ -82,7 +88,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     del number, frame
     if not _held:
         with contextlib.suppress(OSError):
-            os.write(2, f"{MESSAGE}\n".encode("ascii"))
+            os.write(_standard_error, f"{MESSAGE}\n".encode("ascii"))
         os._exit(1)
     _came = True
     if _allowed:

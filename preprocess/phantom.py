@@ -23,9 +23,10 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from pipeline import __version__
-from preprocess import output, terminal
-from preprocess.errors import InputError
-from preprocess.study import Polygon
+from preprocess import terminal
+from preprocess.findings import InputError
+from preprocess.model import Polygon
+from preprocess.output import publication
 
 STUDIES = ("PHANTOM001", "PHANTOM002", "PHANTOM003")
 SLICES = 6
@@ -67,7 +68,7 @@ def write_phantom(output_dir: pathlib.Path, seed: int = 0) -> None:
     for name in ("dicoms", "contourfiles", "link.csv"):
         if os.path.lexists(output_dir / name):
             raise InputError(str(output_dir), f"holds {name} already; choose another --output_dir")
-    with output.writing(output_dir):
+    with publication.writing(output_dir):
         _write_studies(output_dir, seed)
 
 

@@ -14,17 +14,21 @@ import tqdm
 
 from pipeline import schema
 from pipeline.manifest import DatasetInfo
-from preprocess import audit, checks, discover, engines, measurements, output, polygons, sources, splits, values
+from preprocess import audit_table, engines
 from preprocess.config import Config
 from preprocess.engines import Engine
-from preprocess.errors import Finding, InputError
-from preprocess.examine import Examined, examine
+from preprocess.findings import Finding, InputError
+from preprocess.geometry import polygons
+from preprocess.inputs import challenge, sources
+from preprocess.inputs.sources import Source
 from preprocess.interrupts import interruptible
-from preprocess.measurements import PairRow, StudyRow
-from preprocess.rendering import Selection, StudyTables, render
-from preprocess.sources import Source
-from preprocess.study import KINDS, ContourKind, Key, Pair
-from preprocess.writer import RecordsWriter
+from preprocess.model import KINDS, ContourKind, Key, Pair
+from preprocess.output import dtypes, publication, splits
+from preprocess.output.writer import RecordsWriter
+from preprocess.quality import checks, measurements
+from preprocess.quality.measurements import PairRow, StudyRow
+from preprocess.stages.load import Examined, examine
+from preprocess.stages.render import Selection, StudyTables, render
 
 _log = logging.getLogger(__name__)
 
@@ -50,12 +54,12 @@ def run(config: Config) -> Summary:
     Raises:
         InputError: nothing can be published; the message says why.
     """
-    exclusions = audit.read_exclusions(config.exclude) if config.exclude else {}
+    exclusions = audit_table.read_exclusions(config.exclude) if config.exclude else {}
     misspelled = splits.misspelled(config.split)
     if misspelled:
         _log.warning("--split names a split %s; did you mean train?", misspelled)
-    with output.claimed(config.output_dir, config.overwrite) as partial:
-        with output.writing(config.output_dir):
+    with publication.claimed(config.output_dir, config.overwrite) as partial:
+        with publication.writing(config.output_dir):
             staging, directory = partial / "staging", partial / "records"
             staging.mkdir()
             directory.mkdir()
@@ -65,17 +69,17 @@ def run(config: Config) -> Summary:
             interruptible(),
         ):
             info, found = _write(config, source, exclusions, engine, directory)
-        with output.writing(config.output_dir):
-            output.publish(directory, config.output_dir, config.overwrite)
+        with publication.writing(config.output_dir):
+            publication.publish(directory, config.output_dir, config.overwrite)
     counts = {name: split.count for name, split in info.splits.items()}
     return Summary(counts, found.counts("error"), found.counts("warning"))
 
 
 def _write(
     config: Config, source: Source, exclusions: Mapping[Key, str], engine: Engine, directory: pathlib.Path
-) -> tuple[DatasetInfo, audit.Audit]:
+) -> tuple[DatasetInfo, audit_table.Audit]:
     """Writes all of a records directory."""
-    found = audit.Audit()
+    found = audit_table.Audit()
     examined = _examine(source, config, engine, found)
     found.add(_excluded(examined, config, exclusions))
     kept: dict[ContourKind, list[Pair]] = {
@@ -89,7 +93,7 @@ def _write(
     found.add([*findings, *checks.mixed_photometric(pairs)])
     if not pairs:
         raise _listing("no image and contour could be paired", config, found)
-    dtype, exact = values.smallest_dtype(pair.header for pair in pairs)
+    dtype, exact = dtypes.smallest_dtype(pair.header for pair in pairs)
     if not exact:
         _log.warning("modality values are not all integers that float32 holds: images are rounded to float32")
     assigned = splits.assign(config.split, {pair.study_id for pair in pairs})
@@ -103,7 +107,7 @@ def _write(
         _progress(len(pairs), "records") as bar,
     ):
         for part, rendered in zip(parts, engine.map(render, parts), strict=True):
-            with output.writing(config.output_dir):
+            with publication.writing(config.output_dir):
                 for record in rendered.records:
                     writer.write(split_of[record[0].study_id], *record)
             bar.update(len(rendered.records))
@@ -130,7 +134,7 @@ def _write(
             schema.PAIRS_FILE: measurements.dump_table(PairRow, pair_rows),
             schema.STUDIES_FILE: measurements.dump_table(StudyRow, study_rows),
         }
-        with output.writing(config.output_dir):
+        with publication.writing(config.output_dir):
             return writer.complete(assigned, settings, files), found
 
 
@@ -139,11 +143,11 @@ def _progress(total: int, what: str) -> tqdm.tqdm[None]:
     return tqdm.tqdm(total=total, desc=what, unit="file", disable=None, leave=False)
 
 
-def _examine(source: Source, config: Config, engine: Engine, found: audit.Audit) -> list[Examined]:
-    studies, findings = discover.discover(source)
+def _examine(source: Source, config: Config, engine: Engine, found: audit_table.Audit) -> list[Examined]:
+    studies, findings = challenge.discover(source)
     if config.overwrite:
         missing = {finding.study_id for finding in findings if finding.reason == "missing_study"}
-        output.check_studies(config.output_dir, missing.union(study.study_id for study in studies))
+        publication.check_studies(config.output_dir, missing.union(study.study_id for study in studies))
     found.add(findings)
     _log.info("%s: %d studies, %d files", source.name, len(studies), len(source.paths))
     if studies:
@@ -261,7 +265,7 @@ def _of_one_shape(pairs: Sequence[Pair], config: Config) -> tuple[list[Pair], tu
     return kept, common, findings
 
 
-def _listing(message: str, config: Config, found: audit.Audit) -> InputError:
+def _listing(message: str, config: Config, found: audit_table.Audit) -> InputError:
     """An error that ends the job, with the first of the findings that led to it: no audit is published then."""
     errors = found.of_level("error")
     lines = [f"  {finding.reason}: {finding.path}: {finding.detail}" for finding in errors[:10]]

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import pytest
 
-from preprocess import output, phantom
+from preprocess import phantom
 from preprocess.config import Config
-from preprocess.study import Fingerprint, ImageHeader, Pair
+from preprocess.model import Fingerprint, ImageHeader, Pair
+from preprocess.output import publication
 
 # A worker process that unpickles a function of a test imports this module. What takes long to import (TensorFlow, by
-# preprocess.run and preprocess.writer; hypothesis) is imported by the functions that use it.
+# preprocess.run and preprocess.output.writer; hypothesis) is imported by the functions that use it.
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -140,16 +141,16 @@ def synthetic_arrays(
 def write_synthetic(
     path: pathlib.Path, images: np.ndarray, masks: np.ndarray, *, num_shards: int = 3, overwrite: bool = False
 ) -> None:
-    from preprocess.writer import RecordsWriter
+    from preprocess.output.writer import RecordsWriter
 
-    with output.claimed(path, overwrite) as partial:
+    with publication.claimed(path, overwrite) as partial:
         (partial / "records").mkdir()
         shape = images.shape[1:]
         with RecordsWriter(partial / "records", shape, images.dtype, {"train": len(images)}, num_shards) as writer:
             for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
                 writer.write("train", synthetic_pair(number), image, mask)
             writer.complete({"train": ["A"]}, {}, {"audit.csv": b""})
-        output.publish(partial / "records", path, overwrite)
+        publication.publish(partial / "records", path, overwrite)
 
 
 def synthetic_pair(number: int, **header: object) -> Pair:

@@ -33,9 +33,11 @@ from pipeline import DatasetInfo, RecordsError, schema
 from pipeline.directory import RecordsDirectory
 from pipeline.index import read_index
 from pipeline.manifest import FileInfo, ShardInfo
-from preprocess import contours, dicom, masks
-from preprocess.discover import discover
-from preprocess.errors import Finding, InputError
+from preprocess.dicom import reader
+from preprocess.findings import Finding, InputError
+from preprocess.geometry import masks
+from preprocess.inputs import contours
+from preprocess.inputs.challenge import discover
 
 MAX_SECONDS = 1.0
 MAX_BYTES = 1 << 30
@@ -56,9 +58,9 @@ _DICOM_SEEDS = (
 
 def read_dicom(content: bytes) -> None:
     for read in (
-        lambda file: dicom.read_header(file, "a.dcm", MAX_IMAGE_PIXELS),
-        lambda file: dicom.read_fingerprint(file, "a.dcm", MAX_IMAGE_PIXELS),
-        lambda file: dicom.read_pixels(file, "a.dcm", MAX_IMAGE_PIXELS),
+        lambda file: reader.read_header(file, "a.dcm", MAX_IMAGE_PIXELS),
+        lambda file: reader.read_fingerprint(file, "a.dcm", MAX_IMAGE_PIXELS),
+        lambda file: reader.read_pixels(file, "a.dcm", MAX_IMAGE_PIXELS),
     ):
         try:
             read(io.BytesIO(content))
@@ -148,7 +150,7 @@ def _dicom_seeds() -> list[bytes]:
     # Elements that matter, and little else: a mutation hits one of them.
     small = pydicom.dcmread(get_testdata_file("MR_small.dcm"))
     for element in [*small]:
-        if element.keyword not in [*dicom._HEADER_KEYWORDS, "PixelData"]:
+        if element.keyword not in [*reader._HEADER_KEYWORDS, "PixelData"]:
             del small[element.tag]
     small.Rows = small.Columns = 8
     small.PixelData = bytes(range(128))

@@ -5,8 +5,8 @@ import pathlib
 
 import pytest
 
-from preprocess.audit import COLUMNS, LEVELS, Audit, read_exclusions
-from preprocess.errors import Finding, InputError
+from preprocess.audit_table import COLUMNS, LEVELS, Audit, read_exclusions
+from preprocess.findings import Finding, InputError
 
 FINDINGS = [
     Finding("junk", "file", "dicoms", "2 files"),

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline import verify
-from preprocess import discover, engines, sources
+from preprocess import engines
 from preprocess.config import Config
-from preprocess.errors import InputError
-from preprocess.examine import examine
+from preprocess.findings import InputError
+from preprocess.inputs import challenge, sources
 from preprocess.run import run
+from preprocess.stages.load import examine
 
 from .conftest import PATIENCE_SECONDS, ROOT, contents
 
@@ -114,7 +115,7 @@ def test_a_dask_worker_is_killed_half_way(
 def test_an_item_that_is_worked_on_twice_has_one_result(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """As a runner does that takes a slow worker for a lost one."""
     config = Config(data_dir=tree, output_dir=tmp_path / "records", engine="beam")
-    studies = discover.discover(sources.open_source(tree))[0]
+    studies = challenge.discover(sources.open_source(tree))[0]
     beam = engines.Beam(config, tmp_path)
     twice = [*studies, *studies]
     found = [content.study.study_id for content in beam.map(examine, twice)]

@@ -6,8 +6,8 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from preprocess.contours import MAX_POINTS, read_contour
-from preprocess.errors import InputError
+from preprocess.findings import InputError
+from preprocess.inputs.contours import MAX_POINTS, read_contour
 
 
 def read(text: str | bytes) -> np.ndarray:

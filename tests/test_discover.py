@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from preprocess import folders
-from preprocess.discover import discover
-from preprocess.errors import InputError
-from preprocess.sources import open_source
+from preprocess.findings import InputError
+from preprocess.inputs import folders
+from preprocess.inputs.challenge import discover
+from preprocess.inputs.sources import open_source
 
 from .conftest import contents, zipped
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from preprocess.config import Config
-from preprocess.errors import InputError
-from preprocess.sources import Source
-from preprocess.workers import Local
+from preprocess.engines.local import Local
+from preprocess.findings import InputError
+from preprocess.inputs.sources import Source
 
 from .conftest import PATIENCE_SECONDS, ROOT
 
@@ -181,7 +181,7 @@ def cannot_be_sent(source: Source, config: Config, item: int) -> bytes:
     ("work", "message"),
     [
         (die, "^worker process: exit status 7; tried 3 times, and it was not reading a file"),
-        (raise_error, r"^worker process: ZeroDivisionError at serving\.py:\d+ > test_engines\.py:\d+; this is a bug"),
+        (raise_error, r"^worker process: ZeroDivisionError at worker\.py:\d+ > test_engines\.py:\d+; this is a bug"),
         (cannot_be_sent, "^worker process: out of memory; tried 3 times"),
     ],
 )
@@ -199,7 +199,7 @@ def loaded(source: Source, config: Config, item: int) -> set[str]:
 def test_a_worker_starts_with_all_that_it_needs_and_without_tensorflow(config: Config) -> None:
     with Local(config) as engine:
         (modules,) = engine.map(loaded, [0])
-    assert {"preprocess.examine", "preprocess.rendering"} <= modules
+    assert {"preprocess.stages.load", "preprocess.stages.render"} <= modules
     assert "tensorflow" not in modules
 
 
@@ -208,7 +208,7 @@ def test_few_open_files_allow_fewer_workers(config: Config, open_files: int) -> 
     code = f"""
 import pathlib, resource
 from preprocess.config import Config
-from preprocess.workers import Local
+from preprocess.engines.local import Local
 from tests.test_engines import slow_first
 resource.setrlimit(resource.RLIMIT_NOFILE, ({open_files}, {open_files}))
 path = pathlib.Path({str(config.data_dir)!r})
@@ -228,7 +228,7 @@ def test_a_worker_keeps_within_existing_limits(config: Config, soft: int) -> Non
     code = f"""
 import pathlib, resource
 from preprocess.config import Config
-from preprocess.workers import Local
+from preprocess.engines.local import Local
 from tests.test_engines import limits
 resource.setrlimit(resource.RLIMIT_AS, ({soft}, {8 << 30}))
 path = pathlib.Path({str(config.data_dir)!r})
@@ -245,7 +245,7 @@ def test_workers_end_with_the_process_that_began_them(tmp_path: pathlib.Path) ->
     code = f"""
 import os, pathlib, signal
 from preprocess.config import Config
-from preprocess.workers import Local
+from preprocess.engines.local import Local
 from tests.test_engines import slow_first
 path = pathlib.Path({str(tmp_path)!r})
 for _, process in Local(Config(data_dir=path, output_dir=path / "records", workers=2)).map(slow_first, range(9)):

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from examples import compare_masks, train_unet
 from pipeline import DatasetInfo, iterate_batches
-from preprocess import sources
 from preprocess.config import Config
+from preprocess.inputs import sources
 from preprocess.run import run
 
 from .conftest import ROOT

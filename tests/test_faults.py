@@ -22,11 +22,13 @@ import pydicom
 import pytest
 
 from pipeline import DatasetInfo, verify
-from preprocess import discover, engines, phantom, rendering, sources
+from preprocess import engines, phantom
 from preprocess import run as run_module
 from preprocess.config import Config
-from preprocess.errors import InputError
+from preprocess.findings import InputError
+from preprocess.inputs import challenge, sources
 from preprocess.run import run
+from preprocess.stages import render
 
 from .conftest import PATIENCE_SECONDS, ROOT, contents, listing, zipped
 
@@ -238,7 +240,7 @@ def test_two_jobs_at_once(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
 def test_input_that_vanishes_after_it_was_listed(
     tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, vanishes: str
 ) -> None:
-    listed = discover.discover
+    listed = challenge.discover
 
     def discover_and_lose(source: sources.Source) -> object:
         found = listed(source)
@@ -246,7 +248,7 @@ def test_input_that_vanishes_after_it_was_listed(
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         return found
 
-    monkeypatch.setattr(discover, "discover", discover_and_lose)
+    monkeypatch.setattr(challenge, "discover", discover_and_lose)
     audit = records_of(tree, tmp_path / "records")["audit.csv"].decode()
     lost = [line for line in audit.splitlines() if vanishes in line and ",error,unreadable" in line]
     assert lost
@@ -275,7 +277,7 @@ def test_an_archive_that_changes_while_it_is_read(
     moment: str,
 ) -> None:
     path = zipped(tree, tmp_path / "data.zip")
-    module, name = (discover, "discover") if moment == "listed" else (run_module, "_examine")
+    module, name = (challenge, "discover") if moment == "listed" else (run_module, "_examine")
     before = getattr(module, name)
 
     def then_change(*arguments: object) -> object:
@@ -400,7 +402,7 @@ def test_equal_output_for_a_study_in_parts(
     tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, contours: str
 ) -> None:
     expected = records_of(tree, tmp_path / "expected", contours=contours)
-    monkeypatch.setattr(rendering, "PART_BYTES", 1)
+    monkeypatch.setattr(render, "PART_BYTES", 1)
     assert records_of(tree, tmp_path / "records", contours=contours, workers=3) == expected
 
 
@@ -430,7 +432,7 @@ def test_workers_that_are_killed_at_random_cost_nothing(
 ) -> None:
     """Every task loses its first process, at some moment."""
     expected = records_of(tree, tmp_path / "expected")
-    monkeypatch.setattr(rendering, "PART_BYTES", 1)
+    monkeypatch.setattr(render, "PART_BYTES", 1)
     receive = engines.Local._receive
     rng = random.Random(0)
     killed = []

@@ -14,12 +14,13 @@ import pytest
 import tensorflow as tf
 
 from pipeline import DatasetInfo, verify
-from preprocess import phantom, polygons
+from preprocess import phantom
 from preprocess.config import Config
-from preprocess.errors import InputError
-from preprocess.grid import Grid
-from preprocess.masks import rasterize
-from preprocess.report import write_report
+from preprocess.findings import InputError
+from preprocess.geometry import polygons
+from preprocess.geometry.grid import Grid
+from preprocess.geometry.masks import rasterize
+from preprocess.report.page import write_report
 from preprocess.run import run
 
 from .conftest import contents, header_of

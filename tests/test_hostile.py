@@ -34,12 +34,14 @@ from pipeline import DatasetInfo, RecordsError, schema, verify
 from pipeline.directory import RecordsDirectory
 from pipeline.index import read_index
 from pipeline.manifest import ShardInfo
-from preprocess import archives, contours, crossings, dicom, folders, masks, part10, polygons
 from preprocess.config import Config
-from preprocess.discover import discover
-from preprocess.errors import InputError
+from preprocess.dicom import part10, reader
+from preprocess.findings import InputError
+from preprocess.geometry import masks, polygons, self_intersections
+from preprocess.inputs import archives, contours, folders
+from preprocess.inputs.challenge import discover
+from preprocess.inputs.sources import open_source
 from preprocess.run import run
-from preprocess.sources import open_source
 
 from .conftest import ROOT, Synthetic, contents, zipped
 from .fuzz import signed
@@ -49,9 +51,9 @@ from .test_run import audit_of, contour, image
 MIB = 1 << 20
 
 READERS = (
-    lambda file: dicom.read_header(file, "a.dcm", LIMIT),
-    lambda file: dicom.read_fingerprint(file, "a.dcm", LIMIT),
-    lambda file: dicom.read_pixels(file, "a.dcm", LIMIT),
+    lambda file: reader.read_header(file, "a.dcm", LIMIT),
+    lambda file: reader.read_fingerprint(file, "a.dcm", LIMIT),
+    lambda file: reader.read_pixels(file, "a.dcm", LIMIT),
 )
 
 
@@ -349,7 +351,7 @@ def test_run_lengths_that_unpack_to_gigabytes(allocated: Callable[[], int]) -> N
     frame = struct.pack("<16I", 2, 64, 64, *[0] * 13) + segment
     expected = r"a run-length segment unpacks to more than Rows × Columns, 64 × 64, bytes"
     with pytest.raises(InputError, match=expected):
-        dicom.read_pixels(encapsulated(frame, RLELossless), "a.dcm", LIMIT)
+        reader.read_pixels(encapsulated(frame, RLELossless), "a.dcm", LIMIT)
     assert allocated() < 32 * MIB
 
 
@@ -362,10 +364,10 @@ def test_many_frames_behind_the_one(allocated: Callable[[], int]) -> None:
         dataset.PixelData = pydicom.encaps.encapsulate([frame] * 50)
         dataset["PixelData"].is_undefined_length = True
 
-    pixels = dicom.read_pixels(changed(change, "MR_small_RLE.dcm"), "a.dcm", LIMIT)
+    pixels = reader.read_pixels(changed(change, "MR_small_RLE.dcm"), "a.dcm", LIMIT)
     assert pixels.shape == (64, 64)
     native = pydicom.dcmread(get_testdata_file("MR_small.dcm")).PixelData
-    assert dicom.read_pixels(changed(setting(PixelData=native * 50)), "a.dcm", LIMIT).shape == (64, 64)
+    assert reader.read_pixels(changed(setting(PixelData=native * 50)), "a.dcm", LIMIT).shape == (64, 64)
 
 
 def claiming(name: str, rows: int, columns: int, samples: int | None = None) -> bytes:
@@ -400,7 +402,7 @@ def test_a_codestream_that_claims_other_dimensions(
     file = encapsulated(claiming(name, rows, columns, samples), syntax)
     expected = rf"its compressed pixels are {rows} × {columns} with {samples or 1} samples, 64 × 64 with 1 expected"
     with pytest.raises(InputError, match=expected):
-        dicom.read_pixels(file, "a.dcm", LIMIT)
+        reader.read_pixels(file, "a.dcm", LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -417,13 +419,13 @@ def test_a_codestream_that_claims_other_dimensions(
 )
 def test_a_codestream_that_claims_nothing(syntax: str, frame: bytes) -> None:
     with pytest.raises(InputError, match=r"its compressed pixels have no frame header|cannot be decoded"):
-        dicom.read_pixels(encapsulated(frame, syntax), "a.dcm", LIMIT)
+        reader.read_pixels(encapsulated(frame, syntax), "a.dcm", LIMIT)
 
 
 @pytest.mark.parametrize(("bits", "message"), [(65535, "is 65535, 1, 8, 16, 32 or 64 expected"), (12, "is 12, 1, 8")])
 def test_bits_allocated(bits: int, message: str) -> None:
     with pytest.raises(InputError, match=rf"Bits Allocated \(0028,0100\) {message}") as raised:
-        dicom.read_header(changed(setting(BitsAllocated=bits)), "a.dcm", LIMIT)
+        reader.read_header(changed(setting(BitsAllocated=bits)), "a.dcm", LIMIT)
     assert raised.value.reason == "unsupported_image"
 
 
@@ -453,14 +455,14 @@ def test_a_header_that_takes_too_long_to_parse(allocated: Callable[[], int]) -> 
             read(io.BytesIO(with_element(element)))
     # A private element of its size is passed over.
     element = struct.pack("<HH2sHI", 0x0027, 0x1010, b"OB", 0, len(items)) + items
-    assert dicom.read_header(io.BytesIO(with_element(element)), "a.dcm", LIMIT).shape == (64, 64)
+    assert reader.read_header(io.BytesIO(with_element(element)), "a.dcm", LIMIT).shape == (64, 64)
     assert allocated() < 600 * MIB
 
 
 def test_more_pixels_than_are_allowed_are_not_read() -> None:
     pixels = bytes(8 * 4096 + part10.MAX_HEADER_BYTES + 2)
     file = changed(setting(PixelData=pixels))
-    for read in (lambda: dicom.read_fingerprint(file, "a.dcm", 4096), lambda: dicom.read_pixels(file, "a.dcm", 4096)):
+    for read in (lambda: reader.read_fingerprint(file, "a.dcm", 4096), lambda: reader.read_pixels(file, "a.dcm", 4096)):
         file.seek(0)
         with pytest.raises(InputError, match="its pixels take over 32768 bytes; raise --max_image_pixels"):
             read()
@@ -491,7 +493,7 @@ def test_numbers_that_measure_nothing(elements: dict[str, object], message: str)
     # Implicit VR: lengths have 32 bits, so that text may have any.
     file = changed(setting(**elements), "MR_small_implicit.dcm")
     with pytest.raises(InputError, match=message) as raised:
-        dicom.read_header(file, "a.dcm", LIMIT)
+        reader.read_header(file, "a.dcm", LIMIT)
     assert raised.value.reason == "unreadable_image"
 
 
@@ -503,7 +505,7 @@ def test_a_lookup_table_of_a_billion_bits() -> None:
         dataset.ModalityLUTSequence = [item]
 
     with pytest.raises(InputError, match=r"LUT Descriptor \(0028,3002\) does not say 1 to 16 bits"):
-        dicom.read_header(changed(change), "a.dcm", LIMIT)
+        reader.read_header(changed(change), "a.dcm", LIMIT)
 
 
 def test_a_file_cut_at_every_length() -> None:
@@ -515,8 +517,8 @@ def test_a_file_cut_at_every_length() -> None:
             with contextlib.suppress(InputError):
                 read(io.BytesIO(content[:length]))
         with pytest.raises(InputError, match=r"^a\.dcm: "):
-            dicom.read_pixels(io.BytesIO(content[:length]), "a.dcm", LIMIT)
-    assert dicom.read_pixels(io.BytesIO(content), "a.dcm", LIMIT).shape == (4, 4)
+            reader.read_pixels(io.BytesIO(content[:length]), "a.dcm", LIMIT)
+    assert reader.read_pixels(io.BytesIO(content), "a.dcm", LIMIT).shape == (4, 4)
 
 
 @pytest.mark.parametrize("content", [b"", bytes(150), b"\xff" * 150, bytes(128) + b"DICM" + bytes(18)])
@@ -599,8 +601,8 @@ def test_crossings_are_those_that_shapely_finds() -> None:
             for j in range(i + 2, len(edges))
             if (i, j) != (0, last)
         )
-        assert crossings.crossings(polygon) == expected
-        assert crossings.neighbors(polygon) >= expected
+        assert self_intersections.crossings(polygon) == expected
+        assert self_intersections.neighbors(polygon) >= expected
 
 
 # What is private.
@@ -634,7 +636,7 @@ def poisoned(path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("value", [CANARY.encode(), CANARY_NUMBER.encode(), f"1\\{CANARY}".encode()])
-@pytest.mark.parametrize("keyword", dicom._HEADER_KEYWORDS)
+@pytest.mark.parametrize("keyword", reader._HEADER_KEYWORDS)
 def test_no_value_is_quoted(keyword: str, value: bytes) -> None:
     def change(dataset: pydicom.FileDataset) -> None:
         tag = pydicom.tag.Tag(keyword)

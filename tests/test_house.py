@@ -9,7 +9,20 @@ import pytest
 
 from .conftest import ROOT
 
-STAGES = ("sources", "discover", "dicom", "values", "contours", "pairing", "grid", "masks", "audit", "writer")
+# Each room of preprocess, from the ground up, and the rooms below it that it uses; model and findings serve all.
+ROOMS = {
+    "model": set(),
+    "findings": set(),
+    "dicom": {"model", "findings"},
+    "geometry": {"model", "findings"},
+    "inputs": {"model", "findings", "geometry"},
+    "quality": {"model", "findings", "geometry"},
+    "output": {"model", "findings", "interrupts"},
+    "config": {"model", "findings", "geometry", "output"},
+    "stages": {"model", "findings", "config", "dicom", "geometry", "inputs", "output", "quality"},
+    "engines": {"findings", "config", "inputs", "interrupts"},
+    "report": {"model", "findings", "dicom", "geometry", "inputs", "output", "quality", "terminal"},
+}
 
 FOREIGN = ("tensorflow", "keras", "pydicom", "cv2", "absl", "tqdm")
 
@@ -28,25 +41,31 @@ def imports_of(path: pathlib.Path) -> set[str]:
     return {name for name in found if name.partition(".")[0] in ("pipeline", "preprocess")}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_imports_no_other_stage(stage: str) -> None:
-    # What a stage is handed is not a stage: discover looks through whatever source it gets.
-    given = {"discover": {"sources"}}.get(stage, set())
-    others = {f"preprocess.{other}" for other in STAGES if other != stage and other not in given}
-    assert not imports_of(ROOT / "preprocess" / f"{stage}.py") & others
+def files_of(*packages: str) -> list[pathlib.Path]:
+    return [path for package in packages for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_uses_only_rooms_below_it(room: str) -> None:
+    path = ROOT / "preprocess" / room
+    used = {
+        name
+        for file in ([path.with_suffix(".py")] if not path.is_dir() else path.rglob("*.py"))
+        for name in imports_of(file)
+    }
+    rooms = {name.split(".")[1] for name in used if name.startswith("preprocess.")}
+    assert rooms <= {room, *ROOMS[room]}
 
 
 def test_reading_never_imports_preprocessing() -> None:
-    for path in (ROOT / "pipeline").glob("*.py"):
+    for path in files_of("pipeline"):
         assert not {name for name in imports_of(path) if name.startswith("preprocess")}, path
 
 
-def test_no_module_imports_itself_in_the_end() -> None:
-    graph = {
-        f"{package}.{path.stem}".removesuffix(".__init__"): imports_of(path)
-        for package in ("pipeline", "preprocess")
-        for path in (ROOT / package).glob("*.py")
-    }
+def test_the_imports_make_no_circle() -> None:
+    graph = {}
+    for path in files_of("pipeline", "preprocess"):
+        graph[".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")] = imports_of(path)
     # __init__ names what it loads lazily.
     graph["pipeline"] = set()
     done: list[str] = []
@@ -64,14 +83,14 @@ def test_no_module_imports_itself_in_the_end() -> None:
         ("pipeline.verify", set()),
         # TensorFlow brings Keras, and Keras looks for OpenCV.
         ("pipeline.dataset", {"tensorflow", "keras", "absl", "cv2", "tqdm"}),
-        ("preprocess.discover", set()),
-        ("preprocess.contours", set()),
-        ("preprocess.pairing", set()),
-        ("preprocess.audit", set()),
+        ("preprocess.inputs.challenge", set()),
+        ("preprocess.inputs.contours", set()),
+        ("preprocess.stages.pairing", set()),
+        ("preprocess.audit_table", set()),
         ("preprocess.config", set()),
-        ("preprocess.grid", set()),
-        ("preprocess.masks", {"cv2"}),
-        ("preprocess.dicom", {"pydicom", "tqdm"}),
+        ("preprocess.geometry.grid", set()),
+        ("preprocess.geometry.masks", {"cv2"}),
+        ("preprocess.dicom.reader", {"pydicom", "tqdm"}),
         ("preprocess.__main__", {"absl"}),
     ],
 )

@@ -6,14 +6,15 @@ import sys
 
 import pytest
 
-from preprocess import workers
 from preprocess.config import Config
+from preprocess.engines.local import Local
 
 from .conftest import ROOT
 
 _JOB = """
 import os, pathlib, signal, sys
-from preprocess import interrupts, output
+from preprocess import interrupts
+from preprocess.output import publication
 
 def interrupt():
     os.kill(os.getpid(), signal.SIGTERM)
@@ -22,7 +23,7 @@ interrupts.handle()
 moment = sys.argv[2]
 if moment == "start":
     interrupt()
-with output.claimed(pathlib.Path(sys.argv[1]), False) as partial:
+with publication.claimed(pathlib.Path(sys.argv[1]), False) as partial:
     if moment == "before":
         interrupt()
         print("waited")
@@ -41,7 +42,7 @@ with output.claimed(pathlib.Path(sys.argv[1]), False) as partial:
 
 
 def test_ctrl_c_is_blocked_in_workers(tree: pathlib.Path) -> None:
-    with workers.Local(Config(tree, tree / "records", workers=1)) as local:
+    with Local(Config(tree, tree / "records", workers=1)) as local:
         assert all(local.map(_blocks_ctrl_c, [None]))
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 

@@ -118,7 +118,11 @@ def test_every_command_has_a_version(module: str) -> None:
     [
         ("absl", "preprocess", "preprocess needs absl: pip install '.[preprocess]' in the project's folder"),
         ("jinja2", "preprocess.report", "preprocess.report needs jinja2: pip install '.[preprocess,report]'"),
-        ("matplotlib", "preprocess.report", "preprocess.report needs matplotlib: pip install '.[preprocess,report]'"),
+        (
+            "matplotlib",
+            "preprocess.report",
+            "preprocess.report needs matplotlib: pip install '.[preprocess,report]'",
+        ),
     ],
 )
 def test_without_an_extra_an_error_says_what_to_install(missing: str, module: str, message: str) -> None:

@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from benchmarks.exact import pixel_areas
-from preprocess.errors import InputError
-from preprocess.masks import rasterize
+from preprocess.findings import InputError
+from preprocess.geometry.masks import rasterize
 
 SHAPE = (40, 44)
 
@@ -174,5 +174,5 @@ def test_a_large_contour_is_drawn_in_bands(monkeypatch: pytest.MonkeyPatch) -> N
     rng = np.random.default_rng(2)
     angles = np.sort(rng.uniform(0, 2 * np.pi, 60))
     polygon = [20, 20] + rng.uniform(5, 18, (60, 1)) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    monkeypatch.setattr("preprocess.masks._MAX_SUBPIXELS", 1)
+    monkeypatch.setattr("preprocess.geometry.masks._MAX_SUBPIXELS", 1)
     assert doubt(rasterize(polygon, SHAPE, "c.txt"), pixel_areas(polygon, SHAPE)) <= 0.1

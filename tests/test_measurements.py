@@ -7,14 +7,15 @@ import pathlib
 import numpy as np
 import pytest
 
-from preprocess import checks, measurements, polygons
 from preprocess.config import Config
-from preprocess.masks import rasterize
-from preprocess.measurements import Outline, PairRow, StudyRow
-from preprocess.registration import Registration, bands
+from preprocess.geometry import polygons
+from preprocess.geometry.masks import rasterize
+from preprocess.model import NOWHERE, Pair, Place, Study
+from preprocess.quality import checks, measurements
+from preprocess.quality.measurements import Outline, PairRow, StudyRow
+from preprocess.quality.registration import Registration, bands
+from preprocess.quality.volumes import Volumes
 from preprocess.run import run
-from preprocess.study import NOWHERE, Pair, Place, Study
-from preprocess.volumes import Volumes
 
 from .conftest import header_of, synthetic_pair
 from .test_run import edited

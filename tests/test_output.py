@@ -10,9 +10,9 @@ from collections.abc import Callable
 import pytest
 
 from pipeline import DatasetInfo, verify
-from preprocess import output
 from preprocess.config import Config
-from preprocess.errors import InputError
+from preprocess.findings import InputError
+from preprocess.output import publication
 from preprocess.run import run
 
 from .conftest import ROOT, contents, synthetic_arrays, write_synthetic
@@ -24,7 +24,7 @@ def write_small(path: pathlib.Path, count: int = 4, overwrite: bool = False) -> 
 
 def test_nothing_is_there_before_it_is_published(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "new" / "records"
-    with output.claimed(path, False) as partial:
+    with publication.claimed(path, False) as partial:
         (partial / "records").mkdir()
         assert not path.exists()
         assert list(path.parent.iterdir()) == [partial]
@@ -83,11 +83,11 @@ def test_records_with_other_files_beside_them_are_not_replaced(
 def test_a_file_that_is_put_there_meanwhile_is_kept(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "records"
     write_small(path)
-    with output.claimed(path, True) as partial:
+    with publication.claimed(path, True) as partial:
         (partial / "records").mkdir()
         (path / "best.keras").write_text("kept")
         with pytest.raises(InputError, match="holds an entry that its manifest does not name"):
-            output.publish(partial / "records", path, True)
+            publication.publish(partial / "records", path, True)
     assert (path / "best.keras").read_text() == "kept"
     assert DatasetInfo.load(path).cardinality == 4
 
@@ -166,11 +166,11 @@ def test_the_former_records_come_back_where_the_new_ones_cannot_take_their_place
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         os.rename(source, target)
 
-    with output.claimed(path, True) as partial:
+    with publication.claimed(path, True) as partial:
         (partial / "records").mkdir()
         monkeypatch.setattr(pathlib.Path, "rename", rename)
         with pytest.raises(OSError, match="Input/output error"):
-            output.publish(partial / "records", path, True)
+            publication.publish(partial / "records", path, True)
     assert os.listdir(tmp_path) == ["records"]
     assert DatasetInfo.load(path).cardinality == 4
 
@@ -221,11 +221,11 @@ def test_the_output_is_never_away_while_it_is_replaced(tmp_path: pathlib.Path) -
 
 def test_an_output_that_comes_into_being_meanwhile_is_kept(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "records"
-    with output.claimed(path, False) as partial:
+    with publication.claimed(path, False) as partial:
         (partial / "records").mkdir()
         path.mkdir()
         with pytest.raises(InputError, match="records: exists already"):
-            output.publish(partial / "records", path, False)
+            publication.publish(partial / "records", path, False)
     assert list(path.iterdir()) == []
 
 
@@ -233,8 +233,8 @@ def leave_behind(path: pathlib.Path) -> pathlib.Path:
     """What a job leaves behind that is killed while it writes."""
     code = """
 import os, pathlib, sys
-from preprocess import output
-claim = output.claimed(pathlib.Path(sys.argv[1]), False)
+from preprocess.output import publication
+claim = publication.claimed(pathlib.Path(sys.argv[1]), False)
 partial = claim.__enter__()
 (partial / "records").mkdir()
 (partial / "records" / "train-00000").write_bytes(b"half")
@@ -308,12 +308,12 @@ def test_a_file_system_without_locks(tmp_path: pathlib.Path, monkeypatch: pytest
 
 def test_two_jobs_to_one_output(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "records"
-    with output.claimed(path, False):
+    with publication.claimed(path, False):
         with pytest.raises(InputError, match="records: another job is writing it now; wait for it, or choose another"):
-            output.claimed(path, False).__enter__()
-        with output.claimed(tmp_path / "others", False):
+            publication.claimed(path, False).__enter__()
+        with publication.claimed(tmp_path / "others", False):
             pass
-    with output.claimed(path, False):
+    with publication.claimed(path, False):
         pass
 
 
@@ -332,12 +332,12 @@ def test_an_output_that_cannot_be_written(
     if "Permission" in message and os.access(tmp_path / "new", os.W_OK):
         pytest.skip("this user may write everywhere")
     with pytest.raises(InputError, match=rf"records: cannot be written: ({message})"):
-        output.claimed(tmp_path / "new" / "records", False).__enter__()
+        publication.claimed(tmp_path / "new" / "records", False).__enter__()
 
 
 def test_no_space_is_an_error_about_the_output(tmp_path: pathlib.Path) -> None:
     with (
         pytest.raises(InputError, match="records: cannot be written: No space left on device"),
-        output.writing(tmp_path / "records"),
+        publication.writing(tmp_path / "records"),
     ):
         pathlib.Path("/dev/full").write_text("text")

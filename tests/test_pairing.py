@@ -5,9 +5,9 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from preprocess import pairing
-from preprocess.measurements import Outline
-from preprocess.study import ImageHeader, Study
+from preprocess.model import ImageHeader, Study
+from preprocess.quality.measurements import Outline
+from preprocess.stages import pairing
 
 from .conftest import AXIAL, UNREAD, header_of, synthetic_pair
 

@@ -7,9 +7,9 @@ import shapely
 
 from pipeline import iterate_batches
 from preprocess import phantom
-from preprocess.discover import discover
-from preprocess.masks import rasterize
-from preprocess.sources import open_source
+from preprocess.geometry.masks import rasterize
+from preprocess.inputs.challenge import discover
+from preprocess.inputs.sources import open_source
 
 from .conftest import contents
 

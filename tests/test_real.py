@@ -17,7 +17,7 @@ import tensorflow as tf
 from benchmarks.exact import pixel_areas
 from pipeline import DatasetInfo, iterate_batches, make_dataset, verify
 from preprocess.config import Config
-from preprocess.report import write_report
+from preprocess.report.page import write_report
 from preprocess.run import run
 
 from .conftest import ROOT

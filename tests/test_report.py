@@ -18,9 +18,10 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select
 
 from pipeline import RecordsError
-from preprocess import phantom, report
+from preprocess import phantom
 from preprocess.config import Config
-from preprocess.errors import InputError
+from preprocess.findings import InputError
+from preprocess.report.page import write_report
 from preprocess.run import run
 
 from .conftest import contents
@@ -43,7 +44,7 @@ def data(phantom_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) ->
 def page(data: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     root = tmp_path_factory.mktemp("report")
     run(Config(data, root / "records", split="val=PHANTOM002"))
-    return report.write_report(data, root / "records", root / "report")
+    return write_report(data, root / "records", root / "report")
 
 
 class Tags(HTMLParser):
@@ -95,7 +96,7 @@ def test_headings_are_in_order(page: pathlib.Path) -> None:
 
 def test_other_data_than_the_records_were_made_from(page: pathlib.Path, tree: pathlib.Path) -> None:
     with pytest.raises(InputError, match=r"is not there; pass the --data_dir that the records were made from"):
-        report.write_report(tree, page.parent.parent / "records", page.parent)
+        write_report(tree, page.parent.parent / "records", page.parent)
 
 
 @pytest.mark.parametrize("kind", ["page", "link"])
@@ -111,7 +112,7 @@ def test_what_is_not_a_report_is_not_replaced(
     with pytest.raises(
         InputError, match=r"index.html: is not a report of this version, so it is not replaced; choose an"
     ):
-        report.write_report(data, page.parent.parent / "records", tmp_path)
+        write_report(data, page.parent.parent / "records", tmp_path)
     assert contents(tmp_path) == before
 
 
@@ -124,14 +125,12 @@ def test_a_report_is_replaced_by_one_of_the_same_studies_only(
         r"index.html: is a report of studies that the records do not hold \(PHANTOM003\); choose another --output_dir"
     )
     with pytest.raises(InputError, match=message):
-        report.write_report(tree, tmp_path / "records", tmp_path)
+        write_report(tree, tmp_path / "records", tmp_path)
     (tree / "link.csv").write_text("patient_id,original_id\nPHANTOM001,PH-1\n")
     run(Config(tree, tmp_path / "fewer"))
-    first = report.write_report(tree, tmp_path / "fewer", tmp_path / "report").read_bytes()
-    assert report.write_report(tree, tmp_path / "fewer", tmp_path / "report").read_bytes() == first
-    assert (
-        report.write_report(data, page.parent.parent / "records", tmp_path / "report").read_bytes() == page.read_bytes()
-    )
+    first = write_report(tree, tmp_path / "fewer", tmp_path / "report").read_bytes()
+    assert write_report(tree, tmp_path / "fewer", tmp_path / "report").read_bytes() == first
+    assert write_report(data, page.parent.parent / "records", tmp_path / "report").read_bytes() == page.read_bytes()
     assert os.listdir(tmp_path / "report") == ["index.html"]
 
 
@@ -141,13 +140,13 @@ def test_records_without_a_table(data: pathlib.Path, page: pathlib.Path, tmp_pat
     with pytest.raises(
         RecordsError, match=r"pairs.csv: cannot be read \(No such file or directory\); write the records a"
     ):
-        report.write_report(data, tmp_path / "records", tmp_path)
+        write_report(data, tmp_path / "records", tmp_path)
 
 
 def test_incomplete_volumes_are_marked_beside_the_ejection_fraction(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (tree / "contourfiles/PH-1/i-contours" / phantom.contour_name(21, "i")).write_text("1 2\n3\n")
     run(Config(tree, tmp_path / "records"))
-    text = report.write_report(tree, tmp_path / "records", tmp_path / "report").read_text("utf-8")
+    text = write_report(tree, tmp_path / "records", tmp_path / "report").read_text("utf-8")
     assert text.count("The volumes are incomplete:</strong> no i-contour could be used on slice 1 at phase 0") == 1
     assert text.count("(slices are missing)") == 1
 
@@ -158,7 +157,7 @@ def test_a_page_shows_a_few_hundred_rows_of_a_kind_and_counts_the_others(
     records = shutil.copytree(page.parent.parent / "records", tmp_path / "records")
     with (records / "audit.csv").open("a") as file:
         file.writelines(f"A,image,{number}.dcm,{number},error,duplicate_image,copied\n" for number in range(2000))
-    text = report.write_report(data, records, tmp_path / "report").read_text("utf-8")
+    text = write_report(data, records, tmp_path / "report").read_text("utf-8")
     assert text.count("<td>duplicate_image</td>") == 200
     assert "1800 more rows of level error, reason duplicate_image: see audit.csv." in text
 
@@ -174,13 +173,13 @@ def test_a_study_named_like_a_formula_in_a_folder_that_is_not_utf_8(tree: pathli
     folder.mkdir()
     tree.rename(folder / "tree")
     run(Config(tmp_path, tmp_path / "records"))
-    page = report.write_report(tmp_path, tmp_path / "records", tmp_path / "report")
+    page = write_report(tmp_path, tmp_path / "records", tmp_path / "report")
     assert '<h2 id="study-$^$">$^$</h2>' in page.read_text("utf-8")
 
 
 def test_outer_contours(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
     run(Config(data, tmp_path / "records", contours="o", contour_origin="center"))
-    text = report.write_report(data, tmp_path / "records", tmp_path / "report").read_text("utf-8")
+    text = write_report(data, tmp_path / "records", tmp_path / "report").read_text("utf-8")
     assert text.count("<figure id=") == 18
     assert "pairs written (outer contours)" in text
     # Contrast is told of inner contours.

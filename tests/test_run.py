@@ -14,10 +14,10 @@ import tensorflow as tf
 from pipeline import DatasetInfo, iterate_batches, verify
 from preprocess import phantom
 from preprocess import run as run_module
-from preprocess.audit import LEVELS
+from preprocess.audit_table import LEVELS
 from preprocess.config import Config
-from preprocess.errors import InputError
-from preprocess.report import write_report
+from preprocess.findings import InputError
+from preprocess.report.page import write_report
 from preprocess.run import run
 
 from .conftest import contents, listing

@@ -2,8 +2,8 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from preprocess import splits
-from preprocess.errors import InputError
+from preprocess.findings import InputError
+from preprocess.output import splits
 
 FOUR = ("A", "B", "C", "D")
 

@@ -20,11 +20,11 @@ from pydicom.uid import (
 )
 
 from pipeline import DatasetInfo, iterate_batches
-from preprocess import dicom, stored
 from preprocess.config import Config
-from preprocess.errors import InputError
+from preprocess.dicom import reader, stored
+from preprocess.dicom.stored import Layout
+from preprocess.findings import InputError
 from preprocess.run import run
-from preprocess.stored import Layout
 
 from .test_dicom import LIMIT, changed
 from .test_run import audit_of, found_by, image
@@ -71,9 +71,9 @@ def compressed(frame: bytes, syntax: str, shape: tuple[int, int], **elements: in
 
 def read(file: io.BytesIO) -> np.ndarray:
     """Pixels, which keep to the range that the header states."""
-    header = dicom.read_header(file, "a.dcm", LIMIT)
+    header = reader.read_header(file, "a.dcm", LIMIT)
     file.seek(0)
-    pixels = dicom.read_pixels(file, "a.dcm", LIMIT)
+    pixels = reader.read_pixels(file, "a.dcm", LIMIT)
     assert header.value_range[0] <= pixels.min()
     assert pixels.max() <= header.value_range[1]
     return pixels
@@ -239,7 +239,7 @@ def test_compressed_float_pixels_are_refused() -> None:
         dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
 
     with pytest.raises(InputError, match="its float pixels are compressed; decompress them"):
-        dicom.read_pixels(changed(change), "a.dcm", LIMIT)
+        reader.read_pixels(changed(change), "a.dcm", LIMIT)
 
 
 @pytest.mark.parametrize("contours", ["i", "o"])
@@ -292,4 +292,4 @@ def test_a_lookup_table_whose_first_value_is_far_away() -> None:
         dataset.PixelData = np.array([[-32000, -29999, 30000]], np.int16).tobytes()
         dataset.Rows, dataset.Columns = 1, 3
 
-    assert dicom.read_pixels(changed(change), "a.dcm", LIMIT).tolist() == [[100, 101, 199]]
+    assert reader.read_pixels(changed(change), "a.dcm", LIMIT).tolist() == [[100, 101, 199]]

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from pipeline import DatasetInfo, schema, verify
-from preprocess import writer
-from preprocess.writer import RecordsWriter
+from preprocess.output import writer
+from preprocess.output.writer import RecordsWriter
 
 from .conftest import Synthetic, contents, synthetic_arrays, synthetic_pair, write_synthetic
 

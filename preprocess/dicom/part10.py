@@ -1,0 +1,177 @@
+"""A DICOM file (PS3.10) → its elements, with a bound on what is parsed and on what is inflated.
+
+pydicom trusts a file: it inflates a deflated one whole, reads as many bytes as a length asks for, and makes an object
+of each item of every sequence of undefined length, wanted or not. 200 KB can so become gigabytes, and 100 MB minutes.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import zlib
+from collections.abc import Mapping
+from typing import BinaryIO, NamedTuple, cast
+
+import pydicom
+from pydicom.datadict import dictionary_VR
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+
+from preprocess.dicom.elements import describe, foreign_code
+from preprocess.findings import InputError
+
+MAX_HEADER_BYTES = 1 << 19
+"""Bytes that may be parsed besides the pixels. What is passed over, as private elements are, is not counted."""
+
+PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+MAX_VALUE_BYTES = 1024
+"""Bytes of one element's value: none that is neither pixels nor a sequence needs more than sixteen numbers, or 64
+characters; and of each number of a byte an object of a hundred would be made."""
+
+# The largest pixels are those of Double Float Pixel Data (PS3.3 C.7.6.26).
+_MAX_BYTES_PER_PIXEL = 8
+
+
+Names = tuple[str | int, ...]
+"""Keywords, and tags of elements that have none."""
+
+
+class Elements(NamedTuple):
+    """What was read of a file.
+
+    Attributes:
+        dataset: its elements.
+        pixels: keyword of the element that holds its pixels, whether they were read or not; None without pixels.
+        digest: SHA-256 of all that was parsed: another one for the same names is another file.
+    """
+
+    dataset: pydicom.FileDataset
+    pixels: str | None
+    digest: bytes
+
+
+def read_elements(file: BinaryIO, path: str, names: Names, max_image_pixels: int) -> Elements:
+    """Reads elements of a DICOM file, and nothing behind its pixels.
+
+    Args:
+        file: a DICOM file (PS3.10).
+        path: what errors call it.
+        names: the elements to read; where no pixels are among them, the file is read up to those.
+        max_image_pixels: how many pixels it may have.
+
+    Raises:
+        InputError: ``unreadable_image``, or ``unsupported_image`` where it is over a limit.
+    """
+    max_pixel_bytes = _MAX_BYTES_PER_PIXEL * max_image_pixels
+    with foreign_code(path, "it cannot be read as a DICOM file"):
+        try:
+            elements = _parse(_Bounded(file, path, max_pixel_bytes), names)
+        except _DeflatedError as deflated:
+            inflated = _inflate(file, path, deflated.start, MAX_HEADER_BYTES + max_pixel_bytes)
+            elements = _parse(_Bounded(inflated, path, max_pixel_bytes), names)
+        if elements.dataset.file_meta.get("TransferSyntaxUID"):
+            return elements
+    raise InputError(path, "it has no Transfer Syntax UID (0002,0010); the file may be cut short", "unreadable_image")
+
+
+def _parse(file: _Bounded, names: Names) -> Elements:
+    wanted, short = _tags(names), _short(names)
+    pixels = _tags(PIXEL_KEYWORDS)
+    reached: list[str] = []
+
+    def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
+        if length > MAX_VALUE_BYTES and tag in short:
+            detail = f"{describe(tag)} claims {length} bytes, at most {MAX_VALUE_BYTES} expected"
+            raise InputError(file.path, detail, "unreadable_image")
+        if tag in pixels and not file.at_pixels:
+            reached.append(str(pixels[tag]))
+        if tag in pixels and tag in wanted and not file.at_pixels:
+            file.go_on_to_pixels()
+            return False
+        return tag in pixels or file.at_pixels
+
+    dataset = read_partial(cast(BinaryIO, file), stop, specific_tags=list(wanted))
+    return Elements(dataset, reached[0] if reached else None, file.digest())
+
+
+@functools.cache
+def _tags(names: Names) -> Mapping[int, str | int]:
+    """Names by tag."""
+    return {Tag(name): name for name in names}
+
+
+@functools.cache
+def _short(names: Names) -> frozenset[int]:
+    """Tags of those of which ``MAX_VALUE_BYTES`` holds."""
+    return frozenset(
+        tag for tag, name in _tags(names).items() if name not in PIXEL_KEYWORDS and dictionary_VR(tag) != "SQ"
+    )
+
+
+def _inflate(file: BinaryIO, path: str, start: int, limit: int) -> BinaryIO:
+    """The file as it would be, were its elements not deflated (PS3.5 A.5)."""
+    file.seek(0)
+    uid = DeflatedExplicitVRLittleEndian.encode()
+    content = io.BytesIO()
+    content.write(file.read(start).replace(uid, ExplicitVRLittleEndian.encode().ljust(len(uid), b"\0")))
+    limit += start
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    while not inflater.eof and (piece := inflater.unconsumed_tail or file.read(1 << 16)):
+        content.write(inflater.decompress(piece, limit + 1 - content.tell()))
+        if content.tell() > limit:
+            detail = f"it inflates to over {limit} bytes; raise --max_image_pixels if this is right"
+            raise InputError(path, detail, "unsupported_image")
+    if not inflater.eof:
+        raise InputError(path, "its deflated elements are cut short", "unreadable_image")
+    content.seek(0)
+    return content
+
+
+class _DeflatedError(Exception):
+    """pydicom asks for all the rest of a file, which it does only to inflate it."""
+
+    def __init__(self, start: int) -> None:
+        super().__init__(start)
+        self.start = start
+
+
+class _Bounded:
+    """As much of a file as may be parsed: the header first, and once they are reached, the pixels.
+
+    Attributes:
+        path: what errors call it.
+        at_pixels: they are what is being read.
+    """
+
+    def __init__(self, file: BinaryIO, path: str, max_pixel_bytes: int) -> None:
+        self.path = path
+        self.at_pixels = False
+        self.seek = file.seek
+        self.tell = file.tell
+        self._read = file.read
+        self._max_pixel_bytes = max_pixel_bytes
+        self._left = MAX_HEADER_BYTES
+        self._sha256 = hashlib.sha256()
+        self.digest = self._sha256.digest
+
+    def go_on_to_pixels(self) -> None:
+        self.at_pixels = True
+        self._left += self._max_pixel_bytes
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0:
+            raise _DeflatedError(self.tell())
+        # One more than is left tells whether there are more, and a length of 4 GB is never allocated.
+        content = self._read(min(size, self._left + 1))
+        self._left -= len(content)
+        self._sha256.update(content)
+        if self._left >= 0:
+            return content
+        if self.at_pixels:
+            detail = f"its pixels take over {self._max_pixel_bytes} bytes; raise --max_image_pixels if this is right"
+        else:
+            detail = f"its header takes over {MAX_HEADER_BYTES} bytes to parse; keep sequences and text out of it"
+        raise InputError(self.path, detail, "unsupported_image")

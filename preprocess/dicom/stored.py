@@ -1,0 +1,145 @@
+"""Pixel cells, or what a codec makes of a codestream → stored values, as Bits Stored and High Bit define them.
+
+A value is never taken from bits that may mean something else: where the header and the pixels disagree, the image is
+refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+
+from preprocess.dicom.elements import element, unsigned_short
+from preprocess.findings import InputError
+
+_BITS_ALLOCATED = (1, 8, 16, 32, 64)
+"""What images may have (PS3.5 8.1.1, PS3.3 C.7.6.24 and C.7.6.25)."""
+
+_MAX_BITS_STORED = 32
+
+OVERLAY_BIT_POSITIONS = tuple(0x60000102 + (group << 16) for group in range(0, 0x20, 2))
+"""Tags of Overlay Bit Position, one for each group of overlays (PS3.3 C.9.2)."""
+
+
+class Layout(NamedTuple):
+    """Which bits of a pixel cell are the stored value (PS3.5 8.1.1).
+
+    Attributes:
+        allocated: bits of a cell; a codec may keep fewer, or more.
+        stored: bits of the value.
+        high: position of its highest bit in the cell.
+        signed: two's complement.
+    """
+
+    allocated: int
+    stored: int
+    high: int
+    signed: bool
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Lowest and highest stored value."""
+        return (-(1 << self.stored - 1), (1 << self.stored - 1) - 1) if self.signed else (0, (1 << self.stored) - 1)
+
+
+def read_layout(dataset: pydicom.Dataset, path: str) -> Layout:
+    """The layout that a header states, of pixels that are integers.
+
+    Raises:
+        InputError: ``unsupported_image``, it is incomplete or contradicts itself.
+    """
+    allocated = element(dataset, path, "BitsAllocated", unsigned_short)
+    if allocated not in _BITS_ALLOCATED:
+        raise _unsupported(path, f"Bits Allocated (0028,0100) is {_shown(allocated)}, 1, 8, 16, 32 or 64 expected")
+    stored = element(dataset, path, "BitsStored", unsigned_short)
+    most = min(_MAX_BITS_STORED, allocated)
+    if stored is None or not 1 <= stored <= most:
+        raise _unsupported(path, f"Bits Stored (0028,0101) is {_shown(stored)}, 1 to {most} expected")
+    high = element(dataset, path, "HighBit", unsigned_short)
+    high = stored - 1 if high is None else high
+    if not stored - 1 <= high < allocated:
+        raise _unsupported(path, f"High Bit (0028,0102) is {high}, {stored - 1} to {allocated - 1} expected")
+    representation = element(dataset, path, "PixelRepresentation", unsigned_short)
+    if representation not in (0, 1):
+        raise _unsupported(path, f"Pixel Representation (0028,0103) is {_shown(representation)}, 0 or 1 expected")
+    return Layout(allocated, stored, high, representation == 1)
+
+
+def read_overlays(dataset: pydicom.Dataset, path: str) -> tuple[int, ...]:
+    """Positions of the bits of a cell that hold overlays, which the standard has retired."""
+    positions = (element(dataset, path, tag, unsigned_short) for tag in OVERLAY_BIT_POSITIONS)
+    # 0 is what an overlay with data of its own has.
+    return tuple(position for position in positions if position)
+
+
+def from_cells(
+    cells: npt.NDArray[Any], layout: Layout, path: str, overlays: Iterable[int] = (), width: int | None = None
+) -> npt.NDArray[np.generic]:
+    """Stored values out of pixel cells.
+
+    Args:
+        cells: unsigned integers.
+        layout: which of their bits are the value.
+        path: what errors call the image.
+        overlays: positions of bits that hold overlays.
+        width: bits of a cell, where a codec keeps fewer than are allocated.
+
+    Raises:
+        InputError: ``unreadable_image``, the other bits are neither zeros, nor an extended sign, nor overlays. The
+            standard has them ignored; but mostly a writer that fills them has stated wrong bits.
+    """
+    cells = cells.astype(np.promote_types(cells.dtype, f"u{max(8, layout.allocated) // 8}"), copy=False)
+    bits = 8 * cells.dtype.itemsize
+    width = width or layout.allocated
+    shift = layout.high + 1 - layout.stored
+    # Up to the top of the integer and down again, which extends a sign.
+    values = cells << (bits - 1 - layout.high)
+    if layout.signed:
+        values = values.view(f"i{cells.dtype.itemsize}")
+    values = values >> (bits - layout.stored)
+
+    used = ((1 << layout.stored) - 1) << shift
+    cell = (1 << min(width, bits)) - 1
+    known = cell & ~sum(1 << position for position in {*overlays} if position < bits and not used >> position & 1)
+    extended = (values.view(cells.dtype) << shift) & cells.dtype.type(known)
+    found = cells & cells.dtype.type(known)
+    whole = np.array_equal(found, cells & cells.dtype.type(used)) or np.array_equal(found, extended)
+    # In a cell that ends below the value's sign nothing says which of its values are negative.
+    signless = layout.signed and width <= layout.high and bool((cells >> (width - 1)).any())
+    if not whole or signless:
+        raise InputError(
+            path,
+            f"bits other than those of Bits Stored (0028,0101), {layout.stored}, up to High Bit (0028,0102), "
+            f"{layout.high}, are in use and no overlay; correct the elements",
+            "unreadable_image",
+        )
+    return values
+
+
+def from_numbers(numbers: npt.NDArray[Any], layout: Layout, path: str) -> npt.NDArray[np.generic]:
+    """Stored values out of the numbers that a codestream holds, which say their sign themselves.
+
+    Raises:
+        InputError: ``unreadable_image``, they are not what the header states.
+    """
+    low, high = layout.limits
+    if numbers.min() < low or numbers.max() > high:
+        raise InputError(
+            path,
+            "its compressed pixels go beyond the values of Bits Stored (0028,0101) and Pixel Representation "
+            f"(0028,0103), {low} to {high}; correct the elements, or compress it again",
+            "unreadable_image",
+        )
+    return numbers
+
+
+def _shown(number: int | None) -> str:
+    return "missing" if number is None else str(number)
+
+
+def _unsupported(path: str, detail: str) -> InputError:
+    return InputError(path, detail, "unsupported_image")

@@ -1,0 +1,96 @@
+"""Where the work runs: on this machine's cores, or on Apache Beam.
+
+An engine calls a function ``work(source, config, item)`` for each item, in other processes, and gives the results in
+the items' order. So what is written depends on the items alone, whatever the engine and the number of its processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import os
+import pathlib
+import pickle
+import shlex
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+from preprocess.config import Config
+from preprocess.engines.local import Local
+from preprocess.engines.worker import Work
+from preprocess.findings import InputError
+from preprocess.inputs import sources
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class Engine(Protocol):
+    """Where the work runs."""
+
+    def map(self, work: Work[_Item, _Result], items: Sequence[_Item]) -> Iterator[_Result]:
+        """Yields ``work(source, config, item)`` of each item, in order."""
+
+
+@contextlib.contextmanager
+def engine(config: Config, staging: pathlib.Path) -> Iterator[Engine]:
+    """The engine that the settings name, for the length of a ``with`` block.
+
+    Args:
+        config: settings.
+        staging: an empty directory; with Beam, one that all its workers see.
+    """
+    if config.engine == "beam":
+        yield Beam(config, staging)
+    else:
+        with Local(config) as local:
+            yield local
+
+
+class Beam:
+    """Apache Beam, on whatever runner its arguments name.
+
+    Items and results go through files, each put into place in one step: an item that a runner works on twice, because a
+    worker was lost or was slow, still has one result.
+
+    Args:
+        config: settings; ``beam_args`` go to Beam.
+        staging: a directory that all workers see.
+
+    Raises:
+        InputError: Beam is not installed.
+    """
+
+    def __init__(self, config: Config, staging: pathlib.Path) -> None:
+        if importlib.util.find_spec("apache_beam") is None:
+            raise InputError("--engine=beam", "Apache Beam is not installed; pip install -r requirements-beam.txt")
+        self._config = config
+        self._staging = staging
+
+    def map(self, work: Work[_Item, _Result], items: Sequence[_Item]) -> Iterator[_Result]:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        with tempfile.TemporaryDirectory(dir=self._staging) as name:
+            directory = pathlib.Path(name)
+            for number, item in enumerate(items):
+                (directory / f"{number}.item").write_bytes(pickle.dumps(item))
+            with beam.Pipeline(options=PipelineOptions(shlex.split(self._config.beam_args))) as pipeline:
+                numbers = pipeline | beam.Create(range(len(items))) | beam.Reshuffle()
+                _ = numbers | beam.Map(_work_on_file, directory, work, self._config)
+            for number in range(len(items)):
+                yield pickle.loads((directory / f"{number}.result").read_bytes())
+
+
+def _work_on_file(number: int, directory: pathlib.Path, work: Work[Any, Any], config: Config) -> None:
+    """Works on an item that lies in a file, and leaves the result beside it."""
+    item = pickle.loads((directory / f"{number}.item").read_bytes())
+    result = work(_reopened(config.data_dir), config, item)
+    with tempfile.NamedTemporaryFile(dir=directory, delete=False) as file:
+        pickle.dump(result, file)
+    os.replace(file.name, directory / f"{number}.result")
+
+
+_reopened = functools.lru_cache(maxsize=1)(sources.reopen)

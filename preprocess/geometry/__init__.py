@@ -1,0 +1,1 @@
+"""Polygons in pixel coordinates: their areas, their masks, and the grid that they lie on."""

@@ -1,0 +1,142 @@
+"""The common grid: where an image's pixels go when a data set is to have one size of image, one size of pixel, or both.
+
+Spacing resamples, size crops or pads, both about the image's center:
+
+- ``pixel_spacing_mm`` alone: pixels become squares of that edge, as many as cover the image's extent, rounded.
+- ``image_size`` alone: pixels stay as they are; rows and columns are cut off or added on either side, an odd one cut
+  off at the start or added at the end.
+- both: resampled, then cropped or padded.
+
+That is what nnU-Net and MONAI do (``Spacing``, then ``ResizeWithPadOrCrop``): no size ever stretches a heart.
+
+Image and contour take the same way, ``target = scale × source + offset``, in the coordinates of pixels' corners: pixel
+(r, c) is the square [c, c+1] × [r, r+1] before and after, and its center lies half a pixel further. A mask takes no
+way at all: it is drawn on the target grid, from the contour's moved vertices.
+
+Interpolation is linear. Where pixels become larger, the triangle that weighs the neighbors is as much wider (as in
+Pillow's ``resize`` and ``jax.image.resize``), since single neighbors would alias noise and fine muscle into the image.
+So a value is a weighted mean of the image's own, and never leaves their range. Pixels added around an image have its
+lowest value, which is air in MRI: 0 may lie outside the range, and repeated edges draw tissue that is not there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from preprocess.findings import InputError
+from preprocess.model import ImageHeader, Origin, Polygon
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """The pixels that an image gets.
+
+    Attributes:
+        source_shape: rows and columns of the image.
+        shape: rows and columns that it gets.
+        spacing_mm: of these, between rows and between columns; NaN when unknown.
+        scale: target pixels to a source pixel, along x and y.
+        offset: where (0, 0), the source's outer corner, lies on the target, x and y in target pixels.
+    """
+
+    source_shape: tuple[int, int]
+    shape: tuple[int, int]
+    spacing_mm: tuple[float, float]
+    scale: tuple[float, float]
+    offset: tuple[float, float]
+
+    @classmethod
+    def of(
+        cls,
+        header: ImageHeader,
+        path: str,
+        image_size: tuple[int, int] | None,
+        pixel_spacing_mm: float | None,
+        max_pixels: int,
+    ) -> Grid:
+        """The grid of one image; the image's own where neither size nor spacing is given.
+
+        Args:
+            header: of the image.
+            path: what errors call it.
+            image_size: rows and columns, or None for all that the image covers.
+            pixel_spacing_mm: edge of the target's pixels, or None for the image's own.
+            max_pixels: rows × columns allowed.
+
+        Raises:
+            InputError: ``unsupported_image``: Pixel Spacing is wanted and missing, or the target is too large.
+        """
+        spacing_mm = header.pixel_spacing_mm if pixel_spacing_mm is None else (pixel_spacing_mm, pixel_spacing_mm)
+        scale = np.ones(2)
+        if pixel_spacing_mm is not None:
+            # NaN, when absent, is not above 0.
+            if not all(edge > 0 for edge in header.pixel_spacing_mm):
+                raise InputError(
+                    path,
+                    "Pixel Spacing (0028,0030) is missing or not above 0, and --pixel_spacing_mm needs it; "
+                    "add the element, leave the pair out with --exclude, or pass no --pixel_spacing_mm",
+                    "unsupported_image",
+                )
+            scale = np.array(header.pixel_spacing_mm) / pixel_spacing_mm
+        covered = np.array(header.shape) * scale
+        # As floats: a minute spacing may ask for more pixels than an integer holds.
+        rows, columns = np.maximum(np.rint(covered), 1) if image_size is None else map(float, image_size)
+        if rows * columns > max_pixels:
+            raise InputError(
+                path,
+                f"--pixel_spacing_mm makes it {rows:g} × {columns:g} pixels, at most {max_pixels} expected; "
+                "pass a larger spacing, or raise --max_image_pixels if this is right",
+                "unsupported_image",
+            )
+        offset = (np.array([rows, columns]) - covered) / 2
+        # Where pixels keep their size they move by whole ones, and keep their values.
+        offset = np.where(scale == 1, np.floor(offset), offset)
+        return cls(
+            header.shape,
+            (int(rows), int(columns)),
+            spacing_mm,
+            (float(scale[1]), float(scale[0])),
+            (float(offset[1]), float(offset[0])),
+        )
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether these are the image's own pixels."""
+        return self.shape == self.source_shape and self.scale == (1.0, 1.0) and self.offset == (0.0, 0.0)
+
+    def place(self, polygon: Polygon, origin: Origin) -> Polygon:
+        """A contour's vertices on the target, float64 ``(N, 2)``, (0, 0) its outer corner whatever the origin was."""
+        corners = polygon + 0.5 if origin == "center" else polygon
+        return np.asarray(corners * self.scale + self.offset)
+
+    def resample(self, pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """The image ``(H, W)`` on the target, of the same dtype: integers are rounded, halves to even."""
+        down, down_inside = _along(pixels.astype(np.float64), self.shape[0], self.scale[1], self.offset[1])
+        across, across_inside = _along(down.T, self.shape[1], self.scale[0], self.offset[0])
+        values = np.where(down_inside[:, None] & across_inside, across.T, pixels.min())
+        return np.asarray(np.rint(values) if pixels.dtype.kind in "iu" else values).astype(pixels.dtype)
+
+
+def _along(
+    values: npt.NDArray[np.float64], count: int, scale: float, offset: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Resamples rows of pixels ``(n, m)`` to ``(count, m)``, and tells which of them have their center inside."""
+    centers = (np.arange(count) + 0.5 - offset) / scale
+    inside = (centers >= 0) & (centers <= len(values))
+    # Beyond an edge no neighbor has a weight; what is said there is not used.
+    centers = centers.clip(0, len(values))
+    reach = max(1.0, 1 / scale)
+    first = np.floor(centers - reach + 0.5).clip(0).astype(np.intp)
+    sums, weights = np.zeros((count, values.shape[1])), np.zeros(count)
+    # Neighbor by neighbor: a matrix product adds in an order that depends on the processor, and so would the bytes.
+    for step in range(math.ceil(min(2 * reach, len(values)))):
+        index = first + step
+        weight = np.maximum(0, 1 - np.abs(index + 0.5 - centers) / reach)
+        weight[index >= len(values)] = 0
+        sums += weight[:, None] * values[index.clip(max=len(values) - 1)]
+        weights += weight
+    return sums / weights[:, None], inside

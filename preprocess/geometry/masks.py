@@ -1,0 +1,85 @@
+"""Polygon → mask: a pixel is foreground when more than half of its area lies inside the polygon.
+
+``cv2.fillPoly`` alone does not do that: it rounds vertices to pixels and paints the whole boundary, which makes masks
+of the left ventricle about 6 % too large. On a grid sixteen times finer, with the boundary counted half and the grid
+averaged down, what is left of the error is under 0.1 of a pixel's area, so that only pixels that the polygon halves
+almost exactly are in doubt (eight times finer: 0.16, for polygons whose vertices lie on half pixels).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from preprocess.findings import InputError
+from preprocess.geometry import polygons
+from preprocess.model import Origin, Polygon
+
+_FINE = 16
+"""Subpixels along a pixel's edge."""
+
+_SHIFT = 8
+"""Fractional bits of the coordinates given to OpenCV."""
+
+# Over the 256 subpixels of a pixel, cv2.INTER_AREA's mean is then a whole number, and exact: 512 when all are inside.
+_INSIDE = 2 * _FINE * _FINE
+_BOUNDARY = _INSIDE // 2
+
+# Subpixels drawn at once: 128 MiB. A contour needs more only beyond 512 × 512 pixels.
+_MAX_SUBPIXELS = 1 << 26
+
+
+def rasterize(polygon: Polygon, shape: tuple[int, int], path: str, origin: Origin = "corner") -> npt.NDArray[np.bool_]:
+    """Mask of the pixels of which more than half lies inside the polygon (nonzero winding rule: ``polygons.rings``).
+
+    Args:
+        polygon: float ``(N, 2)``, columns x and y, in pixels.
+        shape: rows and columns of the image.
+        path: what errors call the contour.
+        origin: which point of the top-left pixel is (0, 0), its outer ``corner`` or its ``center``.
+
+    Returns:
+        bool ``(H, W)``, True inside.
+
+    Raises:
+        InputError: ``outside_image`` when a vertex lies beyond the image's edge by more than a pixel;
+            ``degenerate_contour`` when no pixel is inside.
+    """
+    rows, columns = shape
+    corners = polygon + 0.5 if origin == "center" else polygon
+    # Asked before drawing: far coordinates take OpenCV seconds, and NaN becomes a plausible wrong mask.
+    beyond = ~((corners >= -1) & (corners <= np.array([columns + 1, rows + 1]))).all(axis=1)
+    if beyond.any():
+        x, y = polygon[beyond][0]
+        raise InputError(
+            path, f"x {x:g}, y {y:g} lies beyond the image's {columns} columns and {rows} rows", "outside_image"
+        )
+    rings = polygons.rings(corners)
+    left, top = np.floor(corners.min(axis=0)).astype(int)
+    right, bottom = np.ceil(corners.max(axis=0)).astype(int) + 1
+    margin = 2
+    mask = np.zeros((rows + 2 * margin, columns + 2 * margin), np.bool_)
+    band = max(1, _MAX_SUBPIXELS // (_FINE * _FINE * int(right - left)))
+    for first in range(top, bottom, band):
+        last = min(first + band, bottom)
+        inside = _more_than_half([ring - (left, first) for ring in rings], (last - first, right - left))
+        mask[first + margin : last + margin, left + margin : right + margin] = inside
+    mask = mask[margin:-margin, margin:-margin]
+    if not mask.any():
+        raise InputError(path, "no pixel has more than half of its area inside", "degenerate_contour")
+    return mask
+
+
+def _more_than_half(rings: Sequence[Polygon], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Mask of what an odd number of rings enclose, over a grid that begins at (0, 0)."""
+    rows, columns = shape
+    # A subpixel's center is half a subpixel from its corner.
+    vertices = [np.rint((ring * _FINE - 0.5) * (1 << _SHIFT)).astype(np.int32) for ring in rings]
+    fine = np.zeros((rows * _FINE, columns * _FINE), np.uint16)
+    cv2.fillPoly(fine, vertices, _INSIDE, shift=_SHIFT)
+    cv2.polylines(fine, vertices, True, _BOUNDARY, shift=_SHIFT)
+    means = cv2.resize(fine, (columns, rows), interpolation=cv2.INTER_AREA)
+    return np.asarray(means > _INSIDE // 2)

@@ -1,0 +1,62 @@
+"""The region inside a polygon and its measures, by shapely.
+
+A point is inside when the outline goes around it, on balance, at least once (nonzero winding rule). So an outline that
+overshoots its first point, or goes around twice, encloses what it does when drawn once, and both lobes of a figure of
+eight are inside.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import shapely
+
+from preprocess.model import Polygon
+
+# Where a polygon crosses itself, its region's vertices lie on this grid, in pixels: without it, floating-point noding
+# fails on edges that almost coincide.
+_GRID = 1e-6
+
+
+def area(polygon: Polygon) -> float:
+    """Area of the region inside, in square pixels."""
+    return float(_region(polygon).area)
+
+
+def crosses_itself(polygon: Polygon) -> bool:
+    """Whether two of its edges meet elsewhere than at a vertex they share."""
+    return not shapely.is_valid(shapely.Polygon(polygon))
+
+
+def share_outside(inner: Polygon, outer: Polygon) -> float:
+    """Share of the inner polygon's area that lies outside the outer one, from 0 to 1."""
+    region = _region(inner)
+    return float(shapely.difference(region, _region(outer)).area / region.area) if region.area else 1.0
+
+
+def rings(polygon: Polygon) -> list[Polygon]:
+    """Outlines of the region inside, which do not cross: the polygon itself where it does not cross itself.
+
+    The region is what an odd number of them enclose: its parts, less their holes.
+    """
+    if not crosses_itself(polygon):
+        return [polygon]
+    parts = shapely.get_rings(shapely.get_parts(_region(polygon)))
+    return [shapely.get_coordinates(ring)[:-1] for ring in parts]
+
+
+def _region(polygon: Polygon) -> shapely.Geometry:
+    shape = shapely.Polygon(polygon)
+    if shapely.is_valid(shape):
+        return shape
+    edges = shapely.unary_union(shapely.LineString(np.vstack([polygon, polygon[:1]])), grid_size=_GRID)
+    faces = shapely.get_parts(shapely.polygonize([edges]))
+    return shapely.unary_union([face for face in faces if _winding(polygon, *shapely.point_on_surface(face).coords[0])])
+
+
+def _winding(polygon: Polygon, x: float, y: float) -> int:
+    """How often the polygon goes around a point; turns one way less turns the other way."""
+    (x0, y0), (x1, y1) = polygon.T, np.roll(polygon, -1, axis=0).T
+    # Edges that cross the ray from the point to greater x count by their direction.
+    side = (x1 - x0) * (y - y0) - (x - x0) * (y1 - y0)
+    up, down = (y0 <= y) & (y < y1) & (side > 0), (y1 <= y) & (y < y0) & (side < 0)
+    return int(up.sum()) - int(down.sum())

@@ -1,0 +1,201 @@
+"""The files of a zip archive.
+
+An archive is read in place and never unpacked, so an entry has no place outside to be written to; one whose name asks
+for such a place is refused all the same. An archive within an archive is a file like any other, and never opened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import os
+import pathlib
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from typing import BinaryIO, Self
+
+from preprocess.findings import DATA_DIR, Finding, InputError
+from preprocess.inputs.folders import check_size
+
+MAX_DIRECTORY_BYTES = 1 << 26
+"""Bytes of a zip archive's directory, which is read whole: some 500,000 entries."""
+
+# No deflated data grows more when it is inflated (zlib's technical details, "Maximum Compression Factor").
+_MAX_RATIO = 1032
+
+# Names that could lead out of the folder an archive is unpacked to, on one system or another, or garble a terminal.
+_LEADS_OUT = re.compile(r"/.*|[A-Za-z]:.*|(?:.*/)?\.\.(?:/.*)?|.*[\\\x00-\x1f\x7f].*", re.DOTALL)
+
+_Refusal = (OSError, EOFError, RuntimeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error)
+"""What zipfile raises of a damaged archive. RuntimeError: an encrypted entry, or something it does not know."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Archive:
+    """The files of a zip archive, and the archive's state when they were listed."""
+
+    root: pathlib.Path
+    paths: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    file: zipfile.ZipFile
+    content: BinaryIO
+    state: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return os.fspath(self.root)
+
+    @classmethod
+    def list(cls, root: pathlib.Path) -> Self:
+        """Lists every file in the archive at ``root``.
+
+        Raises:
+            InputError: it is not a zip archive, or its directory is too large or cannot be true.
+        """
+        try:
+            content = _BoundedFile(io.FileIO(root))
+        except OSError as error:
+            raise InputError(os.fspath(root), f"cannot be read: {error.strerror}") from error
+        try:
+            file = zipfile.ZipFile(content)
+        except _Refusal as error:
+            detail = _why_not_a_zip(content, error)
+            content.close()
+            raise InputError(os.fspath(root), detail) from error
+        status = os.fstat(content.fileno())
+        entries = [entry for entry in file.infolist() if not entry.is_dir()]
+        declared = sum(entry.file_size for entry in entries)
+        if declared > _MAX_RATIO * status.st_size:
+            raise InputError(
+                os.fspath(root),
+                f"its entries claim {declared} bytes, at most {_MAX_RATIO} times the archive's own {status.st_size} "
+                "expected: they overlap or their sizes are wrong; make the archive again",
+            )
+        # Its name as the archive has it: zipfile ends a name at the first NUL.
+        refused = {entry for entry in entries if _LEADS_OUT.fullmatch(entry.orig_filename)}
+        return cls(
+            root,
+            tuple(sorted(entry.filename for entry in entries if entry not in refused)),
+            (_leading_out(len(refused)),) if refused else (),
+            file,
+            content,
+            _state(status),
+        )
+
+    def open(self, path: str) -> BinaryIO:
+        try:
+            entry = self.file.getinfo(path)
+        except KeyError:
+            raise OSError("the archive does not hold it any more") from None
+        # The Unix mode is in the upper half (APPNOTE.TXT 4.4.15, as Info-ZIP uses it).
+        if stat.S_ISLNK(entry.external_attr >> 16):
+            raise OSError("it is a symbolic link, which is not followed in an archive; put the file in its place")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise OSError(f"it is compressed by method {entry.compress_type}, 0 (stored) or 8 (deflated) expected")
+        check_size(entry.file_size)
+        # Read whole, so that the entry's CRC-32 has been compared before any of it is used. In pieces: zipfile may
+        # otherwise allocate what a false size asks for.
+        content = io.BytesIO()
+        try:
+            with self.file.open(entry) as unpacked:
+                while piece := unpacked.read(1 << 20):
+                    content.write(piece)
+        except _Refusal as error:
+            raise OSError(str(error) or type(error).__name__) from error
+        if content.tell() != entry.file_size:
+            raise OSError(f"it has {content.tell()} bytes, the {entry.file_size} that the archive claims expected")
+        content.seek(0)
+        return content
+
+    def close(self) -> None:
+        """Closes the archive; no file can be opened any more."""
+        self.content.close()
+
+    def has_changed(self) -> bool:
+        """Whether it was removed, replaced or written to since its files were listed."""
+        try:
+            return _state(os.stat(self.root)) != self.state
+        except OSError:
+            return True
+
+
+class _BoundedFile(io.BufferedReader):
+    """A zip archive that refuses to be read in pieces as large as no directory may be."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MAX_DIRECTORY_BYTES:
+            raise OSError(f"its directory has {size} bytes, at most {MAX_DIRECTORY_BYTES} expected; divide the archive")
+        # What ends an archive is read as all the rest, which is no more than its comment.
+        return super().read(MAX_DIRECTORY_BYTES if size is None or size < 0 else size)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    """What changes when a file is replaced or written to."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _leading_out(count: int) -> Finding:
+    detail = (
+        f"{count} {'entry' if count == 1 else 'entries'} refused: the name leads out of the archive (.., an absolute "
+        "path, a drive, a backslash or a control character); make the archive again"
+    )
+    return Finding("junk", "file", ".", detail, level="error", count=count)
+
+
+_KINDS_OF_ARCHIVES = {
+    b"\x1f\x8b": "a gzip file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file",
+    b"7z\xbc\xaf": "a 7-Zip archive",
+    b"Rar!": "a RAR archive",
+}
+"""How other archives begin."""
+
+
+def _why_not_a_zip(content: BinaryIO, error: Exception) -> str:
+    content.seek(0)
+    head = content.read(512)
+    kinds = [kind for start, kind in _KINDS_OF_ARCHIVES.items() if head.startswith(start)]
+    if head[257:262] == b"ustar":
+        kinds = ["a tar archive"]
+    if kinds:
+        return f"is {kinds[0]}; unpack it and pass the folder as {DATA_DIR}"
+    if not head:
+        return "is an empty file; copy or download it again"
+    if head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(content):
+        return "is a zip archive that was cut short, its directory at the end is missing; copy or download it again"
+    return f"cannot be read as a zip archive ({error}); pass a folder or a zip archive as {DATA_DIR}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ReopenedArchive:
+    """An archive as another process reads it: when it changes, the next file is that of the archive now there."""
+
+    root: pathlib.Path
+    paths: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return os.fspath(self.root)
+
+    def open(self, path: str) -> BinaryIO:
+        try:
+            return _archive(self.root, _state(os.stat(self.root))).open(path)
+        except InputError as error:
+            raise OSError(error.detail) from error
+
+
+@functools.lru_cache(maxsize=1)
+def _archive(root: pathlib.Path, state: tuple[int, ...]) -> Archive:
+    """The archive in that state: its directory is read once."""
+    del state
+    return Archive.list(root)

@@ -1,0 +1,106 @@
+"""File → polygon."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import BinaryIO
+
+import numpy as np
+
+from preprocess.findings import InputError
+from preprocess.geometry.self_intersections import MAX_NEIGHBORS, crossings, neighbors
+from preprocess.model import Polygon
+
+MAX_POINTS = 100_000
+# Two numbers of 24 characters, what separates them, and the line's end.
+_MAX_BYTES = 64 * MAX_POINTS
+
+# The expression below takes the square of a line's length to see that it does not fit.
+_MAX_LINE_BYTES = 256
+
+MAX_COORDINATE = 1 << 16
+"""Beyond it no image reaches: Rows and Columns are 16-bit numbers (PS3.3 C.7.6.3.1)."""
+
+MAX_CROSSINGS = 100
+"""Times that a contour may meet itself. A slip of the hand makes a few; the time that exact areas take grows with its
+square, and 200 random vertices, which meet 4,500 times, take three seconds."""
+
+_NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?nan|[-+]?inf(?:inity)?)"
+_LINE = re.compile(rf"\s*{_NUMBER}(?:\s*,\s*|\s+){_NUMBER}\s*", re.ASCII | re.IGNORECASE)
+
+
+def read_contour(file: BinaryIO, path: str) -> Polygon:
+    """Reads a contour: a line ``x y`` per vertex, separated by white space or a comma; blank lines are passed over.
+
+    Args:
+        file: text, UTF-8, line ends of any system.
+        path: what errors call the file.
+
+    Returns:
+        float64 ``(N, 2)``, columns x and y in pixels, as the file has them.
+
+    Raises:
+        InputError: ``unreadable_contour`` (the message names the line, or the file is cut off), ``nonfinite_contour``,
+            ``outside_image`` (of every image), ``oversized_contour`` or ``degenerate_contour``.
+    """
+    data = file.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise InputError(path, f"over {_MAX_BYTES} bytes, at most {MAX_POINTS} points expected", "oversized_contour")
+    numbers: list[str] = []
+    for number, line in enumerate(re.split(rb"\r\n|\n|\r", data.removeprefix(b"\xef\xbb\xbf")), start=1):
+        if not line.strip():
+            continue
+        match = _LINE.fullmatch(line.decode("ascii", "replace")) if len(line) <= _MAX_LINE_BYTES else None
+        if match is None:
+            raise InputError(path, f"line {number} is not two numbers, x and y", "unreadable_contour")
+        numbers += match.groups()
+    _check_end(data, numbers, path)
+    points = len(numbers) // 2
+    if points > MAX_POINTS:
+        raise InputError(path, f"{points} points, at most {MAX_POINTS} expected", "oversized_contour")
+    polygon = np.array([float(number) for number in numbers], np.float64).reshape(-1, 2)
+    if not np.isfinite(polygon).all():
+        bad = int(np.flatnonzero(~np.isfinite(polygon).all(axis=1))[0])
+        raise InputError(path, f"point {bad + 1} is not finite", "nonfinite_contour")
+    beyond = np.flatnonzero((np.abs(polygon) > MAX_COORDINATE).any(axis=1))
+    if len(beyond):
+        x, y = polygon[beyond[0]]
+        raise InputError(
+            path, f"point {beyond[0] + 1}, x {x:g}, y {y:g}: at most ±{MAX_COORDINATE} pixels expected", "outside_image"
+        )
+    distinct = np.unique(polygon, axis=0)
+    if len(distinct) < 3:
+        raise InputError(path, f"{len(distinct)} distinct points, at least 3 expected", "degenerate_contour")
+    # Scaled first: numbers near 1e-308 would come out as of no size.
+    scaled = distinct / np.abs(distinct).max()
+    if np.linalg.matrix_rank(scaled - scaled[0]) < 2:
+        raise InputError(path, "all points lie on one line", "degenerate_contour")
+    _check_outline(polygon, path)
+    return polygon
+
+
+def _check_end(data: bytes, numbers: Sequence[str], path: str) -> None:
+    """Refuses a file that is cut off within its last number, which moves the last point.
+
+    That is certain only where all other numbers have equally many decimals, an exponent counted with them.
+    """
+    *others, last = [len(number.partition(".")[2]) for number in numbers] or [0]
+    if not data[-1:].isspace() and len(set(others)) == 1 and last < others[0]:
+        detail = (
+            f"the last line does not end, and its last number has fewer decimals than all others ({last} instead of "
+            f"{others[0]}): the file is cut off; copy it again"
+        )
+        raise InputError(path, detail, "unreadable_contour")
+
+
+def _check_outline(polygon: Polygon, path: str) -> None:
+    """What a contour may cost to draw and to measure, checked for every contour that is read."""
+    side_by_side = neighbors(polygon)
+    if side_by_side > MAX_NEIGHBORS:
+        detail = f"{side_by_side} pairs of edges lie at one height, at most {MAX_NEIGHBORS} expected of an outline"
+        raise InputError(path, f"{detail}; draw it with fewer points", "oversized_contour")
+    met = crossings(polygon)
+    if met > MAX_CROSSINGS:
+        detail = f"it meets itself {met} times, at most {MAX_CROSSINGS} expected of an outline; draw it again"
+        raise InputError(path, detail, "oversized_contour")

@@ -1,0 +1,100 @@
+"""The files of a folder or of a zip archive, which read alike."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import stat
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, Protocol
+
+from preprocess.findings import DATA_DIR, Finding, InputError
+from preprocess.inputs.archives import Archive, ReopenedArchive
+from preprocess.inputs.folders import Folder
+
+_CHANGED = "changed while it was read; run the job again once nothing writes to it"
+
+
+class Source(Protocol):
+    """Files by path, relative to a folder or an archive, with forward slashes."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """Every file, sorted."""
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """What could not be listed, or is refused; none of it is among ``paths``."""
+
+    def open(self, path: str) -> BinaryIO:
+        """Opens a file of ``paths``; raises OSError where it cannot be, or is over ``folders.MAX_FILE_BYTES``."""
+
+
+def reopen(data_dir: str | os.PathLike[str]) -> Source:
+    """A folder or a zip archive without its list: for another process, which is given the paths to open."""
+    root = pathlib.Path(data_dir)
+    return Folder(root, ()) if os.path.isdir(root) else ReopenedArchive(root)
+
+
+def open_source(data_dir: str | os.PathLike[str]) -> Source:
+    """Lists a folder or a zip archive.
+
+    Raises:
+        InputError: it is neither, or cannot be listed.
+    """
+    root = pathlib.Path(data_dir)
+    try:
+        mode = os.stat(root).st_mode
+    except FileNotFoundError as error:
+        raise InputError(os.fspath(root), f"no such folder or zip archive; pass one as {DATA_DIR}") from error
+    except OSError as error:
+        raise InputError(os.fspath(root), f"cannot be opened: {error.strerror}") from error
+    if stat.S_ISDIR(mode):
+        return Folder.list(root)
+    if stat.S_ISREG(mode):
+        return Archive.list(root)
+    raise InputError(os.fspath(root), f"is neither a folder nor a file; pass a folder or a zip archive as {DATA_DIR}")
+
+
+@contextlib.contextmanager
+def unchanged(data_dir: str | os.PathLike[str]) -> Iterator[Source]:
+    """Lists a folder or a zip archive for a ``with`` block, and makes sure that the archive stays as it is.
+
+    A folder may change: each of its files stands alone.
+
+    Raises:
+        InputError: as :func:`open_source`; or the archive was removed, replaced or written to during the block, in
+            place of what the block raised.
+    """
+    source = open_source(data_dir)
+    if not isinstance(source, Archive):
+        yield source
+        return
+    with contextlib.closing(source):
+        try:
+            yield source
+        except Exception as error:
+            if source.has_changed():
+                raise InputError(source.name, _CHANGED) from error
+            raise
+        if source.has_changed():
+            raise InputError(source.name, _CHANGED)
+
+
+@contextlib.contextmanager
+def opened(source: Source, path: str, reason: str) -> Iterator[BinaryIO]:
+    """Opens a file of a source.
+
+    Raises:
+        InputError: with that reason, where it cannot be opened or read.
+    """
+    try:
+        with source.open(path) as file:
+            yield file
+    except OSError as error:
+        raise InputError(path, f"cannot be read: {error.strerror or error}", reason) from error

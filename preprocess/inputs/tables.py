@@ -1,0 +1,34 @@
+"""CSV files that people write: ``link.csv`` and the list of exclusions."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from preprocess.findings import InputError
+
+
+def read_rows(content: bytes, path: str, columns: Sequence[str]) -> list[tuple[int, tuple[str, ...]]]:
+    """The values of some columns in each row, without white space around them, and the row's line.
+
+    Args:
+        content: the file, UTF-8, with or without a byte order mark.
+        path: what messages call it.
+        columns: names that the first line holds, among others. A row too short for one has an empty value there.
+
+    Raises:
+        InputError: it is not CSV, or the first line does not name each of the columns once.
+    """
+    try:
+        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        names = list(reader.fieldnames or ())
+        missing = [column for column in columns if column not in names]
+        if missing:
+            raise InputError(path, f"the first line does not name the columns {', '.join(missing)}")
+        repeated = [column for column in columns if names.count(column) > 1]
+        if repeated:
+            raise InputError(path, f"the first line names the column {repeated[0]} more than once; remove all but one")
+        return [(reader.line_num, tuple((row[column] or "").strip() for column in columns)) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(path, f"cannot be read as UTF-8 CSV ({error})") from error

@@ -1,0 +1,75 @@
+"""Files of a data set that are not used: what looks like an image or a contour, and junk."""
+
+from __future__ import annotations
+
+import collections
+import re
+from collections.abc import Iterable, Sequence
+
+from preprocess.findings import Finding
+
+# Names and extensions by which images and contours go elsewhere, and ours with something added.
+_LOOKS_USABLE = re.compile(
+    r"\.(dcm|dicom|ima)(?![^\W_])|contour|\A(im|img|mr)[-_. ]?\d|\A[\d._-]*\d(\.txt)?\Z", re.IGNORECASE | re.ASCII
+)
+
+# Of many files or folders, messages name so many.
+_NAMED = 3
+
+# macOS: AppleDouble companions, folder settings, and where its archiver keeps both.
+_JUNK_NAME = re.compile(r"\._.*|\.DS_Store|__MACOSX", re.DOTALL)
+
+
+class Unused:
+    """Files that are not used, by folder: junk, and what looks like an image or a contour."""
+
+    def __init__(self) -> None:
+        self._junk = collections.Counter[str]()
+        self._usable: dict[str, list[str]] = collections.defaultdict(list)
+
+    def add(self, path: str) -> None:
+        """Takes in a file that is not used."""
+        folder, _, name = path.rpartition("/")
+        if _LOOKS_USABLE.search(name):
+            self._usable[folder].append(name)
+        else:
+            self._junk[folder] += 1
+
+    def without_junk(self, paths: Iterable[str]) -> list[str]:
+        """The paths without the operating system's own files, which are junk."""
+        kept = []
+        for path in paths:
+            parts = path.split("/")
+            if any(_JUNK_NAME.fullmatch(part) for part in parts):
+                self._junk["/".join(parts[:-1]) or "."] += 1
+            else:
+                kept.append(path)
+        return kept
+
+    def findings(self) -> list[Finding]:
+        """A finding for each folder and kind."""
+        found = []
+        for folder, count in sorted(self._junk.items()):
+            detail = f"{_files(count)} passed over: not named as an image, a contour or link.csv"
+            found.append(Finding("junk", "file", folder, detail, count=count))
+        for folder, names in sorted(self._usable.items()):
+            what = (
+                "looks like an image or contour and is" if len(names) == 1 else "look like images or contours and are"
+            )
+            # Escaped: a name may hold line breaks, or bytes that are not UTF-8.
+            shown = some([repr(name) for name in names])
+            detail = (
+                f"{_files(len(names))} {what} not used: {shown}; images are dicoms/STUDY/48.dcm, contours "
+                "contourfiles/STUDY/i-contours/IM-0001-0048-icontour-manual.txt"
+            )
+            found.append(Finding("unused_file", "file", folder, detail, count=len(names)))
+        return found
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'' if count == 1 else 's'}"
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of the names, and how many more there are."""
+    return ", ".join([*names[:_NAMED]] + [f"{len(names) - _NAMED} more"] * (len(names) > _NAMED))

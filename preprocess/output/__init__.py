@@ -1,0 +1,1 @@
+"""Pairs → a records directory: dtypes, splits, shards, and publication in one step."""

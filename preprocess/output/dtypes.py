@@ -1,0 +1,48 @@
+"""Modality values → the dtype of the data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import schema
+from preprocess.findings import InputError
+from preprocess.model import ImageHeader
+
+
+def smallest_dtype(headers: Iterable[ImageHeader]) -> tuple[np.dtype[Any], bool]:
+    """The smallest dtype of ``schema.IMAGE_DTYPES`` for every value that the headers allow.
+
+    Returns:
+        The dtype, and whether it holds them all exactly; float32 rounds what does not fit its 24 bits.
+    """
+    ranges = [header.value_range for header in headers]
+    integers = [bounds for bounds in ranges if bounds is not None]
+    low = min((bounds[0] for bounds in integers), default=0)
+    high = max((bounds[1] for bounds in integers), default=0)
+    if len(integers) == len(ranges):
+        for name in schema.IMAGE_DTYPES:
+            dtype = np.dtype(name)
+            if dtype.kind != "f" and np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+                return dtype, True
+    return np.dtype(np.float32), len(integers) == len(ranges) and low >= -(1 << 24) and high <= 1 << 24
+
+
+def to_dtype(values: npt.NDArray[np.generic], dtype: np.dtype[Any], path: str) -> npt.NDArray[np.generic]:
+    """The values in a data set's dtype; integers never wrap, floats never become infinite.
+
+    Raises:
+        InputError: ``unreadable_image``, the file holds values that its header rules out, or that no data set holds.
+    """
+    if dtype.kind == "i" or dtype.kind == "u":
+        limits = np.iinfo(dtype)
+        if values.min() < limits.min or values.max() > limits.max:
+            raise InputError(path, f"values beyond {dtype}, which its header rules out", "unreadable_image")
+    with np.errstate(over="ignore"):
+        cast = values.astype(dtype)
+    if not np.isfinite(cast).all():
+        raise InputError(path, f"values that are not finite in {dtype}", "unreadable_image")
+    return cast

@@ -1,0 +1,183 @@
+"""The output directory: claimed by one job, made aside, and put into place in one step.
+
+All is written to a sibling directory, ``.OUTPUT.partial``, so that the output directory is never there in part, and
+renaming never crosses a file system.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pathlib
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+
+from pipeline import schema
+from pipeline.errors import RecordsError
+from pipeline.manifest import DatasetInfo
+from preprocess import interrupts
+from preprocess.findings import InputError
+from preprocess.output import workspace
+
+ELSEWHERE = "choose another --output_dir, or move it away"
+
+
+@contextlib.contextmanager
+def claimed(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
+    """Claims an output directory for the length of a ``with`` block.
+
+    Args:
+        output_dir: directory to create.
+        overwrite: it may exist already, from an earlier run.
+
+    Yields:
+        A directory beside it, to write to. It is removed at the end, and so are the leftovers of a killed job.
+
+    Raises:
+        InputError: the output directory must not be replaced, cannot be written, or another job is writing it.
+    """
+    _check(output_dir, overwrite)
+    output = _resolve(output_dir)
+    partial = output.parent / f".{output.name}.partial"
+    interrupts.hold()
+    with writing(output_dir):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = workspace.claim(partial)
+    if descriptor is None:
+        raise InputError(str(output_dir), "another job is writing it now; wait for it, or choose another --output_dir")
+    try:
+        yield partial
+    finally:
+        workspace.release(partial, descriptor)
+
+
+@contextlib.contextmanager
+def writing(output_dir: pathlib.Path) -> Iterator[None]:
+    """Turns an error of the system (no space, no permission) into one about the output directory.
+
+    Raises:
+        InputError: the block raised OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(str(output_dir), f"cannot be written: {error.strerror or error}") from error
+
+
+def check_studies(output_dir: pathlib.Path, studies: Collection[str]) -> None:
+    """Checks that no study would be lost: records are only replaced by records of the same studies, or of more.
+
+    Args:
+        output_dir: directory to create or replace.
+        studies: every study that the input names.
+
+    Raises:
+        InputError: it holds records of another study.
+    """
+    if not os.path.lexists(output_dir):
+        return
+    lost = sorted(set(_read(output_dir).studies).difference(studies))
+    if lost:
+        what = "a study" if len(lost) == 1 else f"{len(lost)} studies"
+        detail = f"holds records of {what} that --data_dir does not name ({first_few(lost)}); {ELSEWHERE}"
+        raise InputError(str(output_dir), detail)
+
+
+def first_few(names: Sequence[str], count: int = 3) -> str:
+    """The first few of some names, for a message."""
+    return ", ".join([*names[:count], *(["…"] if len(names) > count else [])])
+
+
+def publish(directory: pathlib.Path, output_dir: pathlib.Path, overwrite: bool) -> None:
+    """Moves a directory below the one that :func:`claimed` yields into place, once all of it is on the disk.
+
+    Raises:
+        InputError: meanwhile the output directory was created or changed, or this file system cannot replace it.
+    """
+    with interrupts.interruptible():
+        for path in (*directory.iterdir(), directory):
+            _sync(path)
+    output = _resolve(output_dir)
+    _check(output_dir, overwrite)
+    if output.exists():
+        _replace(output, directory, output_dir)
+    else:
+        directory.rename(output)
+    _sync(output.parent)
+
+
+def _resolve(output_dir: pathlib.Path) -> pathlib.Path:
+    """The absolute path of a directory to create: links are followed as the system does, but the last one is not."""
+    if output_dir.name in ("", ".."):
+        return pathlib.Path(os.path.realpath(output_dir))
+    return pathlib.Path(os.path.realpath(output_dir.parent), output_dir.name)
+
+
+def _check(output_dir: pathlib.Path, overwrite: bool) -> None:
+    """Checks that the output does not exist, or may be replaced: a records directory that holds nothing else."""
+    if not os.path.lexists(output_dir):
+        return
+    if not overwrite:
+        raise InputError(str(output_dir), "exists already; choose another --output_dir, or pass --overwrite")
+    if output_dir.is_symlink():
+        detail = f"is a symbolic link, which is not replaced; pass --output_dir={os.path.realpath(output_dir)}"
+        raise InputError(str(output_dir), detail)
+    info = _read(output_dir)
+    shards = [shard.name for split in info.splits.values() for shard in split.shards]
+    named = {schema.MANIFEST_FILE, *info.files, *shards}
+    with writing(output_dir), os.scandir(output_dir) as entries:
+        others = sorted(
+            entry.name for entry in entries if entry.name not in named or not entry.is_file(follow_symlinks=False)
+        )
+    if others:
+        what = "an entry" if len(others) == 1 else f"{len(others)} entries"
+        which = first_few([repr(name) for name in others])
+        detail = f"holds {what} that its manifest does not name ({which}), so it is not replaced; {ELSEWHERE}"
+        raise InputError(str(output_dir), detail)
+
+
+def _read(output_dir: pathlib.Path) -> DatasetInfo:
+    """The manifest of what is to be replaced."""
+    try:
+        return DatasetInfo.read(output_dir)
+    except (RecordsError, OSError) as error:
+        detail = (
+            "is not a records directory with an intact manifest, so it is not replaced; choose another --output_dir"
+        )
+        raise InputError(str(output_dir), detail) from error
+
+
+def _sync(path: pathlib.Path) -> None:
+    """Waits until a file or a directory is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(output: pathlib.Path, directory: pathlib.Path, output_dir: pathlib.Path) -> None:
+    """Swaps two directories, in one step where the system can (Linux, renameat2), else in two renames.
+
+    Raises:
+        InputError: it cannot do either, as where the former one is part of a container's image. The new one is kept.
+    """
+    at_working_directory, exchange = -100, 2
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    paths = os.fsencode(directory), os.fsencode(output)
+    if renameat2 and renameat2(at_working_directory, paths[0], at_working_directory, paths[1], exchange) == 0:
+        return
+    try:
+        former = directory.with_name(f"{directory.name}-former")
+        output.rename(former)
+    except OSError as error:
+        # The rename replaces an empty directory of a new name, and nothing else.
+        kept = directory.rename(tempfile.mkdtemp(prefix=f"{output.name}-", dir=output.parent))
+        detail = f"cannot be replaced on this file system ({error.strerror}); the new records are complete in {kept}"
+        raise InputError(str(output_dir), detail) from error
+    try:
+        directory.rename(output)
+    except OSError:
+        former.rename(output)
+        raise

@@ -1,0 +1,173 @@
+"""pairs → shards, and what lies beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import numpy.typing as npt
+
+import pipeline
+from pipeline import schema
+from pipeline.frames import FRAME_BYTES, frame
+from pipeline.manifest import DatasetInfo, FileInfo, ShardInfo, SplitInfo
+from preprocess.model import Pair
+from preprocess.output import tfds
+from preprocess.output.quiet import standard_error_kept
+
+with standard_error_kept():
+    import tensorflow as tf
+
+SHARD_BYTES = 128 << 20
+"""About the size of a shard, where their number is not given."""
+
+
+class RecordsWriter:
+    """Writes a records directory; no file stays open after a ``with`` block.
+
+    Args:
+        directory: an empty directory.
+        shape: rows and columns of every image and mask.
+        image_dtype: of every image.
+        planned: how many records each split gets at most; the shards are cut by it.
+        num_shards: per split, or None for about ``SHARD_BYTES`` each. A split has no more shards than records.
+    """
+
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        shape: tuple[int, int],
+        image_dtype: np.dtype[Any],
+        planned: Mapping[str, int],
+        num_shards: int | None,
+    ) -> None:
+        self._directory = directory
+        self._shape = (*shape, 1)
+        self.image_dtype = image_dtype
+        record_bytes = shape[0] * shape[1] * (image_dtype.itemsize + 1)
+        self._splits = {
+            name: _SplitWriter(directory, name, count, num_shards or -(-count * record_bytes // SHARD_BYTES))
+            for name, count in planned.items()
+        }
+
+    def write(self, split: str, pair: Pair, image: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_]) -> None:
+        """Adds a record: ``image`` ``(H, W)`` of the data set's dtype, ``mask`` bool ``(H, W)``."""
+        self._splits[split].write(_serialize(pair, image.astype(self.image_dtype.newbyteorder("<")), mask))
+
+    def complete(
+        self, studies: Mapping[str, Sequence[str]], settings: Mapping[str, Any], tables: Mapping[str, bytes]
+    ) -> DatasetInfo:
+        """Completes the directory, the manifest last.
+
+        Args:
+            studies: the studies of each split.
+            settings: what the manifest keeps of the settings.
+            tables: content of the audit and of the tables beside it, by file name.
+        """
+        splits = {name: SplitInfo(tuple(studies[name]), writer.complete()) for name, writer in self._splits.items()}
+        dtype = self.image_dtype.name
+        for name, content in tables.items():
+            self._add(name, content)
+        self._add(schema.FEATURES_FILE, tfds.features(self._shape, dtype))
+        self._add(schema.DATASET_INFO_FILE, tfds.dataset_info(splits))
+        shards = {shard.name for split in splits.values() for shard in split.shards}
+        info = DatasetInfo(
+            image_shape=self._shape,
+            image_dtype=np.dtype(dtype),
+            splits=splits,
+            files={
+                path.name: FileInfo.of(path) for path in sorted(self._directory.iterdir()) if path.name not in shards
+            },
+            settings=settings,
+            tool_version=pipeline.__version__,
+        )
+        self._add(schema.MANIFEST_FILE, info.dump())
+        return info
+
+    def _add(self, name: str, content: bytes) -> None:
+        (self._directory / name).write_bytes(content)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for writer in self._splits.values():
+            writer.close()
+
+
+class _SplitWriter:
+    """The shards of one split, one after the other."""
+
+    def __init__(self, directory: pathlib.Path, split: str, planned: int, num_shards: int) -> None:
+        self._directory = directory
+        self._split = split
+        self._planned = planned
+        self._num_shards = min(max(1, num_shards), planned)
+        self._sizes: list[list[int]] = []
+        self._file: BinaryIO | None = None
+
+    def write(self, data: bytes) -> None:
+        written = sum(map(len, self._sizes))
+        if written == len(self._sizes) * self._planned // self._num_shards:
+            self._open_next()
+        assert self._file is not None
+        self._file.writelines(frame(data))
+        self._sizes[-1].append(len(data) + FRAME_BYTES)
+
+    def _open_next(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = self._partial_shard(len(self._sizes)).open("wb")
+        self._sizes.append([])
+
+    def _partial_shard(self, index: int) -> pathlib.Path:
+        # The names carry the number of shards, which is known only when the last record is written.
+        return self._directory / f"{self._split}-{index:05d}"
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def complete(self) -> tuple[ShardInfo, ...]:
+        """Gives the shards their names and indexes."""
+        self.close()
+        shards = []
+        for index, sizes in enumerate(self._sizes):
+            path = self._directory / schema.shard_name(self._split, index, len(self._sizes))
+            self._partial_shard(index).rename(path)
+            offsets = np.cumsum([0, *sizes])[:-1]
+            lines = "".join(f"{offset} {size}\n" for offset, size in zip(offsets, sizes, strict=True))
+            (self._directory / schema.index_name(path.name)).write_text(lines, "ascii")
+            shards.append(ShardInfo(path.name, len(sizes), **dataclasses.asdict(FileInfo.of(path))))
+        return tuple(shards)
+
+
+def _serialize(pair: Pair, image: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_]) -> bytes:
+    def of_bytes(value: bytes) -> tf.train.Feature:
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    def of_text(value: str) -> tf.train.Feature:
+        return of_bytes(value.encode("utf-8", "surrogateescape"))
+
+    def of_integer(value: int | None) -> tf.train.Feature:
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=[-1 if value is None else value]))
+
+    def of_floats(*values: float) -> tf.train.Feature:
+        return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+
+    feature = {
+        schema.IMAGE: of_bytes(image.tobytes()),
+        schema.MASK: of_bytes(mask.tobytes()),
+        schema.STUDY_ID: of_text(pair.study_id),
+        schema.CONTOUR_ID: of_text(pair.contour_id),
+        schema.INSTANCE_NUMBER: of_integer(pair.header.instance_number),
+        schema.SLICE_INDEX: of_integer(pair.slice_index),
+        schema.PHASE_INDEX: of_integer(pair.phase_index),
+        schema.PIXEL_SPACING_MM: of_floats(*pair.header.pixel_spacing_mm),
+        schema.SLICE_LOCATION_MM: of_floats(pair.header.location_mm),
+    }
+    # Deterministic: protobuf otherwise leaves the order of a map open, and with it the place of the pixels.
+    return bytes(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString(deterministic=True))

@@ -1,0 +1,1 @@
+"""What is measured, and what looks wrong only across files."""

@@ -1,0 +1,213 @@
+"""What only the whole data set shows: copies, contours that do not nest, contours off their images.
+
+A check returns its findings; a contour or an image that one of level ``error`` names is left out.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from preprocess.findings import Finding
+from preprocess.geometry import polygons
+from preprocess.model import Key, Origin, Pair
+from preprocess.quality.measurements import StudyRow
+from preprocess.quality.volumes import Volumes
+
+OUTSIDE_WARNING, OUTSIDE_ERROR = 0.005, 0.05
+"""Share of an i-contour's area outside its o-contour."""
+
+MISREGISTERED_PX = 2.0
+
+_COPIES_NAMED = 3
+
+OPEN_STEPS = 3.0
+"""Distance from a contour's last point to its first, in its longest other step. Of 111 real contours none exceeds 1."""
+
+
+def self_intersecting(pairs: Iterable[Pair]) -> list[Finding]:
+    """Contours that cross themselves."""
+    detail = "the polygon crosses itself; every part that it goes around is inside (nonzero winding rule)"
+    return [_of_contour("self_intersecting", pair, detail) for pair in pairs if polygons.crosses_itself(pair.polygon)]
+
+
+def open_contours(pairs: Iterable[Pair]) -> list[Finding]:
+    """Contours that do not come back to where they begin, as those of a file that is cut off."""
+    findings = []
+    for pair in pairs:
+        closing, *steps = np.hypot(*(pair.polygon - np.roll(pair.polygon, 1, axis=0)).T)
+        # A file cut off within a number has its last point elsewhere: the step to it is not one to compare with.
+        longest = max(steps[:-1], default=closing)
+        if closing > OPEN_STEPS * longest:
+            detail = (
+                f"its last point lies {closing:.1f} pixels from its first, and its steps are at most {longest:.1f} "
+                "pixels long; the file may be cut off"
+            )
+            findings.append(_of_contour("open_contour", pair, detail))
+    return findings
+
+
+def duplicate_images(pairs: Iterable[Pair]) -> list[Finding]:
+    """Images, by path, whose pixels are the same bytes: nothing tells which contour belongs to them."""
+    by_path = {pair.image_path: pair for pair in pairs}
+    groups: dict[bytes, list[Pair]] = collections.defaultdict(list)
+    for pair in sorted(by_path.values(), key=lambda pair: pair.image_path):
+        groups[pair.fingerprint.pixels].append(pair)
+    findings = []
+    for same in groups.values():
+        paths = [pair.image_path for pair in same]
+        for pair in same if len(same) > 1 else ():
+            detail = f"the same pixels as {_copies(pair.image_path, paths)}; keep the right one"
+            findings.append(Finding("duplicate_image", "image", pair.image_path, detail, pair.study_id, pair.number))
+    return findings
+
+
+def mixed_photometric(written: Iterable[Pair]) -> list[Finding]:
+    """Studies with images of another Photometric Interpretation than most images of the data set, MONOCHROME2 on a tie.
+
+    Values are written as they are, so blood is bright in one kind of image and dark in the other.
+    """
+    studies: dict[str, list[Pair]] = collections.defaultdict(list)
+    for pair in written:
+        studies[pair.study_id].append(pair)
+    ones = sum(pair.header.monochrome1 for pairs in studies.values() for pair in pairs)
+    common = 2 * ones > sum(map(len, studies.values()))
+    names = "MONOCHROME2", "MONOCHROME1"
+    findings = []
+    for study_id, pairs in studies.items():
+        others = [pair for pair in pairs if pair.header.monochrome1 != common]
+        if others:
+            detail = (
+                f"{len(others)} of {len(pairs)} images written are {names[not common]}, most of the data set are "
+                f"{names[common]}, and bright and dark are exchanged between them; convert them, or leave them out"
+            )
+            folder = others[0].image_path.rpartition("/")[0]
+            findings.append(Finding("mixed_photometric", "study", folder, detail, study_id))
+    return findings
+
+
+def duplicate_contours(pairs: Iterable[Pair], outside: Mapping[Key, float]) -> list[Finding]:
+    """Contours of one kind whose points are the same, so that line ends do not hide it.
+
+    Within a study, where contours are carried over from phase to phase, that is a warning. Across studies the owner is
+    the study whose i-contours lie within the o-contours in question while the others' do not: a warning for it and an
+    error for the others. When nothing tells them apart, all are errors.
+
+    Args:
+        pairs: of one kind.
+        outside: share of each i-contour's area outside its o-contour.
+    """
+    groups: dict[bytes, list[Pair]] = collections.defaultdict(list)
+    for pair in pairs:
+        groups[hashlib.sha256(pair.polygon.tobytes()).digest()].append(pair)
+    copies = [same for same in groups.values() if len(same) > 1]
+    # A whole set is copied as a rule: one contour may nest by chance, the set will not.
+    shares: dict[str, list[float]] = collections.defaultdict(list)
+    for same in copies:
+        studies = {pair.study_id for pair in same}
+        for pair in same:
+            if len(studies) > 1 and pair.key in outside:
+                shares[pair.study_id].append(outside[pair.key])
+    fitting = {study_id for study_id, found in shares.items() if sum(found) / len(found) <= OUTSIDE_ERROR}
+    findings = []
+    for same in copies:
+        studies = {pair.study_id for pair in same}
+        owners = studies & fitting if len(studies & fitting) == 1 and studies <= shares.keys() else set()
+        paths = [pair.contour_path for pair in same]
+        for pair in same:
+            others = _copies(pair.contour_path, paths)
+            if len(studies) == 1:
+                level, what = "warning", "within one study"
+            elif pair.study_id in owners:
+                level, what = "warning", "and this study's i-contours lie within: it is the owner"
+            elif owners:
+                level, what = "error", "and this study's i-contours do not lie within: it is not the owner"
+            else:
+                level, what = "error", "and nothing tells whose it is; remove the wrong one"
+            findings.append(_of_contour("duplicate_contour", pair, f"the same points as {others}, {what}", level))
+    return findings
+
+
+def not_nested(inner: Iterable[Pair], outside: Mapping[Key, float], copied: Mapping[Key, str]) -> list[Finding]:
+    """I-contours of which a part lies outside their o-contour.
+
+    Where the o-contour is known to be another study's (``copied``: its path, by study and number), the i-contour is not
+    to blame: the finding names the o-contour.
+    """
+    findings = []
+    for pair in inner:
+        share = outside.get(pair.key, 0.0)
+        if share <= OUTSIDE_WARNING:
+            continue
+        level = "error" if share > OUTSIDE_ERROR else "warning"
+        detail = f"{share:.1%} of the i-contour's area lies outside its o-contour"
+        path, kind = (copied[pair.key], "contour") if pair.key in copied else (pair.contour_path, "pair")
+        findings.append(Finding("not_nested", kind, path, detail, *pair.key, level))
+    return findings
+
+
+def volume_order(inner: Sequence[Pair], volumes: Volumes) -> list[Finding]:
+    """Slices of one study whose cavity is larger at end-systole than at end-diastole."""
+    before = volumes.areas_px.get(volumes.end_diastole, {})
+    after = volumes.areas_px.get(volumes.end_systole, {})
+    findings = []
+    for pair in inner:
+        index = pair.slice_index
+        if pair.phase_index == volumes.end_systole and index in before and after[index] > before[index]:
+            detail = (
+                f"slice {index}: {after[index]:.1f} square pixels at end-systole (phase {volumes.end_systole}), "
+                f"{before[index]:.1f} at end-diastole (phase {volumes.end_diastole})"
+            )
+            findings.append(_of_contour("volume_order", pair, detail))
+    return findings
+
+
+def incomplete_volumes(volumes: Volumes, study_id: str, path: str) -> list[Finding]:
+    """A study whose volumes lack slices, so that they and the ejection fraction are not to be relied on."""
+    if not volumes.missing:
+        return []
+    names = {volumes.end_diastole: " (end-diastole)", volumes.end_systole: " (end-systole)"}
+    where = "; ".join(
+        f"slice{'s' * (len(slices) > 1)} {', '.join(map(str, slices))} at phase {phase}{names.get(phase, '')}"
+        for phase, slices in volumes.missing.items()
+    )
+    detail = (
+        f"no i-contour could be used on {where}; a volume is a sum over slices, so the ejection fraction is wrong "
+        "until these contours are there"
+    )
+    return [Finding("incomplete_volumes", "study", path, detail, study_id)]
+
+
+def misregistered(row: StudyRow, path: str, origin: Origin) -> list[Finding]:
+    """A study whose i-contours would fit their images better elsewhere, whatever origin they were drawn with."""
+    # Drawn about the pixels' centers they lie half a pixel further on than under the default.
+    drawn = 0.5 if origin == "center" else 0.0
+    dx, dy = row.registration_peak_dx_px + drawn, row.registration_peak_dy_px + drawn
+    # Of no contours the distance is NaN, which is not more.
+    if not math.hypot(dx, dy) > MISREGISTERED_PX:
+        return []
+    detail = f"contrast across the i-contours peaks when they are moved by dx {dx:+g}, dy {dy:+g} pixels"
+    return [Finding("misregistered", "study", path, detail, row.study_id)]
+
+
+def _of_contour(reason: str, pair: Pair, detail: str, level: str = "") -> Finding:
+    return Finding(reason, "contour", pair.contour_path, detail, pair.study_id, pair.number, level)
+
+
+def _copies(path: str, paths: Sequence[str]) -> str:
+    """What the row of one of several equal files says of the others.
+
+    The row of the first file counts them and names some; the other rows name the first file. So the audit grows with
+    the number of files, not with its square.
+    """
+    first, *others = paths
+    if path != first:
+        return first if len(paths) == 2 else f"{first}, the first of {len(paths)} copies"
+    named = others[:_COPIES_NAMED]
+    if len(others) > len(named):
+        return f"{', '.join(named)} and {len(others) - len(named)} more: {len(paths)} copies"
+    return " and ".join(named)

@@ -1,0 +1,213 @@
+"""What is measured of every pair and every study: the tables beside the audit.
+
+Lengths are in pixels or mm and volumes in ml, as the columns say.
+"""
+
+from __future__ import annotations
+
+import collections
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from preprocess.geometry import polygons
+from preprocess.model import NOWHERE, ImageHeader, Key, Pair, Place, Polygon, Study
+from preprocess.quality.registration import Registration, bands
+from preprocess.quality.volumes import Volumes
+
+
+@dataclasses.dataclass(frozen=True)
+class PairRow:
+    """A row of ``pairs.csv``. None where it was not measured, because the pair was left out.
+
+    On a common grid ``mask_area_px`` is of the mask that is written, in its pixels, and ``area_difference_percent``
+    compares it with the polygon as it lies there. All else is told of image and contour as the files have them.
+    """
+
+    study_id: str
+    contour_id: str
+    contour_path: str
+    instance_number: int
+    slice_index: int
+    phase_index: int
+    written: int
+    points: int
+    polygon_area_px: float
+    mask_area_px: int | None
+    area_difference_percent: float | None
+    mean_inside: float | None
+    mean_ring: float | None
+    inner_inside_outer_percent: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyRow:
+    """A row of ``studies.csv``; NaN or None where the headers or the contours do not say."""
+
+    study_id: str
+    contour_id: str
+    images: int
+    i_contours: int
+    o_contours: int
+    pairs: int
+    slices: int
+    phases: int
+    row_spacing_mm: float
+    column_spacing_mm: float
+    slice_spacing_mm: float
+    registration_peak_dx_px: float
+    registration_peak_dy_px: float
+    registration_peak: float
+    registration_rest: float
+    end_diastole_phase: int
+    end_systole_phase: int
+    edv_ml: float
+    esv_ml: float
+    stroke_volume_ml: float
+    ejection_fraction_percent: float
+    volumes_complete: int | None
+
+
+def unmeasured(pair: Pair, outside: Mapping[Key, float]) -> PairRow:
+    """What is known of a pair before its image is read."""
+    share = outside.get(pair.key)
+    return PairRow(
+        study_id=pair.study_id,
+        contour_id=pair.contour_id,
+        contour_path=pair.contour_path,
+        instance_number=pair.number,
+        slice_index=pair.slice_index,
+        phase_index=pair.phase_index,
+        written=0,
+        points=len(pair.polygon),
+        polygon_area_px=polygons.area(pair.polygon),
+        mask_area_px=None,
+        area_difference_percent=None,
+        mean_inside=None,
+        mean_ring=None,
+        inner_inside_outer_percent=None if share is None else 100 * (1 - share),
+    )
+
+
+def measured(
+    row: PairRow,
+    pixels: npt.NDArray[np.generic],
+    mask: npt.NDArray[np.bool_],
+    written: npt.NDArray[np.bool_],
+    polygon: Polygon,
+) -> PairRow:
+    """The row of a pair that was written.
+
+    Args:
+        row: what was known of it before.
+        pixels: the image ``(H, W)`` as its file has it.
+        mask: bool ``(H, W)``, drawn on it.
+        written: the mask that is written, and
+        polygon: the contour that it was drawn from, both on the common grid where there is one.
+    """
+    ring = bands(mask)[1]
+    area = int(written.sum())
+    return dataclasses.replace(
+        row,
+        written=1,
+        mask_area_px=area,
+        area_difference_percent=100 * (area / polygons.area(polygon) - 1),
+        mean_inside=float(pixels[mask].mean()),
+        mean_ring=float(pixels[ring].mean()) if ring.any() else math.nan,
+    )
+
+
+def dump_table(kind: type[PairRow] | type[StudyRow], rows: Iterable[PairRow | StudyRow]) -> bytes:
+    """A table as CSV: floats with six digits, blank where there is no value."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(field.name for field in dataclasses.fields(kind))
+    for row in rows:
+        writer.writerow(map(_cell, dataclasses.astuple(row)))
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return "" if value is None else value
+
+
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """What a study's files and headers say as a whole; NaN where they do not.
+
+    Attributes:
+        images, i_contours, o_contours: files.
+        slices, phases: how many there are.
+        row_spacing_mm, column_spacing_mm: of the pixels, where all images have the same.
+        slice_spacing_mm: median distance between neighboring slices of the stack that has most of them.
+        contoured: place of each i-contour, -1 where its image cannot be used.
+    """
+
+    images: int
+    i_contours: int
+    o_contours: int
+    slices: int
+    phases: int
+    row_spacing_mm: float
+    column_spacing_mm: float
+    slice_spacing_mm: float
+    contoured: Sequence[Place]
+
+    @classmethod
+    def of(cls, study: Study, headers: Mapping[int, ImageHeader], places: Mapping[int, Place]) -> Outline:
+        """From the headers of a study's images, and their places, by number."""
+        spacings = {header.pixel_spacing_mm for header in headers.values()}
+        row_mm, column_mm = spacings.pop() if len(spacings) == 1 else (math.nan, math.nan)
+        return cls(
+            len(study.images),
+            len(study.contours["i"]),
+            len(study.contours["o"]),
+            len({place.slice_index for place in places.values() if place.slice_index >= 0}),
+            len({place.phase_index for place in places.values() if place.phase_index >= 0}),
+            row_mm,
+            column_mm,
+            _slice_spacing_mm(places),
+            [places.get(number, NOWHERE) for number in sorted(study.contours["i"])],
+        )
+
+
+def _slice_spacing_mm(places: Mapping[int, Place]) -> float:
+    stacks: dict[int, dict[int, float]] = collections.defaultdict(dict)
+    for place in places.values():
+        if place.slice_index >= 0:
+            stacks[place.stack_index].setdefault(place.slice_index, place.location_mm)
+    locations = sorted(max(stacks.values(), key=len).values()) if stacks else []
+    return float(np.median(np.diff(locations))) if len(locations) > 1 else math.nan
+
+
+def study_row(study: Study, outline: Outline, written: int, registration: Registration, volumes: Volumes) -> StudyRow:
+    """A study's row, with the number of its pairs that were written."""
+    return StudyRow(
+        study.study_id,
+        study.contour_id,
+        outline.images,
+        outline.i_contours,
+        outline.o_contours,
+        written,
+        outline.slices,
+        outline.phases,
+        outline.row_spacing_mm,
+        outline.column_spacing_mm,
+        outline.slice_spacing_mm,
+        *registration.peak(),
+        volumes.end_diastole,
+        volumes.end_systole,
+        volumes.edv_ml,
+        volumes.esv_ml,
+        volumes.stroke_ml,
+        volumes.ejection_fraction_percent,
+        None if volumes.end_diastole < 0 else int(not volumes.missing),
+    )

@@ -1,0 +1,40 @@
+"""Write the audit as one page to look at.
+
+python -m preprocess.report --data_dir=final_data --records_dir=records --output_dir=report
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+
+from pipeline import RecordsError, __version__
+from preprocess import terminal
+from preprocess.findings import InputError
+from preprocess.report.page import write_report
+
+
+def main() -> int:
+    """Writes the report; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m preprocess.report", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--data_dir", required=True, type=pathlib.Path, help="folder or .zip the records were made from"
+    )
+    parser.add_argument("--records_dir", required=True, type=pathlib.Path, help="records directory")
+    parser.add_argument(
+        "--output_dir", default="report", type=pathlib.Path, help="folder to write index.html to (report)"
+    )
+    parser.add_argument("--version", action="version", version=f"cardiac-lv-records {__version__}")
+    arguments = parser.parse_args()
+    try:
+        path = write_report(arguments.data_dir, arguments.records_dir, arguments.output_dir)
+    except (InputError, RecordsError) as error:
+        print(f"preprocess.report: {error}", file=sys.stderr)
+        return 1
+    terminal.announce(f"report: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""One study, read and paired: what it holds and what is wrong with it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+from preprocess.config import Config
+from preprocess.dicom import reader
+from preprocess.findings import Finding, InputError
+from preprocess.inputs import contours
+from preprocess.inputs.sources import Source, opened
+from preprocess.model import KINDS, ContourKind, Fingerprint, ImageHeader, Pair, Polygon, Study
+from preprocess.quality.measurements import Outline
+from preprocess.stages import pairing
+
+
+@dataclasses.dataclass(frozen=True)
+class Examined:
+    """A study as its files have it; of its images without a contour only what they say together.
+
+    Attributes:
+        pairs: by kind of contour, by number.
+        outline: what files and headers say as a whole.
+        findings: everything missing, odd or wrong.
+    """
+
+    study: Study
+    pairs: Mapping[ContourKind, Sequence[Pair]]
+    outline: Outline
+    findings: Sequence[Finding]
+
+
+def examine(source: Source, config: Config, study: Study) -> Examined:
+    """Reads every header and contour of a study, decodes no pixels, and pairs them."""
+    findings: list[Finding] = []
+    labeled = study.contours["i"].keys() | study.contours["o"].keys()
+    headers: dict[int, ImageHeader] = {}
+    fingerprints: dict[int, Fingerprint] = {}
+    for number, path in study.images.items():
+        with _found(findings, "image", study.study_id, number):
+            with opened(source, path, "unreadable_image") as file:
+                if number in labeled:
+                    header, fingerprints[number] = reader.read_fingerprint(file, path, config.max_image_pixels)
+                else:
+                    header = reader.read_header(file, path, config.max_image_pixels)
+            if number in labeled:
+                # What has no place on the common grid is found now: the shapes there settle who stays.
+                config.grid_of(header, path)
+            headers[number] = header
+    confirmed, mismatches = pairing.confirm(study, headers)
+    findings += mismatches
+    places = pairing.locate(confirmed)
+    pairs: dict[ContourKind, list[Pair]] = {}
+    for kind in KINDS:
+        polygons: dict[int, Polygon] = {}
+        for number, path in study.contours[kind].items():
+            with (
+                _found(findings, "contour", study.study_id, number),
+                opened(source, path, "unreadable_contour") as file,
+            ):
+                polygons[number] = contours.read_contour(file, path)
+        pairs[kind] = pairing.pair(study, kind, confirmed, places, fingerprints, polygons)
+        findings += pairing.left_over(study, kind, headers, polygons)
+    findings += pairing.unconfirmed(study, pairs[config.contours])
+    findings += pairing.unlabeled(study, config.contours)
+    return Examined(study, pairs, Outline.of(study, confirmed, places), findings)
+
+
+@contextlib.contextmanager
+def _found(findings: list[Finding], kind: str, study_id: str, number: int) -> Iterator[None]:
+    """Makes an error about one file a finding, and goes on."""
+    try:
+        yield
+    except InputError as error:
+        findings.append(Finding.of(error, kind, study_id, number))

@@ -1,0 +1,179 @@
+"""images × contours → pairs: by study and number, confirmed by the DICOM header."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
+from preprocess.findings import Finding
+from preprocess.model import NOWHERE, ContourKind, Fingerprint, ImageHeader, Pair, Place, Polygon, Study
+
+# Two positions further apart than this are two slices. Scanners round positions to 0.001 mm.
+_SAME_SLICE_MM = 0.1
+
+# Two direction cosines further apart than this belong to two stacks: directions 0.1° apart differ by no more. Cosines
+# rounded to three decimals differ by 0.001 within a stack; stacks that are planned apart differ by degrees.
+_SAME_STACK = math.radians(0.1)
+
+
+def confirm(study: Study, headers: Mapping[int, ImageHeader]) -> tuple[dict[int, ImageHeader], list[Finding]]:
+    """The headers that agree with folder and file name, by number, and a finding for each of the others."""
+    confirmed, findings = {}, []
+    for number, header in sorted(headers.items()):
+        disagreeing = _disagreeing(study, number, header)
+        if disagreeing:
+            path = study.images[number]
+            findings.append(Finding("header_mismatch", "image", path, disagreeing, study.study_id, number))
+        else:
+            confirmed[number] = header
+    return confirmed, findings
+
+
+def pair(
+    study: Study,
+    kind: ContourKind,
+    headers: Mapping[int, ImageHeader],
+    places: Mapping[int, Place],
+    fingerprints: Mapping[int, Fingerprint],
+    polygons: Mapping[int, Polygon],
+) -> list[Pair]:
+    """A study's images with the contour of one kind on each, by number.
+
+    Args:
+        study: the study.
+        kind: which contours.
+        headers: header of each image that was confirmed, by number.
+        places: slice and phase of each of them.
+        fingerprints: of each of them that has a contour.
+        polygons: polygon of each contour that could be read, by number.
+    """
+    return [
+        Pair(
+            study.study_id,
+            study.contour_id,
+            kind,
+            number,
+            study.images[number],
+            study.contours[kind][number],
+            headers[number],
+            polygon,
+            places[number].slice_index,
+            places[number].phase_index,
+            fingerprints[number],
+        )
+        for number, polygon in sorted(polygons.items())
+        if number in headers
+    ]
+
+
+def left_over(
+    study: Study, kind: ContourKind, headers: Mapping[int, ImageHeader], polygons: Mapping[int, Polygon]
+) -> list[Finding]:
+    """Contours of one kind without an image: ``headers`` are those of all images that could be read."""
+    return [
+        without_image(study.study_id, number, study.images.get(number), study.contours[kind][number])
+        for number in sorted(polygons)
+        if number not in headers
+    ]
+
+
+def unconfirmed(study: Study, pairs: Sequence[Pair]) -> list[Finding]:
+    """How many of a study's pairs the header confirms in part or not at all: one finding, or none."""
+    absent = {
+        "Patient ID (0010,0020)": sum(pair.header.patient_id is None for pair in pairs),
+        "Instance Number (0020,0013)": sum(pair.header.instance_number is None for pair in pairs),
+    }
+    counts = [f"{count} of {len(pairs)} have no {element}" for element, count in absent.items() if count]
+    if not counts:
+        return []
+    detail = f"of the paired images {' and '.join(counts)}: only the names of folder and file confirm these pairs"
+    folder = pairs[0].image_path.rpartition("/")[0]
+    return [Finding("unconfirmed", "study", folder, detail, study.study_id, count=max(absent.values()))]
+
+
+def unlabeled(study: Study, kind: ContourKind) -> list[Finding]:
+    """How many of a study's images have no contour of one kind: one finding, or none."""
+    numbers = study.images.keys() - study.contours[kind].keys()
+    if not numbers:
+        return []
+    folder = study.images[min(numbers)].rpartition("/")[0]
+    detail = f"{len(numbers)} of {len(study.images)} images have no {kind}-contour"
+    return [Finding("unlabeled_images", "study", folder, detail, study.study_id)]
+
+
+def without_image(study_id: str, number: int, image_path: str | None, contour_path: str) -> Finding:
+    """What is found of a contour whose image is missing (no path) or cannot be used."""
+    detail = f"its image {image_path} cannot be used" if image_path else f"study {study_id} has no image {number}.dcm"
+    return Finding("no_image", "contour", contour_path, detail, study_id, number)
+
+
+def _disagreeing(study: Study, number: int, header: ImageHeader) -> str:
+    """Which elements disagree with folder and file name; an absent element says nothing. Never their values."""
+    wrong = []
+    if header.patient_id not in (None, study.study_id):
+        wrong.append("Patient ID (0010,0020) is not the folder's name")
+    if header.instance_number not in (None, number):
+        wrong.append("Instance Number (0020,0013) is not the file's number")
+    return " and ".join(wrong)
+
+
+def locate(headers: Mapping[int, ImageHeader]) -> dict[int, Place]:
+    """Stack, slice, phase and location of each image of a study.
+
+    Images of one orientation are a stack, and those of them whose positions along its normal agree are a slice; slices
+    are numbered along the normal, from the end that has the lower image number. Within a slice phases are numbered by
+    Trigger Time, or by image number where an image has none.
+    """
+    places = dict.fromkeys(headers, NOWHERE)
+    orientations = {
+        number: header.orientation
+        for number, header in headers.items()
+        if header.orientation is not None and header.position_mm is not None
+    }
+    first_slice = 0
+    for stack_index, numbers in enumerate(_stacks(orientations)):
+        # One normal for the stack: far from the patient's origin a minute tilt moves an image past its neighbor.
+        normal = headers[numbers[0]].normal
+        locations = {number: headers[number].location_along_mm(normal) for number in numbers}
+        slices = _parted(numbers, locations, _SAME_SLICE_MM)
+        if min(slices[0]) > min(slices[-1]):
+            slices.reverse()
+        for slice_index, members in enumerate(slices, start=first_slice):
+            timed = not any(math.isnan(headers[number].trigger_time_ms) for number in members)
+            members.sort(key=lambda number: (headers[number].trigger_time_ms if timed else 0.0, number))
+            for phase_index, number in enumerate(members):
+                places[number] = Place(stack_index, slice_index, phase_index, locations[number])
+        first_slice += len(slices)
+    return places
+
+
+def _stacks(orientations: Mapping[int, tuple[float, ...]]) -> list[list[int]]:
+    """Image numbers by stack, the stack of the lowest number first.
+
+    Images are parted at the gaps of one cosine after the other, until none has a gap. Unlike rounded cosines, two
+    that are close are never parted: between them there is no gap.
+    """
+    pending, stacks = [sorted(orientations)] if orientations else [], []
+    while pending:
+        numbers = pending.pop()
+        for axis in range(6):
+            cosines = {number: orientations[number][axis] for number in numbers}
+            parts = _parted(numbers, cosines, _SAME_STACK)
+            if len(parts) > 1:
+                pending += parts
+                break
+        else:
+            stacks.append(sorted(numbers))
+    return sorted(stacks)
+
+
+def _parted(numbers: list[int], values: Mapping[int, float], gap: float) -> list[list[int]]:
+    """Numbers in the order of their values, parted where two neighbors are further apart than a gap."""
+    along = sorted(numbers, key=lambda number: values[number])
+    parts = [along[:1]]
+    for before, number in itertools.pairwise(along):
+        if values[number] - values[before] > gap:
+            parts.append([])
+        parts[-1].append(number)
+    return parts

@@ -1,0 +1,224 @@
+"""One study's pairs → images and masks, and what is measured of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from preprocess.config import Config
+from preprocess.dicom import reader
+from preprocess.findings import Finding, InputError
+from preprocess.geometry import masks, polygons
+from preprocess.inputs.sources import Source, opened
+from preprocess.model import Key, Pair, Study
+from preprocess.output import dtypes
+from preprocess.quality import checks, measurements
+from preprocess.quality.measurements import Outline, PairRow, StudyRow
+from preprocess.quality.registration import Registration
+from preprocess.quality.volumes import Volumes
+from preprocess.stages import pairing
+
+PART_BYTES = 16 << 20
+"""Image and mask bytes of a part, so that its result fits a worker's memory: about 125 pairs of 208 × 208 pixels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """What is to be made of a study.
+
+    Attributes:
+        study: the study.
+        outline: what its files say as a whole.
+        pairs: all pairs of the kind that is written.
+        written: contour paths of those that go into the records.
+        inner: i-contour pairs that the study is measured by.
+        outside: share of each i-contour's area outside its o-contour.
+        dtype: of the data set's images.
+    """
+
+    study: Study
+    outline: Outline
+    pairs: Sequence[Pair]
+    written: frozenset[str]
+    inner: Sequence[Pair]
+    outside: Mapping[Key, float]
+    dtype: np.dtype[np.generic]
+
+    @property
+    def rows(self) -> dict[str, PairRow]:
+        """What is known of each pair before its image is read, by contour path."""
+        return {pair.contour_path: measurements.unmeasured(pair, self.outside) for pair in self.pairs}
+
+    def parts(self, config: Config, shape: tuple[int, int]) -> list[Part]:
+        """The pairs whose images are read, in parts of at most ``PART_BYTES``, or of one pair.
+
+        Args:
+            config: settings.
+            shape: rows and columns of the records.
+        """
+        read = [pair for pair in self.pairs if pair.contour_path in self.written]
+        if config.contours == "o":
+            read += self.inner
+        size = max(1, PART_BYTES // (shape[0] * shape[1] * (self.dtype.itemsize + 1)))
+        rows = self.rows
+        return [
+            Part(
+                self.study.study_id,
+                pairs,
+                {pair.contour_path: rows[pair.contour_path] for pair in pairs if pair.contour_path in self.written},
+                self.dtype,
+            )
+            for pairs in (read[first : first + size] for first in range(0, len(read), size))
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Some of a study's pairs, which one worker decodes, draws and measures at a time.
+
+    Attributes:
+        study_id: of the study.
+        pairs: those whose images are read.
+        rows: of those that go into the records, what was known before, by contour path.
+        dtype: of the data set's images.
+    """
+
+    study_id: str
+    pairs: Sequence[Pair]
+    rows: Mapping[str, PairRow]
+    dtype: np.dtype[np.generic]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendered:
+    """What was made of a part.
+
+    Attributes:
+        records: pair, image ``(H, W)`` of the data set's dtype and mask bool ``(H, W)``, by number; all three on the
+            common grid where there is one.
+        pair_rows: of the records, in the same order.
+        registration: of the i-contours on their images.
+        failed: study and number of the pairs whose image or contour could not be read.
+        findings: pairs that could not be made.
+    """
+
+    records: Sequence[tuple[Pair, npt.NDArray[np.generic], npt.NDArray[np.bool_]]]
+    pair_rows: Sequence[PairRow]
+    registration: Registration
+    failed: frozenset[Key]
+    findings: Sequence[Finding]
+
+
+def render(source: Source, config: Config, part: Part) -> Rendered:
+    """Decodes the images of a part's pairs, draws their masks, and measures both.
+
+    Registration is measured on the images as the files have them, so that it does not depend on the common grid.
+    """
+    registration = Registration()
+    records, pair_rows, findings, failed = [], [], [], set()
+    for pair in part.pairs:
+        row = part.rows.get(pair.contour_path)
+        try:
+            image, mask = read_pair(source, config, pair)
+            # Those that are only measured are to be finite all the same.
+            pixels = dtypes.to_dtype(image, part.dtype if row else np.dtype(np.float32), pair.image_path)
+        except InputError as error:
+            findings += _left_out(pair, error)
+            failed.add(pair.key)
+            continue
+        if pair.kind == "i":
+            registration.add(image, mask)
+        if row is None:
+            continue
+        try:
+            record = _on_common_grid(config, pair, pixels, mask)
+        except InputError as error:
+            findings += _left_out(pair, error)
+            continue
+        records.append(record)
+        pair_rows.append(measurements.measured(row, image, mask, record[2], record[0].polygon))
+    return Rendered(records, pair_rows, registration, frozenset(failed), findings)
+
+
+class StudyTables:
+    """The rows of a study, from its parts: they are taken in their order, so that sums are the same in every run."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
+        self._rows = selection.rows
+        self._registration = Registration()
+        self._failed: set[Key] = set()
+
+    def add(self, rendered: Rendered) -> None:
+        """Takes in the next part."""
+        self._rows |= {row.contour_path: row for row in rendered.pair_rows}
+        self._registration.merge(rendered.registration)
+        self._failed |= rendered.failed
+
+    def pair_rows(self) -> list[PairRow]:
+        """Of every pair of the kind that is written."""
+        return list(self._rows.values())
+
+    def study_row(self, config: Config) -> tuple[StudyRow, list[Finding]]:
+        """The study's row, and what it shows, when all parts were taken in."""
+        selection = self._selection
+        inner = [pair for pair in selection.inner if pair.key not in self._failed]
+        areas = ((pair, polygons.area(pair.polygon)) for pair in inner)
+        volumes = Volumes.of(areas, selection.outline.slice_spacing_mm, selection.outline.contoured)
+        written = sum(row.written for row in self._rows.values())
+        row = measurements.study_row(selection.study, selection.outline, written, self._registration, volumes)
+        findings = checks.volume_order(inner, volumes)
+        for path in list(selection.study.contours["i"].values())[:1]:
+            folder = path.rpartition("/")[0]
+            findings += checks.incomplete_volumes(volumes, selection.study.study_id, folder)
+            findings += checks.misregistered(row, folder, config.contour_origin)
+        return row, findings
+
+
+def read_pair(source: Source, config: Config, pair: Pair) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
+    """Modality values ``(H, W)`` and mask bool ``(H, W)`` of a pair.
+
+    Raises:
+        InputError: either cannot be made, or the image is not the one that was examined.
+    """
+    mask = masks.rasterize(pair.polygon, pair.header.shape, pair.contour_path, config.contour_origin)
+    with opened(source, pair.image_path, "unreadable_image") as file:
+        pixels = reader.read_pixels(file, pair.image_path, config.max_image_pixels, pair.fingerprint)
+    if pixels.shape != pair.header.shape:
+        raise InputError(pair.image_path, "its pixels are not Rows × Columns", "unreadable_image")
+    return pixels, mask
+
+
+def _on_common_grid(
+    config: Config, pair: Pair, pixels: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_]
+) -> tuple[Pair, npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
+    """A pair as it lies on the common grid, its image resampled and its mask drawn there; all as it is without one.
+
+    Raises:
+        InputError: ``outside_image`` or ``degenerate_contour``, the contour lies beyond the grid or is lost in it.
+    """
+    header, path = pair.header, pair.contour_path
+    grid = config.grid_of(header, pair.image_path)
+    if grid.changes_nothing:
+        return pair, pixels, mask
+    header = dataclasses.replace(header, shape=grid.shape, pixel_spacing_mm=grid.spacing_mm)
+    placed = dataclasses.replace(pair, header=header, polygon=grid.place(pair.polygon, config.contour_origin))
+    try:
+        drawn = masks.rasterize(placed.polygon, grid.shape, path)
+    except InputError as error:
+        detail = f"on the common grid {error.detail}; enlarge --image_size, or choose another --pixel_spacing_mm"
+        raise InputError(path, detail, error.reason) from error
+    return placed, grid.resample(pixels), drawn
+
+
+def _left_out(pair: Pair, error: InputError) -> list[Finding]:
+    """What is found of a pair of which one file cannot be used."""
+    if error.path == pair.contour_path:
+        return [Finding.of(error, "contour", pair.study_id, pair.number)]
+    return [
+        Finding.of(error, "image", pair.study_id, pair.number),
+        pairing.without_image(pair.study_id, pair.number, pair.image_path, pair.contour_path),
+    ]
