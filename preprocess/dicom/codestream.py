@@ -81,8 +81,11 @@ def check_codestream(frame: bytes, syntax: UID, shape: tuple[int, int]) -> Claim
         return None
     if claim is None:
         raise InputError(Reason.UNREADABLE_IMAGE, "its compressed pixels have no frame header")
-    if claim[:3] != (*shape, 1):
-        detail = "its compressed pixels are {} × {} with {} samples, {} × {} with 1 expected".format(*claim[:3], *shape)
+    if (claim.rows, claim.columns, claim.samples) != (*shape, 1):
+        detail = (
+            f"its compressed pixels are {claim.rows} × {claim.columns} with {claim.samples} samples, "
+            f"{shape[0]} × {shape[1]} with 1 expected"
+        )
         raise InputError(Reason.UNREADABLE_IMAGE, detail)
     return claim
 
@@ -97,7 +100,8 @@ def _claim_of_jpeg(frame: bytes) -> Claim | None:
             continue
         if marker in _FRAME_HEADERS:
             precision, rows, columns, samples = struct.unpack_from(">BHHB", frame, at + 4)
-            return Claim(rows, columns, samples, precision, None if marker in _BITS_ONLY else False)
+            signed = None if marker in _BITS_ONLY else False
+            return Claim(rows=rows, columns=columns, samples=samples, precision=precision, signed=signed)
         if marker == _SCAN_HEADER:
             return None
         at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
@@ -117,7 +121,13 @@ def _claim_of_jpeg_2000(frame: bytes) -> Claim | None:
         return None
     right, bottom, left, top = struct.unpack_from(">4I", frame, at + 8)
     samples, depth = struct.unpack_from(">HB", frame, at + 40)
-    return Claim(bottom - top, right - left, samples, (depth & 0x7F) + 1, bool(depth & 0x80))
+    return Claim(
+        rows=bottom - top,
+        columns=right - left,
+        samples=samples,
+        precision=(depth & 0x7F) + 1,
+        signed=bool(depth & 0x80),
+    )
 
 
 def _unpacks_beyond(frame: bytes, pixels: int) -> bool:

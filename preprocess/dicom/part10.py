@@ -132,7 +132,11 @@ def _inflate(file: BinaryIO, start: int, limit: int) -> BinaryIO:
 
 
 class _DeflatedError(Exception):
-    """pydicom asks for all the rest of a file, which it does only to inflate it."""
+    """pydicom asks for all the rest of a file, which it does only to inflate it.
+
+    An exception, because pydicom reads the transfer syntax and inflates in one call. A look at the syntax beforehand
+    would take a private function of pydicom, and would parse the File Meta Information of every file twice.
+    """
 
     def __init__(self, start: int) -> None:
         super().__init__(start)

@@ -66,7 +66,7 @@ def read_layout(dataset: pydicom.Dataset) -> Layout:
     representation = element(dataset, "PixelRepresentation", unsigned_short)
     if representation not in (0, 1):
         raise _unsupported(f"Pixel Representation (0028,0103) is {_shown(representation)}, 0 or 1 expected")
-    return Layout(allocated, stored, high, representation == 1)
+    return Layout(allocated=allocated, stored=stored, high=high, signed=representation == 1)
 
 
 def read_overlays(dataset: pydicom.Dataset) -> tuple[int, ...]:

@@ -94,11 +94,11 @@ class Grid:
         # Where pixels keep their size they move by whole ones, and keep their values.
         offset = np.where(scale == 1, np.floor(offset), offset)
         return cls(
-            shape,
-            (int(rows), int(columns)),
-            spacing_mm,
-            (float(scale[1]), float(scale[0])),
-            (float(offset[1]), float(offset[0])),
+            source_shape=shape,
+            shape=(int(rows), int(columns)),
+            spacing_mm=spacing_mm,
+            scale=(float(scale[1]), float(scale[0])),
+            offset=(float(offset[1]), float(offset[0])),
         )
 
     @property

@@ -167,15 +167,15 @@ class Outline:
         spacings = {header.pixel_spacing_mm for header in headers.values()}
         row_mm, column_mm = spacings.pop() if len(spacings) == 1 else (math.nan, math.nan)
         return cls(
-            len(study.images),
-            len(study.contours["i"]),
-            len(study.contours["o"]),
-            len({place.slice_index for place in places.values() if place.slice_index >= 0}),
-            len({place.phase_index for place in places.values() if place.phase_index >= 0}),
-            row_mm,
-            column_mm,
-            _slice_spacing_mm(places),
-            [places.get(number, NOWHERE) for number in sorted(study.contours["i"])],
+            images=len(study.images),
+            i_contours=len(study.contours["i"]),
+            o_contours=len(study.contours["o"]),
+            slices=len({place.slice_index for place in places.values() if place.slice_index >= 0}),
+            phases=len({place.phase_index for place in places.values() if place.phase_index >= 0}),
+            row_spacing_mm=row_mm,
+            column_spacing_mm=column_mm,
+            slice_spacing_mm=_slice_spacing_mm(places),
+            contoured=[places.get(number, NOWHERE) for number in sorted(study.contours["i"])],
         )
 
 
@@ -190,24 +190,28 @@ def _slice_spacing_mm(places: Mapping[int, Place]) -> float:
 
 def study_row(study: Study, outline: Outline, written: int, registration: Registration, volumes: Volumes) -> StudyRow:
     """A study's row, with the number of its pairs that were written."""
+    peak = registration.peak()
     return StudyRow(
-        study.study_id,
-        study.contour_id,
-        outline.images,
-        outline.i_contours,
-        outline.o_contours,
-        written,
-        outline.slices,
-        outline.phases,
-        outline.row_spacing_mm,
-        outline.column_spacing_mm,
-        outline.slice_spacing_mm,
-        *registration.peak(),
-        volumes.end_diastole,
-        volumes.end_systole,
-        volumes.edv_ml,
-        volumes.esv_ml,
-        volumes.stroke_ml,
-        volumes.ejection_fraction_percent,
-        None if volumes.end_diastole < 0 else int(not volumes.missing),
+        study_id=study.study_id,
+        contour_id=study.contour_id,
+        images=outline.images,
+        i_contours=outline.i_contours,
+        o_contours=outline.o_contours,
+        pairs=written,
+        slices=outline.slices,
+        phases=outline.phases,
+        row_spacing_mm=outline.row_spacing_mm,
+        column_spacing_mm=outline.column_spacing_mm,
+        slice_spacing_mm=outline.slice_spacing_mm,
+        registration_peak_dx_px=peak.dx,
+        registration_peak_dy_px=peak.dy,
+        registration_peak=peak.contrast,
+        registration_rest=peak.contrast_unmoved,
+        end_diastole_phase=volumes.end_diastole,
+        end_systole_phase=volumes.end_systole,
+        edv_ml=volumes.edv_ml,
+        esv_ml=volumes.esv_ml,
+        stroke_volume_ml=volumes.stroke_ml,
+        ejection_fraction_percent=volumes.ejection_fraction_percent,
+        volumes_complete=None if volumes.end_diastole < 0 else int(not volumes.missing),
     )

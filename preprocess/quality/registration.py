@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -35,6 +36,21 @@ def bands(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], npt.NDArr
         return found
 
     return band(mask[rows, columns]), band(~mask[rows, columns])
+
+
+class Peak(NamedTuple):
+    """Where a registration curve is highest; NaN when nothing was added.
+
+    Attributes:
+        dx, dy: the move, in pixels.
+        contrast: the contrast there.
+        contrast_unmoved: the contrast of the contours as they are.
+    """
+
+    dx: float
+    dy: float
+    contrast: float
+    contrast_unmoved: float
 
 
 class Registration:
@@ -74,18 +90,18 @@ class Registration:
         mean = (self._sum / self._count).astype(np.float32)
         return cv2.remap(mean, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE).astype(np.float64)
 
-    def peak(self) -> tuple[float, float, float, float]:
-        """Dx and dy of the peak in pixels, the contrast there and at rest; NaN of nothing."""
+    def peak(self) -> Peak:
+        """The highest point of the curve."""
         curve = self.curve()
         if np.isnan(curve).all():
-            return math.nan, math.nan, math.nan, math.nan
+            return Peak(math.nan, math.nan, math.nan, math.nan)
         row, column = np.unravel_index(curve.argmax(), curve.shape)
         middle = MAX_SHIFT * _STEPS_PER_PIXEL
-        return (
-            float(shifts()[column]),
-            float(shifts()[row]),
-            float(curve[row, column]),
-            float(curve[middle, middle]),
+        return Peak(
+            dx=float(shifts()[column]),
+            dy=float(shifts()[row]),
+            contrast=float(curve[row, column]),
+            contrast_unmoved=float(curve[middle, middle]),
         )
 
 

@@ -53,7 +53,14 @@ class Volumes:
             end_diastole, end_systole = _extremes(by_phase)
         missing = _missing(by_phase, end_diastole, end_systole, contoured)
         edv_ml, esv_ml = totals.get(end_diastole, math.nan), totals.get(end_systole, math.nan)
-        return cls(dict(by_phase), end_diastole, end_systole, edv_ml, esv_ml, missing)
+        return cls(
+            areas_px=dict(by_phase),
+            end_diastole=end_diastole,
+            end_systole=end_systole,
+            edv_ml=edv_ml,
+            esv_ml=esv_ml,
+            missing=missing,
+        )
 
     @property
     def stroke_ml(self) -> float:

@@ -18,7 +18,7 @@ import pathlib
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import jinja2
@@ -157,10 +157,20 @@ def _first_of_each_kind(audit_rows: Iterable[Row]) -> Iterator[Row]:
             yield row
 
 
-def _unlisted(audit_rows: Iterable[Row]) -> list[tuple[str, str, int]]:
-    """Level, reason and number of the rows that the page leaves out."""
+class _Unlisted(NamedTuple):
+    """How many rows of a level and reason the page leaves out."""
+
+    level: str
+    reason: str
+    rows: int
+
+
+def _unlisted(audit_rows: Iterable[Row]) -> list[_Unlisted]:
+    """The rows that the page leaves out, by level and reason."""
     counts = collections.Counter((row["level"], row["reason"]) for row in audit_rows)
-    return [(*kind, count - _MAX_ROWS) for kind, count in counts.items() if count > _MAX_ROWS]
+    return [
+        _Unlisted(level, reason, count - _MAX_ROWS) for (level, reason), count in counts.items() if count > _MAX_ROWS
+    ]
 
 
 def _anchor(study_id: str, number: str) -> str:
@@ -228,7 +238,7 @@ def _study(row: Row, shown: Sequence[Shown], kind: ContourKind) -> dict[str, Any
         for name, phase in phases.items()
         if phase >= 0
     }
-    dx, dy, peak, rest = registration.peak()
+    peak = registration.peak()
     return {
         "row": row,
         "phases": phases,
@@ -238,8 +248,8 @@ def _study(row: Row, shown: Sequence[Shown], kind: ContourKind) -> dict[str, Any
         "others": [pair for pair in shown if pair.anchor not in in_columns],
         "pictures": pictures,
         "areas": figures.areas_by_slice(areas) if any(areas.values()) and not math.isnan(pixel_mm2) else "",
-        "registration": "" if math.isnan(peak) else figures.registration_map(registration.curve(), (dx, dy)),
-        "move": {"dx": dx, "dy": dy, "peak": peak, "rest": rest},
+        "registration": "" if math.isnan(peak.contrast) else figures.registration_map(registration.curve(), peak),
+        "peak": peak,
     }
 
 
