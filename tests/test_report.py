@@ -162,6 +162,17 @@ def test_a_page_shows_a_few_hundred_rows_of_a_kind_and_counts_the_others(
     assert "1800 more rows of level error, reason duplicate_image: see audit.csv." in text
 
 
+def test_the_reasons_that_occur_are_explained(page: pathlib.Path) -> None:
+    text = page.read_text("utf-8")
+    explained = dict(re.findall(r"<dt>(\w+)</dt>\n<dd>(.*)</dd>", text))
+    assert explained.keys() == set(re.findall(r"<tr data-level=.*?</td><td>(\w+)</td>", text))
+    assert explained["missing_study"] == (
+        "a row of <code>link.csv</code> names a study whose DICOM or contour folder is missing. "
+        "<strong>What to do:</strong> add the files, or remove the row."
+    )
+    assert "What to do" not in explained["unlabeled_images"]
+
+
 def test_a_study_named_like_a_formula_in_a_folder_that_is_not_utf_8(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (tree / "dicoms" / "PHANTOM001").rename(tree / "dicoms" / "$^$")
     for path in (tree / "dicoms" / "$^$").iterdir():
@@ -182,7 +193,7 @@ def test_outer_contours(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
     text = write_report(data, tmp_path / "records", tmp_path / "report").read_text("utf-8")
     assert text.count("<figure id=") == 18
     assert "pairs written (outer contours)" in text
-    # Contrast is told of inner contours.
+    # Contrast is measured for inner contours only.
     assert "Contrast across the contours" not in text
 
 

@@ -99,13 +99,13 @@ def areas_by_slice(areas_mm2: Mapping[str, Mapping[int, float]]) -> str:
 
 
 def registration_map(curve: npt.NDArray[np.float64], peak: Peak) -> str:
-    """Mean contrast by the contours' move ``(25, 25)``, with its peak and the place at rest."""
+    """Mean contrast by the contours' move ``(25, 25)``, with its peak and the place where they are not moved."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(3.8, 3), layout="constrained")
         axes = figure.add_subplot()
         reach = MAX_SHIFT + 0.125
         image = axes.imshow(curve, extent=(-reach, reach, reach, -reach), cmap="viridis")
-        axes.plot(0, 0, "o", markerfacecolor="none", markeredgecolor="white", markersize=9, label="at rest")
+        axes.plot(0, 0, "o", markerfacecolor="none", markeredgecolor="white", markersize=9, label="not moved")
         axes.plot(peak.dx, peak.dy, "x", color=_COLORS[1], markersize=9, markeredgewidth=2.5, label="peak")
         axes.set_xlabel("contours moved by dx, pixels")
         axes.set_ylabel("dy, pixels")

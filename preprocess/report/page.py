@@ -113,6 +113,7 @@ def write_report(data_dir: pathlib.Path, records_dir: pathlib.Path, output_dir: 
             for row in _first_of_each_kind(audit_rows)
         ],
         unlisted=_unlisted(audit_rows),
+        reasons=_occurring(audit_rows),
     )
     with publication.writing(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -171,6 +172,12 @@ def _unlisted(audit_rows: Iterable[Row]) -> list[_Unlisted]:
     return [
         _Unlisted(level, reason, count - _MAX_ROWS) for (level, reason), count in counts.items() if count > _MAX_ROWS
     ]
+
+
+def _occurring(audit_rows: Iterable[Row]) -> list[Reason]:
+    """The reasons that the rows have."""
+    names = {row["reason"] for row in audit_rows}
+    return [reason for reason in Reason if reason.value in names]
 
 
 def _anchor(study_id: str, number: str) -> str:
