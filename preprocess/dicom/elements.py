@@ -22,7 +22,7 @@ LARGEST = 1e6
 _Value = TypeVar("_Value")
 
 
-def element(dataset: pydicom.Dataset, keyword: str | int, convert: Callable[[Any], _Value]) -> _Value | None:
+def read_element(dataset: pydicom.Dataset, keyword: str | int, convert: Callable[[Any], _Value]) -> _Value | None:
     """One element's value, by keyword or tag; None when it is absent or empty.
 
     Raises:
@@ -36,13 +36,13 @@ def element(dataset: pydicom.Dataset, keyword: str | int, convert: Callable[[Any
         return None if value is None or value == "" else convert(value)
 
 
-def floats(dataset: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+def read_floats(dataset: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
     """The finite numbers of one element, None when it is absent or empty.
 
     Raises:
         InputError: ``unreadable_image``, there are not ``count`` of them, or one goes beyond ``LARGEST``.
     """
-    values = element(dataset, keyword, lambda value: tuple(float(number) for number in value))
+    values = read_element(dataset, keyword, lambda value: tuple(float(number) for number in value))
     if values is not None and (len(values) != count or not all(map(math.isfinite, values))):
         raise InputError(Reason.UNREADABLE_IMAGE, f"{describe(keyword)} is not {count} finite numbers")
     if values is not None and any(abs(value) > LARGEST for value in values):

@@ -14,7 +14,7 @@ from pydicom.pixels import apply_modality_lut, get_decoder, pixel_array
 from pydicom.uid import UID
 
 from preprocess.dicom.codestream import check_codestream
-from preprocess.dicom.elements import LARGEST, element, floats, foreign_code, silent, unsigned_short
+from preprocess.dicom.elements import LARGEST, foreign_code, read_element, read_floats, silent, unsigned_short
 from preprocess.dicom.part10 import PIXEL_KEYWORDS, Elements, read_elements
 from preprocess.dicom.stored import OVERLAY_BIT_POSITIONS, from_cells, from_numbers, read_layout, read_overlays
 from preprocess.findings import InputError, Reason
@@ -166,9 +166,9 @@ def _stored_values(elements: Elements, shape: tuple[int, int]) -> npt.NDArray[np
 
 def _header(elements: Elements, max_image_pixels: int) -> ImageHeader:
     dataset = elements.dataset
-    if element(dataset, "SOPClassUID", str) in _ENHANCED:
+    if read_element(dataset, "SOPClassUID", str) in _ENHANCED:
         raise _unsupported("it is of an enhanced, multi-frame class", "convert it to single-frame images")
-    rows, columns = (element(dataset, keyword, unsigned_short) for keyword in ("Rows", "Columns"))
+    rows, columns = (read_element(dataset, keyword, unsigned_short) for keyword in ("Rows", "Columns"))
     if not rows or not columns:
         raise _unsupported("it has no pixels: Rows (0028,0010) or Columns (0028,0011) is missing")
     if rows * columns > max_image_pixels:
@@ -176,25 +176,25 @@ def _header(elements: Elements, max_image_pixels: int) -> ImageHeader:
             f"Rows × Columns is {rows} × {columns}, at most {max_image_pixels} pixels expected; "
             "raise --max_image_pixels if this is right",
         )
-    samples = element(dataset, "SamplesPerPixel", int)
-    photometric = element(dataset, "PhotometricInterpretation", str)
+    samples = read_element(dataset, "SamplesPerPixel", int)
+    photometric = read_element(dataset, "PhotometricInterpretation", str)
     if samples not in (None, 1) or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise _unsupported("it is not grayscale: MONOCHROME1 or MONOCHROME2, with 1 sample per pixel, expected")
-    frames = element(dataset, "NumberOfFrames", unsigned_short)
+    frames = read_element(dataset, "NumberOfFrames", unsigned_short)
     if frames not in (None, 1):
         raise _unsupported(f"NumberOfFrames (0028,0008) is {frames}, 1 expected", "split it into images")
     value_range = _value_range(elements)
-    spacing = floats(dataset, "PixelSpacing", 2) or (math.nan, math.nan)
-    orientation = floats(dataset, "ImageOrientationPatient", 6)
-    position = floats(dataset, "ImagePositionPatient", 3)
-    trigger_time = element(dataset, "TriggerTime", float)
+    spacing = read_floats(dataset, "PixelSpacing", 2) or (math.nan, math.nan)
+    orientation = read_floats(dataset, "ImageOrientationPatient", 6)
+    position = read_floats(dataset, "ImagePositionPatient", 3)
+    trigger_time = read_element(dataset, "TriggerTime", float)
     if trigger_time is not None and not abs(trigger_time) <= LARGEST:
         raise InputError(Reason.UNREADABLE_IMAGE, f"Trigger Time (0018,1060) goes beyond ±{LARGEST:g}")
     if not all(distance > 0 for distance in spacing if not math.isnan(distance)):
         raise InputError(Reason.UNREADABLE_IMAGE, "Pixel Spacing (0028,0030) is not above 0")
     return ImageHeader(
-        patient_id=element(dataset, "PatientID", lambda value: str(value).strip()) or None,
-        instance_number=element(dataset, "InstanceNumber", int),
+        patient_id=read_element(dataset, "PatientID", lambda value: str(value).strip()) or None,
+        instance_number=read_element(dataset, "InstanceNumber", int),
         shape=(rows, columns),
         value_range=value_range,
         pixel_spacing_mm=(spacing[0], spacing[1]),
@@ -227,8 +227,8 @@ def _value_range(elements: Elements) -> tuple[int, int] | None:
 
 def _rescale(dataset: pydicom.Dataset) -> tuple[float, float]:
     """Rescale Slope, 1 when absent, and Rescale Intercept, 0 when absent."""
-    slope = element(dataset, "RescaleSlope", float)
-    intercept = element(dataset, "RescaleIntercept", float)
+    slope = read_element(dataset, "RescaleSlope", float)
+    intercept = read_element(dataset, "RescaleIntercept", float)
     slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
     if not math.isfinite(slope) or not math.isfinite(intercept) or slope == 0:
         raise InputError(Reason.UNREADABLE_IMAGE, "Rescale Slope and Intercept are not a finite scale")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 
-from preprocess.dicom.elements import element, unsigned_short
+from preprocess.dicom.elements import read_element, unsigned_short
 from preprocess.findings import InputError, Reason
 
 _BITS_ALLOCATED = (1, 8, 16, 32, 64)
@@ -52,18 +52,18 @@ def read_layout(dataset: pydicom.Dataset) -> Layout:
     Raises:
         InputError: ``unsupported_image``, it is incomplete or contradicts itself.
     """
-    allocated = element(dataset, "BitsAllocated", unsigned_short)
+    allocated = read_element(dataset, "BitsAllocated", unsigned_short)
     if allocated not in _BITS_ALLOCATED:
         raise _unsupported(f"Bits Allocated (0028,0100) is {_shown(allocated)}, 1, 8, 16, 32 or 64 expected")
-    stored = element(dataset, "BitsStored", unsigned_short)
+    stored = read_element(dataset, "BitsStored", unsigned_short)
     most = min(_MAX_BITS_STORED, allocated)
     if stored is None or not 1 <= stored <= most:
         raise _unsupported(f"Bits Stored (0028,0101) is {_shown(stored)}, 1 to {most} expected")
-    high = element(dataset, "HighBit", unsigned_short)
+    high = read_element(dataset, "HighBit", unsigned_short)
     high = stored - 1 if high is None else high
     if not stored - 1 <= high < allocated:
         raise _unsupported(f"High Bit (0028,0102) is {high}, {stored - 1} to {allocated - 1} expected")
-    representation = element(dataset, "PixelRepresentation", unsigned_short)
+    representation = read_element(dataset, "PixelRepresentation", unsigned_short)
     if representation not in (0, 1):
         raise _unsupported(f"Pixel Representation (0028,0103) is {_shown(representation)}, 0 or 1 expected")
     return Layout(allocated=allocated, stored=stored, high=high, signed=representation == 1)
@@ -71,7 +71,7 @@ def read_layout(dataset: pydicom.Dataset) -> Layout:
 
 def read_overlays(dataset: pydicom.Dataset) -> tuple[int, ...]:
     """Positions of the bits of a cell that hold overlays, which the standard has retired."""
-    positions = (element(dataset, tag, unsigned_short) for tag in OVERLAY_BIT_POSITIONS)
+    positions = (read_element(dataset, tag, unsigned_short) for tag in OVERLAY_BIT_POSITIONS)
     # 0 is what an overlay with data of its own has.
     return tuple(position for position in positions if position)
 

@@ -112,13 +112,13 @@ class Grid:
 
     def resample(self, pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """The image ``(H, W)`` on the target, of the same dtype: integers are rounded, halves to even."""
-        down, down_inside = _along(pixels.astype(np.float64), self.shape[0], self.scale[1], self.offset[1])
-        across, across_inside = _along(down.T, self.shape[1], self.scale[0], self.offset[0])
+        down, down_inside = _resample_rows(pixels.astype(np.float64), self.shape[0], self.scale[1], self.offset[1])
+        across, across_inside = _resample_rows(down.T, self.shape[1], self.scale[0], self.offset[0])
         values = np.where(down_inside[:, None] & across_inside, across.T, pixels.min())
         return np.asarray(np.rint(values) if pixels.dtype.kind in "iu" else values).astype(pixels.dtype)
 
 
-def _along(
+def _resample_rows(
     values: npt.NDArray[np.float64], count: int, scale: float, offset: float
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Resamples rows of pixels ``(n, m)`` to ``(count, m)``, and tells which of them have their center inside."""
