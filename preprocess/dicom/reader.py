@@ -43,7 +43,7 @@ _HEADER_KEYWORDS = (
 )
 
 _IMAGE_NAMES = _HEADER_KEYWORDS + OVERLAY_BIT_POSITIONS + PIXEL_KEYWORDS
-"""All that decoding an image takes."""
+"""All elements that decoding an image needs."""
 
 _LUT_BITS = range(1, 17)
 """Bits of a Modality LUT's values (PS3.3 C.11.1.1)."""
@@ -82,13 +82,13 @@ def read_pixels(
     Args:
         file: a DICOM file (PS3.10).
         max_image_pixels: rows × columns allowed; checked before anything is decoded.
-        fingerprint: what ``read_fingerprint`` has found, where it has been read before.
+        fingerprint: what ``read_fingerprint`` returned, if the image was read before.
 
     Returns:
         ``(H, W)``, of an integer dtype where slope and intercept are integers, else float64.
 
     Raises:
-        InputError: ``unreadable_image``, ``unsupported_image``, or ``changed_image`` where the fingerprint is another.
+        InputError: ``unreadable_image``, ``unsupported_image``, or ``changed_image`` where the fingerprint differs.
     """
     with silent():
         elements = read_elements(file, _IMAGE_NAMES, max_image_pixels)
@@ -98,7 +98,7 @@ def read_pixels(
         pixels = _stored_values(elements, header.shape)
         if "ModalityLUTSequence" in dataset:
             with foreign_code("Modality LUT Sequence (0028,3000) cannot be applied"):
-                # Of the pixels' own dtype, the difference to the first value mapped may wrap.
+                # In the pixels' own dtype, the difference to the first mapped value may wrap.
                 return apply_modality_lut(pixels.astype(np.int64), dataset)
         slope, intercept = _rescale(dataset)
         if (slope, intercept) == (1, 0):
@@ -109,7 +109,7 @@ def read_pixels(
 
 
 def read_fingerprint(file: BinaryIO, max_image_pixels: int) -> tuple[ImageHeader, Fingerprint]:
-    """Reads all of an image and decodes nothing.
+    """Reads all of an image without decoding it.
 
     Args:
         file: a DICOM file (PS3.10).
@@ -127,7 +127,7 @@ def read_fingerprint(file: BinaryIO, max_image_pixels: int) -> tuple[ImageHeader
 
 
 def _pixel_keyword(elements: Elements) -> str:
-    """Which element holds the pixels."""
+    """The element that holds the pixels."""
     if elements.pixels is None:
         raise _unsupported("it has no pixels")
     return elements.pixels
@@ -140,8 +140,8 @@ def _stored_values(elements: Elements, shape: tuple[int, int]) -> npt.NDArray[np
     syntax, floating, claim = UID(dataset.file_meta.TransferSyntaxUID), keyword != "PixelData", None
     if floating and syntax.is_encapsulated:
         raise _unsupported("its float pixels are compressed", "decompress them")
-    # Cells are decoded as bits, a codestream as what it says it is. As the header states them, pydicom would mask and
-    # wrap what contradicts it.
+    # Cells are decoded as plain bits, a codestream as it describes itself. With the header's description, pydicom would
+    # mask and wrap values that contradict it.
     stated: dict[str, Any] = {} if floating else {"pixel_representation": 0}
     with foreign_code("the pixels cannot be decoded"):
         if syntax.is_encapsulated:
@@ -152,7 +152,7 @@ def _stored_values(elements: Elements, shape: tuple[int, int]) -> npt.NDArray[np
                 "bits_stored": claim.precision,
                 "pixel_representation": int(claim.signed or 0),
             }
-        # The first frame alone: NumberOfFrames is 1, whatever else is encapsulated.
+        # Only the first frame: NumberOfFrames is 1, even if more frames are encapsulated.
         pixels = pixel_array(dataset, index=0, correct_unused_bits=False, **stated)
     if floating:
         return pixels
@@ -208,7 +208,7 @@ def _header(elements: Elements, max_image_pixels: int) -> ImageHeader:
 def _value_range(elements: Elements) -> tuple[int, int] | None:
     """Lowest and highest modality value that the header allows; None where they are not all integers."""
     dataset = elements.dataset
-    # Float pixels may have Bits Stored, too, which then says nothing of them (PS3.3 C.7.6.24).
+    # Float pixels may have Bits Stored, too, which then does not describe them (PS3.3 C.7.6.24).
     layout = read_layout(dataset) if elements.pixels in (None, "PixelData") else None
     if "ModalityLUTSequence" in dataset:
         if layout is None:

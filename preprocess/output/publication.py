@@ -1,6 +1,6 @@
-"""The output directory: claimed by one job, made aside, and put into place in one step.
+"""The output directory: claimed by one job, written beside its place, and moved there in one step.
 
-All is written to a sibling directory, ``.OUTPUT.partial``, so that the output directory is never there in part, and
+Everything is written to a sibling directory, ``.OUTPUT.partial``, so that the output directory is never incomplete, and
 renaming never crosses a file system.
 """
 
@@ -56,7 +56,7 @@ def claimed(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]
 
 @contextlib.contextmanager
 def writing(output_dir: pathlib.Path) -> Iterator[None]:
-    """Turns an error of the system (no space, no permission) into one about the output directory.
+    """Turns an OSError (no space, no permission) into an error about the output directory.
 
     Raises:
         FatalInputError: the block raised OSError.
@@ -140,7 +140,7 @@ def _check(output_dir: pathlib.Path, overwrite: bool) -> None:
 
 
 def _read(output_dir: pathlib.Path) -> DatasetInfo:
-    """The manifest of what is to be replaced."""
+    """The manifest of the directory to replace."""
     try:
         return DatasetInfo.read(output_dir)
     except (RecordsError, OSError) as error:
@@ -163,7 +163,7 @@ def _replace(output: pathlib.Path, directory: pathlib.Path, output_dir: pathlib.
     """Swaps two directories, in one step where the system can (Linux, renameat2), else in two renames.
 
     Raises:
-        FatalInputError: it cannot do either, as where the former one is part of a container's image. The new one is
+        FatalInputError: neither works, as where the former directory is part of a container's image. The new one is
             kept.
     """
     at_working_directory, exchange = -100, 2

@@ -1,4 +1,4 @@
-"""What is measured of every pair and every study: the tables beside the audit.
+"""What is measured for every pair and every study: the tables beside the audit.
 
 Lengths are in pixels or mm and volumes in ml, as the columns say.
 """
@@ -27,7 +27,7 @@ class PairRow:
     """A row of ``pairs.csv``. None where it was not measured, because the pair was left out.
 
     On a common grid ``mask_area_px`` is of the mask that is written, in its pixels, and ``area_difference_percent``
-    compares it with the polygon as it lies there. All else is told of image and contour as the files have them.
+    compares it with the polygon as it lies there. Other columns describe image and contour as the files have them.
     """
 
     study_id: str
@@ -75,7 +75,7 @@ class StudyRow:
 
 
 def unmeasured(pair: Pair, outside: Mapping[Key, float]) -> PairRow:
-    """What is known of a pair before its image is read."""
+    """The row of a pair whose image is not read yet."""
     share = outside.get(pair.key)
     return PairRow(
         study_id=pair.study_id,
@@ -105,11 +105,11 @@ def measured(
     """The row of a pair that was written.
 
     Args:
-        row: what was known of it before.
+        row: the row before the image was read.
         pixels: the image ``(H, W)`` as its file has it.
         mask: bool ``(H, W)``, drawn on it.
-        written: the mask that is written, and
-        polygon: the contour that it was drawn from, both on the common grid where there is one.
+        written: the mask that is written, on the common grid where there is one.
+        polygon: the contour on the same grid.
     """
     ring = bands(mask)[1]
     area = int(written.sum())

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from preprocess.geometry import Polygon
 from preprocess.quality.registration import MAX_SHIFT, Peak
 
-# From Okabe and Ito's palette, which most kinds of color blindness tell apart.
+# From Okabe and Ito's palette, which can be distinguished with most kinds of color blindness.
 _CONTOUR, _MASK = "#f0e442", "#56b4e9"
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#000000")
 _ES, _ED = _COLORS[1], _COLORS[0]
@@ -57,7 +57,7 @@ def pair_picture(pixels: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_], p
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     height, width = pixels.shape
-    # Pixel (r, c) is the square [c, c + 1] × [r, r + 1], as the contours have it.
+    # Pixel (r, c) is the square [c, c + 1] × [r, r + 1], as in the contours' coordinates.
     axes.imshow(
         pixels,
         cmap="gray",

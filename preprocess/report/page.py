@@ -124,7 +124,7 @@ def write_report(data_dir: pathlib.Path, records_dir: pathlib.Path, output_dir: 
 
 
 def _check_former(path: pathlib.Path, studies: Sequence[str]) -> None:
-    """Checks that the page at a path may be replaced: it is a report, and of no other studies."""
+    """Checks that the page at a path may be replaced: it is a report of the same studies, or of fewer."""
     if not os.path.lexists(path):
         return
     with publication.writing(path.parent):
@@ -224,7 +224,7 @@ def _grid(source: Source, info: DatasetInfo, path: str) -> Grid:
 
 
 def _study(row: Row, shown: Sequence[Shown], kind: ContourKind) -> dict[str, Any]:
-    """What the page says of a study; contrast is told of inner contours only."""
+    """What the page shows for a study; contrast is measured for inner contours only."""
     window = figures.window_around([pair.polygon for pair in shown])
     by_place = {(int(pair.row["slice_index"]), int(pair.row["phase_index"])): pair for pair in shown}
     phases = {"end-diastole": int(row["end_diastole_phase"]), "end-systole": int(row["end_systole_phase"])}
