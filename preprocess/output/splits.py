@@ -147,5 +147,7 @@ def _by_name(parts: Mapping[str, str], studies: Collection[str]) -> dict[str, tu
 
 
 def _listed(studies: Collection[str]) -> str:
-    more = [f"{len(studies) - _NAMED} more"] * (len(studies) > _NAMED)
-    return ", ".join(sorted(studies)[:_NAMED] + more)
+    names = sorted(studies)[:_NAMED]
+    if len(studies) > _NAMED:
+        names.append(f"{len(studies) - _NAMED} more")
+    return ", ".join(names)

@@ -134,9 +134,10 @@ def dump_table(kind: type[PairRow] | type[StudyRow], rows: Iterable[PairRow | St
 
 
 def _cell(value: Any) -> Any:
+    """A value as the csv module takes it, which writes None as a blank."""
     if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.6g}"
-    return "" if value is None else value
+        return None if math.isnan(value) else f"{value:.6g}"
+    return value
 
 
 @dataclasses.dataclass(frozen=True)

@@ -91,11 +91,7 @@ def write_report(data_dir: pathlib.Path, records_dir: pathlib.Path, output_dir: 
         anchors |= {pair.anchor for pair in shown}
         naive += [_naive_difference(pair) for pair in shown]
     written = [row for row in pair_rows if row["written"] == "1"]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("preprocess.report", ""), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    page = environment.get_template("report.html").render(
+    page = _render(
         info=info,
         generator=schema.FORMAT_NAME,
         study_ids=json.dumps(info.studies),
@@ -109,18 +105,33 @@ def write_report(data_dir: pathlib.Path, records_dir: pathlib.Path, output_dir: 
         mean_naive=np.mean(naive),
         intensities=figures.intensities(_intensities(written)),
         audit=[
-            {**row, "anchor": anchor if (anchor := _anchor(row["study_id"], row["instance_number"])) in anchors else ""}
+            {**row, "anchor": _anchor(row["study_id"], row["instance_number"])}
             for row in _first_of_each_kind(audit_rows)
         ],
+        anchors=anchors,
         unlisted=_unlisted(audit_rows),
         reasons=_occurring(audit_rows),
     )
-    with publication.writing(output_dir):
-        output_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output_dir, prefix=".") as aside:
+    _write(path, page)
+    return path
+
+
+def _render(**values: Any) -> str:
+    """``report.html`` with its values filled in."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("preprocess.report", ""), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return str(environment.get_template("report.html").render(values))
+
+
+def _write(path: pathlib.Path, page: str) -> None:
+    """Writes a page beside its place, then moves it there in one step."""
+    with publication.writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as aside:
             pathlib.Path(aside, path.name).write_text(page, "utf-8")
             pathlib.Path(aside, path.name).replace(path)
-    return path
 
 
 def _check_former(path: pathlib.Path, studies: Sequence[str]) -> None:
