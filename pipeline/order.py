@@ -192,5 +192,9 @@ class Schedule:
 
 
 def steps_per_epoch(count: int, batch_size: int, drop_remainder: bool = False) -> int:
-    """Batches in one epoch of ``count`` records; a short last batch counts unless it is dropped."""
+    """Batches in one epoch of ``count`` records; a short last batch counts unless it is dropped.
+
+    >>> steps_per_epoch(20, 8), steps_per_epoch(20, 8, drop_remainder=True)
+    (3, 2)
+    """
     return count // batch_size if drop_remainder else -(-count // batch_size)

@@ -11,6 +11,7 @@ before a record is read. So the pixels go from the file straight to their array,
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import resource
 from typing import Any, Self
@@ -42,8 +43,12 @@ class Layout:
     @classmethod
     def of(cls, info: DatasetInfo) -> Self:
         """The layout of a data set's records."""
-        pixels = int(np.prod(info.image_shape))
-        return cls(pixels * np.dtype(info.image_dtype).itemsize, pixels)
+        sizes = {}
+        for feature in schema.FEATURES:
+            shape, dtype = feature.of(info.image_shape, np.dtype(info.image_dtype).name)
+            if feature.shape is None:
+                sizes[feature.name] = math.prod(shape) * np.dtype(dtype).itemsize
+        return cls(sizes[schema.IMAGE], sizes[schema.MASK])
 
     @property
     def gap(self) -> bytes:

@@ -149,7 +149,7 @@ def test_iterating_again_gives_the_same(synthetic: Synthetic) -> None:
 
 def test_without_end(synthetic: Synthetic) -> None:
     batches = iterate_batches(synthetic(16))
-    with pytest.raises(TypeError, match="epochs=None cycles for ever and has no len"):
+    with pytest.raises(TypeError, match="epochs=None never ends and has no len"):
         len(batches)
     dataset = make_dataset(synthetic(16))
     assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY

@@ -38,6 +38,10 @@ def test_the_layout_is_where_protobuf_puts_the_pixels(image_bytes: int, mask_byt
     assert data.startswith(layout.head(len(data)) + image + layout.gap + mask)
 
 
+def test_image_and_mask_sort_before_all_other_features() -> None:
+    assert sorted(feature.name for feature in schema.FEATURES)[:2] == [schema.IMAGE, schema.MASK]
+
+
 def test_data_too_short_for_its_pixels_says_so() -> None:
     with pytest.raises(RecordsError, match="20 bytes of data cannot hold an image of 60"):
         Layout(60, 30).head(20)
