@@ -39,7 +39,7 @@ def _repeated(data_dir: pathlib.Path, root: pathlib.Path, pairs: int) -> pathlib
     repeats = -(-pairs // sum(len(study.contours["i"]) for study in studies))
 
     def write(path: pathlib.Path) -> None:
-        rows = []
+        rows: list[tuple[str, str]] = []
         for repeat in range(repeats):
             for study in studies:
                 # As long as the id that it stands for, so that the header keeps its lengths.

@@ -124,7 +124,8 @@ def _chart(path: pathlib.Path, results: dict[int, dict[str, dict[str, float]]]) 
 
     figure = matplotlib.figure.Figure(figsize=(10, 0.5 * max(map(len, results.values())) + 1.2), layout="constrained")
     axes: Any = figure.subplots()
-    names = list(max(results.values(), key=len))
+    most = max(results.values(), key=len)
+    names = list(most)
     height = 0.8 / len(results)
     for offset, (count, found) in enumerate(results.items()):
         rates = [found[name]["rate"] / 1000 if name in found else 0 for name in names]

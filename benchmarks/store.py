@@ -70,8 +70,8 @@ def raw(root: pathlib.Path, count: int) -> pathlib.Path:
         with (path / "images").open("wb") as images, (path / "masks").open("wb") as masks:
             for position in range(count):
                 image, mask = pair_of_arrays(position)
-                images.write(image)
-                masks.write(mask)
+                images.write(image.tobytes())
+                masks.write(mask.tobytes())
 
     return prepared(root / "raw", write)
 

@@ -49,12 +49,25 @@ class Records(torch.utils.data.IterableDataset):
     """
 
     def __init__(self, records: pathlib.Path, split: str, batch_size: int, epochs: int, seed: int) -> None:
-        self._arguments = {"records": records, "split": split, "batch_size": batch_size, "epochs": epochs, "seed": seed}
+        self._records = records
+        self._split = split
+        self._batch_size = batch_size
+        self._epochs = epochs
+        self._seed = seed
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         worker = torch.utils.data.get_worker_info()
         shard = None if worker is None else (worker.id, worker.num_workers)
-        for images, masks in iterate_batches(**self._arguments, shard=shard, standardize=True):
+        batches = iterate_batches(
+            self._records,
+            self._split,
+            self._batch_size,
+            seed=self._seed,
+            epochs=self._epochs,
+            shard=shard,
+            standardize=True,
+        )
+        for images, masks in batches:
             yield torch.from_numpy(images).movedim(-1, 1), torch.from_numpy(masks).movedim(-1, 1)
 
 

@@ -255,7 +255,8 @@ def train(
 def predict(model: pathlib.Path, images: npt.NDArray[np.float32]) -> Masks:
     """Masks, bool ``(n, H, W, 1)``, that a saved model finds in standardized images of that shape."""
     # Without its loss and metric, which are for training and known here only.
-    return keras.models.load_model(model, compile=False).predict(images, batch_size=8, verbose=0) >= 0.5
+    probabilities = keras.models.load_model(model, compile=False).predict(images, batch_size=8, verbose=0)
+    return np.asarray(probabilities >= 0.5)
 
 
 def study_of_each(records: pathlib.Path, split: str) -> list[str]:
