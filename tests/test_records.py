@@ -138,7 +138,7 @@ def test_an_index_of_other_records_is_refused(synthetic: Synthetic, tmp_path: pa
     # As long as the shard, but its first two records are one byte longer and shorter.
     moved = [f"0 {size + 1}", f"{size + 1} {int(second.split()[1]) - 1}"]
     path.write_text("\n".join([*moved, *rest]) + "\n")
-    with pytest.raises(RecordsError, match=rf"{path.name}: is not the index that the manifest names"):
+    with pytest.raises(RecordsError, match=rf"{path.name}: does not match the manifest"):
         Index.load(directory, DatasetInfo.load(directory), "train")
 
 
