@@ -2,8 +2,7 @@
 
     python -m pipeline.verify RECORDS
 
-prints one line and exits with 0 when there is no fault, prints a line per fault, naming the file, and exits with 1 when
-there is one, and exits with 2 on bad arguments.
+prints a line per fault, which names the file. Exit status: 0 without a fault, 1 with faults, 2 on bad arguments.
 """
 
 from __future__ import annotations
