@@ -38,10 +38,6 @@ def test_the_layout_is_where_protobuf_puts_the_pixels(image_bytes: int, mask_byt
     assert data.startswith(layout.head(len(data)) + image + layout.gap + mask)
 
 
-def test_image_and_mask_sort_before_all_other_features() -> None:
-    assert sorted(feature.name for feature in schema.FEATURES)[:2] == [schema.IMAGE, schema.MASK]
-
-
 def test_data_too_short_for_its_pixels_says_so() -> None:
     with pytest.raises(RecordsError, match="20 bytes of data cannot hold an image of 60"):
         Layout(60, 30).head(20)
@@ -176,3 +172,7 @@ def test_an_index_that_does_not_fit_its_shard_is_refused(tmp_path: pathlib.Path,
 def test_a_missing_index_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(RecordsError, match=r"shard\.idx: cannot be read as an index"):
         read_index(RecordsDirectory(tmp_path), ShardInfo("shard", 1, 20, ""), None)
+
+
+def test_image_and_mask_sort_before_all_other_features() -> None:
+    assert sorted(feature.name for feature in schema.FEATURES)[:2] == [schema.IMAGE, schema.MASK]
