@@ -144,7 +144,7 @@ class Schedule:
                 f"no batch of {self.batch_size} can be made of {self.share} records; lower batch_size, "
                 "or leave drop_remainder off"
                 if self.share
-                else f"{self.count} records are too few for {workers} workers"
+                else f"{self.count} records leave none for each of {workers} workers"
             )
         if self.steps is not None and self.steps < 0:
             raise RecordsError(

@@ -107,7 +107,7 @@ def test_what_a_module_brings_with_it(module: str, allowed: set[str]) -> None:
     [path for path in files_of("pipeline", "preprocess") if ">>>" in path.read_text("utf-8")],
     ids=lambda path: path.stem,
 )
-def test_the_examples_in_docstrings(path: pathlib.Path) -> None:
+def test_the_examples_in_docstrings_are_right(path: pathlib.Path) -> None:
     module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
     found = doctest.testmod(module)
     assert found.attempted

@@ -268,7 +268,7 @@ def test_an_epoch_of_a_billion_begins_anywhere() -> None:
         ({"start_step": -1}, r"start_step is -1, at least 0"),
         ({"epochs": -1}, r"epochs is -1, at least 0 expected; None repeats"),
         ({"shard": (2, 2)}, r"shard is \(2, 2\), \(index, count\) with 0 <= index < count"),
-        ({"shard": (0, 11)}, r"10 records are too few for 11 workers"),
+        ({"shard": (0, 11)}, r"10 records leave none for each of 11 workers"),
         ({"batch_size": 11, "drop_remainder": True}, r"no batch of 11 can be made of 10 records; lower batch_size"),
         ({"epochs": 2, "start_step": 5}, r"start_step is 5, at most 4 expected: 2 epochs of 2 steps"),
     ],
