@@ -14,6 +14,7 @@ import pytest
 
 from preprocess import phantom
 from preprocess.config import Config
+from preprocess.geometry.grid import Grid
 from preprocess.model import Fingerprint, ImageHeader, Pair
 from preprocess.output import publication
 
@@ -25,6 +26,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 UNREAD = Fingerprint(b"", b"")
+
+GRID = Grid.of((6, 5), (1.5, 1.25), None, None, 1 << 24)
 
 PATIENCE_SECONDS = 600
 """How long a test waits for another process before it fails: on a busy machine, longer than anything here takes."""
@@ -155,7 +158,20 @@ def write_synthetic(
 
 def synthetic_pair(number: int, **header: object) -> Pair:
     fields = {"instance_number": number, **header}
-    return Pair("A", "B", "i", number, "image", "contour", header_of(**fields), np.zeros((3, 2)), 1, 2, UNREAD)
+    return Pair(
+        study_id="A",
+        contour_id="B",
+        kind="i",
+        number=number,
+        image_path="image",
+        contour_path="contour",
+        header=header_of(**fields),
+        polygon=np.zeros((3, 2)),
+        slice_index=1,
+        phase_index=2,
+        fingerprint=UNREAD,
+        grid=GRID,
+    )
 
 
 def header_of(**fields: object) -> ImageHeader:

@@ -2,17 +2,20 @@ import csv
 import io
 import itertools
 import pathlib
+import pickle
 
 import pytest
 
-from preprocess.audit_table import COLUMNS, LEVELS, Audit, read_exclusions
-from preprocess.findings import Finding, InputError
+from preprocess.findings import COLUMNS, Audit, FatalInputError, Finding, InputError, Level, Reason, about
+from preprocess.inputs.exclusions import read_exclusions
+
+from .conftest import ROOT
 
 FINDINGS = [
-    Finding("junk", "file", "dicoms", "2 files"),
-    Finding("no_image", "contour", 'a,"b"\n.txt', "no image", "S", 10),
-    Finding("no_image", "contour", "c.txt", "no image", "S", 9),
-    Finding("unlinked_study", "study", "dicoms/T", "no row", "T"),
+    Finding(Reason.JUNK, "file", "dicoms", "2 files"),
+    Finding(Reason.NO_IMAGE, "contour", 'a,"b"\n.txt', "no image", "S", 10),
+    Finding(Reason.NO_IMAGE, "contour", "c.txt", "no image", "S", 9),
+    Finding(Reason.UNLINKED_STUDY, "study", "dicoms/T", "no row", "T"),
 ]
 
 
@@ -38,20 +41,24 @@ def test_rows_do_not_depend_on_the_order_of_findings() -> None:
 def test_counts_by_level() -> None:
     audit = Audit()
     audit.add(FINDINGS)
-    assert (audit.counts("error"), audit.counts("warning")) == ({"no_image": 2}, {"unlinked_study": 1})
-    assert [finding.path for finding in audit.of_level("info")] == ["dicoms"]
-    assert set(LEVELS.values()) == {"error", "warning", "info"}
+    assert (audit.counts(Level.ERROR), audit.counts(Level.WARNING)) == ({"no_image": 2}, {"unlinked_study": 1})
+    assert [finding.path for finding in audit.of_level(Level.INFO)] == ["dicoms"]
 
 
 def test_a_finding_about_several_inputs_counts_them() -> None:
     audit = Audit()
-    audit.add([Finding("unused_file", "file", "dicoms", "3 files", count=3), Finding("unused_file", "file", "a", "1")])
-    assert audit.counts("warning") == {"unused_file": 4}
+    audit.add(
+        [
+            Finding(Reason.UNUSED_FILE, "file", "dicoms", "3 files", count=3),
+            Finding(Reason.UNUSED_FILE, "file", "a", "1"),
+        ]
+    )
+    assert audit.counts(Level.WARNING) == {"unused_file": 4}
 
 
 def test_names_that_are_not_utf8_are_written_as_escapes() -> None:
     audit = Audit()
-    audit.add([Finding("junk", "file", b"di\xffcoms".decode("utf-8", "surrogateescape"), "1 file")])
+    audit.add([Finding(Reason.JUNK, "file", b"di\xffcoms".decode("utf-8", "surrogateescape"), "1 file")])
     assert b"di\\udcffcoms" in audit.dump()
 
 
@@ -84,15 +91,37 @@ def test_exclusions_as_audit_rows_or_short(tmp_path: pathlib.Path) -> None:
     ],
 )
 def test_exclusions_that_name_no_pair(tmp_path: pathlib.Path, text: str, message: str) -> None:
-    with pytest.raises(InputError, match=rf"exclude\.csv: .*{message}"):
+    with pytest.raises(FatalInputError, match=rf"exclude\.csv: .*{message}"):
         exclusions(tmp_path, text)
 
 
 def test_exclusions_that_cannot_be_read(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere\.csv: no such file; --exclude names a CSV file"):
+    with pytest.raises(FatalInputError, match=r"nowhere\.csv: no such file; --exclude names a CSV file"):
         read_exclusions(tmp_path / "nowhere.csv")
-    with pytest.raises(InputError, match=r"cannot be read: Is a directory; --exclude names"):
+    with pytest.raises(FatalInputError, match=r"cannot be read: Is a directory; --exclude names"):
         read_exclusions(tmp_path)
     (tmp_path / "exclude.csv").write_bytes(b"\xff")
-    with pytest.raises(InputError, match=r"exclude\.csv: cannot be read as UTF-8 CSV"):
+    with pytest.raises(FatalInputError, match=r"exclude\.csv: cannot be read as UTF-8 CSV"):
         read_exclusions(tmp_path / "exclude.csv")
+
+
+def test_build_md_explains_every_reason_as_the_audit_does() -> None:
+    text = (ROOT / "BUILD.md").read_text("utf-8")
+    table = text.partition("### Reasons in `audit.csv`")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    assert rows == [
+        f"| `{reason}` | {', '.join(reason.levels)} | {reason.meaning} | {reason.remedy} |" for reason in Reason
+    ]
+
+
+def test_a_level_that_the_reason_does_not_have_is_an_error() -> None:
+    with pytest.raises(ValueError, match="a finding of reason no_image cannot have level info"):
+        Finding(Reason.NO_IMAGE, "contour", "c.txt", "no image", level=Level.INFO)
+
+
+def test_an_error_keeps_its_path_and_its_remedy_in_another_process() -> None:
+    with pytest.raises(InputError, match=r"^a\.dcm: damaged; copy or export the file again$") as raised, about("a.dcm"):
+        raise InputError(Reason.UNREADABLE_IMAGE, "damaged")
+    again = pickle.loads(pickle.dumps(raised.value))
+    assert (str(again), again.reason) == (str(raised.value), "unreadable_image")
+    assert str(pickle.loads(pickle.dumps(FatalInputError("data", "is empty")))) == "data: is empty"

@@ -25,7 +25,7 @@ from pipeline import DatasetInfo, verify
 from preprocess import engines, phantom
 from preprocess import run as run_module
 from preprocess.config import Config
-from preprocess.findings import InputError
+from preprocess.findings import FatalInputError
 from preprocess.inputs import challenge, sources
 from preprocess.run import run
 from preprocess.stages import render
@@ -181,7 +181,7 @@ def test_a_signal_that_nohup_ignores_is_ignored(tree: pathlib.Path, tmp_path: pa
 
 def _limited(tree: pathlib.Path, path: pathlib.Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-    with pytest.raises(InputError, match="records: cannot be written: File too large"):
+    with pytest.raises(FatalInputError, match="records: cannot be written: File too large"):
         run(Config(data_dir=tree, output_dir=path))
 
 
@@ -202,7 +202,7 @@ def test_a_full_disk(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     if mounted.returncode:
         pytest.skip("this user may not mount a small disk; test_no_room_for_the_output stands in")
     try:
-        with pytest.raises(InputError, match="records: cannot be written: No space left on device"):
+        with pytest.raises(FatalInputError, match="records: cannot be written: No space left on device"):
             run(Config(data_dir=tree, output_dir=disk / "records"))
         assert os.listdir(disk) == []
     finally:
@@ -286,7 +286,7 @@ def test_an_archive_that_changes_while_it_is_read(
         return found
 
     monkeypatch.setattr(module, name, then_change)
-    with pytest.raises(InputError, match=r"data\.zip: changed while it was read; run the job again") as raised:
+    with pytest.raises(FatalInputError, match=r"data\.zip: changed while it was read; run the job again") as raised:
         run(Config(path, tmp_path / "records"))
     assert "\n" not in str(raised.value)
     assert "Traceback" not in capfd.readouterr().err
@@ -330,7 +330,9 @@ def test_an_image_that_is_replaced_after_it_was_examined(
 
         patch.setattr(run_module, "_examine", examine_and_replace)
         audit = records_of(tree, tmp_path / "records")["audit.csv"].decode()
-    row = "PHANTOM001,image,dicoms/PHANTOM001/9.dcm,9,error,changed_image,it changed while the job ran; run it again"
+    row = (
+        "PHANTOM001,image,dicoms/PHANTOM001/9.dcm,9,error,changed_image,it changed while the job ran; run the job again"
+    )
     assert row in audit.splitlines()
     assert DatasetInfo.load(tmp_path / "records").splits["train"].count == 7
 
