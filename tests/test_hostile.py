@@ -162,7 +162,8 @@ def test_a_file_of_ten_gigabytes_is_not_read(
     assert run(Config(tree, tmp_path / "records")).records == {"train": 6}
     rows = [row for row in audit_of(tmp_path / "records") if row["reason"].startswith("unreadable")]
     assert [row["detail"] for row in rows] == [
-        f"cannot be read: it has {10 << 30} bytes, at most {folders.MAX_FILE_BYTES} expected"
+        f"cannot be read: it has {10 << 30} bytes, at most {folders.MAX_FILE_BYTES} expected; "
+        "put a readable file in its place"
     ] * 2
     assert allocated() < 128 * MIB
 
@@ -179,7 +180,8 @@ def test_a_zip_bomb_is_not_unpacked(tree: pathlib.Path, tmp_path: pathlib.Path, 
             entry.write(bytes(MIB))
     assert run(Config(path, tmp_path / "records")).records == {"train": 7}
     (row,) = [row for row in audit_of(tmp_path / "records") if row["reason"] == "unreadable_image"]
-    assert row["detail"] == f"cannot be read: it has {300 * MIB} bytes, at most {folders.MAX_FILE_BYTES} expected"
+    detail = f"cannot be read: it has {300 * MIB} bytes, at most {folders.MAX_FILE_BYTES} expected"
+    assert row["detail"] == f"{detail}; put a readable file in its place"
     assert allocated() < 128 * MIB
 
 
@@ -716,12 +718,15 @@ def test_the_rest_is_what_it_was(tree: pathlib.Path, tmp_path: pathlib.Path, kin
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda fields: fields["image"].update(dtype="O"), "image dtype is none of int16, uint16, int32, float32"),
+        (lambda fields: fields["image"].update(dtype="O"), "image dtype is not one of int16, uint16, int32, float32"),
         (lambda fields: fields["image"].update(shape=[1 << 40, 1 << 40, 1]), "image shape has over 4294967296 pixels"),
         (lambda fields: fields["image"].update(shape=[6, 0, 1]), "image shape is not three numbers above 0"),
         (lambda fields: fields["splits"]["train"]["shards"][0].update(name="../a"), "a file's name leads out of"),
-        (lambda fields: fields["splits"]["train"]["shards"][0].update(count=1 << 50), "count is no number of records"),
-        (lambda fields: fields["splits"]["train"]["shards"][0].update(bytes=-1), "bytes or sha256 is none"),
+        (
+            lambda fields: fields["splits"]["train"]["shards"][0].update(count=1 << 50),
+            "count is not a number of records",
+        ),
+        (lambda fields: fields["splits"]["train"]["shards"][0].update(bytes=-1), "bytes or sha256 is not valid"),
         (lambda fields: fields["files"].update({"/etc/passwd": {"bytes": 0, "sha256": "0" * 64}}), "leads out of"),
     ],
 )
@@ -739,5 +744,5 @@ def test_a_manifest_that_is_signed_and_makes_no_sense(
 def test_an_index_larger_than_its_records(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a.idx").touch()
     os.truncate(tmp_path / "a.idx", 10 << 30)
-    with pytest.raises(RecordsError, match=r"a\.idx: 10737418240 bytes, more than 3 records take"):
+    with pytest.raises(RecordsError, match=r"a\.idx: 10737418240 bytes, more than 3 records need"):
         read_index(RecordsDirectory(tmp_path), ShardInfo("a", 3, 300, ""), None)
