@@ -20,7 +20,7 @@ from selenium.webdriver.support.ui import Select
 from pipeline import RecordsError
 from preprocess import phantom
 from preprocess.config import Config
-from preprocess.findings import FatalInputError
+from preprocess.findings import FatalInputError, Reason
 from preprocess.report.page import write_report
 from preprocess.run import run
 
@@ -166,10 +166,8 @@ def test_the_reasons_that_occur_are_explained(page: pathlib.Path) -> None:
     text = page.read_text("utf-8")
     explained = dict(re.findall(r"<dt>(\w+)</dt>\n<dd>(.*)</dd>", text))
     assert explained.keys() == set(re.findall(r"<tr data-level=.*?</td><td>(\w+)</td>", text))
-    assert explained["missing_study"] == (
-        "a row of <code>link.csv</code> names a study whose DICOM or contour folder is missing. "
-        "<strong>What to do:</strong> add the files, or remove the row."
-    )
+    assert explained["missing_study"].startswith("a row of <code>link.csv</code> names a study")
+    assert explained["missing_study"].endswith(f" <strong>What to do:</strong> {Reason.MISSING_STUDY.remedy}.")
     assert "What to do" not in explained["unlabeled_images"]
 
 
