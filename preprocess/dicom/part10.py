@@ -145,7 +145,7 @@ class _DeflatedError(Exception):
 
 
 class _Bounded:
-    """A file with a limit on the bytes that are read: first a header's, then, at the pixels, also the pixels'.
+    """A file that limits how many bytes are read: those of a header, and from the pixels on also those of the pixels.
 
     Attributes:
         at_pixels: whether the pixels are being read.
