@@ -1,5 +1,4 @@
 import collections
-import csv
 import math
 import subprocess
 import sys
@@ -15,7 +14,8 @@ from preprocess.config import Config
 from preprocess.inputs import sources
 from preprocess.run import run
 
-from .conftest import ROOT
+from .helpers import ROOT
+from .helpers.tables import read_table
 
 
 def test_dice_is_twice_the_shared_pixels_over_all():
@@ -100,7 +100,7 @@ def test_train_unet_leaves_models_logs_and_a_picture(phantom_records, tmp_path, 
         assert model.output_shape == (None, 256, 256, 1)
 
 
-def test_train_unet_tells_in_one_line_what_is_not_there(tmp_path, monkeypatch, capsys):
+def test_train_unet_reports_missing_data_in_one_line(tmp_path, monkeypatch, capsys):
     command = ["train_unet", f"--data_dir={tmp_path / 'absent'}", "--held_out=A", f"--output_dir={tmp_path}"]
     monkeypatch.setattr("sys.argv", command)
     assert train_unet.main() == 1
@@ -131,11 +131,11 @@ def test_volumes_from_the_contours_are_those_of_the_records(phantom_dir, tmp_pat
     config = Config(data_dir=phantom_dir, output_dir=tmp_path / "records")
     run(config)
     studies = compare_masks.read_studies(sources.open_source(phantom_dir), config)
-    with (config.output_dir / "studies.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["pairs"] != "0":
-                contoured = studies[row["study_id"]]
-                assert contoured.contour_volumes().edv_ml == pytest.approx(float(row["edv_ml"]), rel=1e-5)
+    rows = [row for row in read_table(config.output_dir / "studies.csv") if row["pairs"] != "0"]
+    assert rows
+    for row in rows:
+        contoured = studies[row["study_id"]]
+        assert contoured.contour_volumes().edv_ml == pytest.approx(float(row["edv_ml"]), rel=1e-5)
 
 
 @pytest.mark.clients
@@ -162,7 +162,7 @@ def test_workers_of_a_data_loader_bring_every_record_once_an_epoch(phantom_recor
 
 
 @pytest.mark.clients
-def test_train_torch_runs(phantom_records, tmp_path):
+def test_train_torch_prints_a_score_and_saves_the_model(phantom_records, tmp_path):
     torch = pytest.importorskip("torch")
     from examples import train_torch
 

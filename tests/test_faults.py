@@ -30,7 +30,8 @@ from preprocess.inputs import challenge, sources
 from preprocess.run import run
 from preprocess.stages import render
 
-from .conftest import PATIENCE_SECONDS, ROOT, contents, listing, zipped
+from .helpers import PATIENCE_SECONDS, ROOT
+from .helpers.trees import contents, listing, zipped
 
 
 def records_of(tree: pathlib.Path, path: pathlib.Path, **settings: object) -> dict[str, bytes]:
@@ -47,7 +48,7 @@ _NURSERY = """
 import os, pathlib, signal, sys
 from preprocess.config import Config
 from preprocess.run import run
-from tests.steps import before_step
+from tests.helpers.steps import before_step
 data, output = map(pathlib.Path, sys.argv[1:])
 for line in sys.stdin:
     job = os.fork()
@@ -79,7 +80,9 @@ def nursery(tree: pathlib.Path, path: pathlib.Path) -> Iterator[Callable[[int], 
 
 
 @pytest.mark.parametrize("stride", [8, pytest.param(1, marks=pytest.mark.slow)])
-def test_killed_at_any_moment(tree: pathlib.Path, tmp_path: pathlib.Path, stride: int) -> None:
+def test_a_job_killed_at_any_moment_leaves_whole_records_or_none(
+    tree: pathlib.Path, tmp_path: pathlib.Path, stride: int
+) -> None:
     """The output is absent, or complete; the next run removes what was left behind."""
     path = tmp_path / "out" / "records"
     expected = records_of(tree, tmp_path / "expected")
@@ -142,7 +145,7 @@ def assert_interrupted(process: subprocess.Popen[str], path: pathlib.Path) -> No
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_while_the_job_writes(
+def test_a_signal_while_the_job_writes_leaves_nothing_behind(
     phantom_dir: pathlib.Path, tmp_path: pathlib.Path, number: signal.Signals
 ) -> None:
     path = tmp_path / "out" / "records"
@@ -157,7 +160,7 @@ def test_a_signal_while_the_job_writes(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("seconds", [0, 0.2, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_signal_while_the_job_starts(
+def test_a_signal_while_the_job_starts_leaves_nothing_behind(
     phantom_dir: pathlib.Path, tmp_path: pathlib.Path, number: signal.Signals, seconds: float
 ) -> None:
     path = tmp_path / "out" / "records"
@@ -179,28 +182,28 @@ def test_a_signal_that_nohup_ignores_is_ignored(tree: pathlib.Path, tmp_path: pa
     assert list(verify.faults(path)) == []
 
 
-def _limited(tree: pathlib.Path, path: pathlib.Path) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-    with pytest.raises(InputError, match="records: cannot be written: File too large"):
-        run(Config(data_dir=tree, output_dir=path))
-
-
-def test_no_room_for_the_output(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    code = "import pathlib, sys; from tests.test_faults import _limited; _limited(*map(pathlib.Path, sys.argv[1:]))"
-    arguments = [sys.executable, "-c", code, str(tree), str(tmp_path / "out" / "records")]
-    result = subprocess.run(arguments, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert result.returncode == 0, result.stderr
+def test_an_output_beyond_the_limit_of_a_file_leaves_nothing(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    result = subprocess.run(
+        command(tree, tmp_path / "out" / "records"),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
+    )
+    assert result.returncode == 1, result.stderr
+    assert "records: cannot be written: File too large" in result.stderr.splitlines()[-1]
     assert os.listdir(tmp_path / "out") == []
 
 
-def test_a_full_disk(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_full_disk_is_an_error_that_leaves_nothing(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], check=False, capture_output=True
     )
     if mounted.returncode:
-        pytest.skip("this user may not mount a small disk; test_no_room_for_the_output stands in")
+        pytest.skip("this user may not mount a small disk; the test above takes its place")
     try:
         with pytest.raises(InputError, match="records: cannot be written: No space left on device"):
             run(Config(data_dir=tree, output_dir=disk / "records"))
@@ -209,10 +212,13 @@ def test_a_full_disk(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
         subprocess.run(["umount", disk], check=True)
 
 
-def test_temporary_files_elsewhere(tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_temporary_files_on_another_file_system_change_nothing(
+    tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is renamed across file systems: the sibling is on the output's own."""
+    expected = records_of(tree, tmp_path / "expected")
     monkeypatch.setenv("TMPDIR", "/dev/shm")
-    assert records_of(tree, tmp_path / "records")
+    assert records_of(tree, tmp_path / "records") == expected
 
 
 def test_the_output_may_lie_within_the_data(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -222,7 +228,7 @@ def test_the_output_may_lie_within_the_data(tree: pathlib.Path, tmp_path: pathli
     assert list(verify.faults(tree / "records")) == []
 
 
-def test_two_jobs_at_once(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_one_of_two_jobs_at_once_publishes(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     path = tmp_path / "records"
     jobs = [
         subprocess.Popen(command(tree, path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
@@ -237,7 +243,7 @@ def test_two_jobs_at_once(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("vanishes", ["dicoms/PHANTOM001/9.dcm", "contourfiles/PH-1/i-contours"])
-def test_input_that_vanishes_after_it_was_listed(
+def test_input_that_vanishes_after_it_was_listed_is_a_row(
     tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, vanishes: str
 ) -> None:
     listed = challenge.discover
@@ -268,7 +274,7 @@ def test_input_that_vanishes_after_it_was_listed(
     ids=["deleted", "emptied", "cut", "replaced by a copy", "replaced by another"],
 )
 @pytest.mark.parametrize("moment", ["listed", "examined"])
-def test_an_archive_that_changes_while_it_is_read(
+def test_an_archive_that_changes_while_it_is_read_ends_the_job(
     tree: pathlib.Path,
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -293,7 +299,7 @@ def test_an_archive_that_changes_while_it_is_read(
     assert not (tmp_path / "records").exists()
 
 
-def test_input_that_is_cut_between_header_and_pixels(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_input_that_is_cut_between_header_and_pixels_is_a_row(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     image = tree / "dicoms" / "PHANTOM001" / "9.dcm"
     with pytest.MonkeyPatch.context() as patch:
         examined = run_module._examine
@@ -311,7 +317,7 @@ def test_input_that_is_cut_between_header_and_pixels(tree: pathlib.Path, tmp_pat
 
 
 @pytest.mark.parametrize("element", ["PixelData", "RescaleSlope", "PhotometricInterpretation"])
-def test_an_image_that_is_replaced_after_it_was_examined(
+def test_an_image_that_is_replaced_after_it_was_examined_is_left_out(
     tree: pathlib.Path, tmp_path: pathlib.Path, element: str
 ) -> None:
     """Its new pixels were published, or the old ones on another scale."""
@@ -336,7 +342,9 @@ def test_an_image_that_is_replaced_after_it_was_examined(
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "socket", "link to nothing", "unreadable"])
-def test_what_is_no_file_to_read(tree: pathlib.Path, tmp_path: pathlib.Path, kind: str) -> None:
+def test_an_image_that_is_not_a_readable_file_costs_its_pair_alone(
+    tree: pathlib.Path, tmp_path: pathlib.Path, kind: str
+) -> None:
     path = tree / "dicoms" / "PHANTOM001" / "9.dcm"
     path.unlink()
     if kind == "folder":
@@ -356,7 +364,7 @@ def test_what_is_no_file_to_read(tree: pathlib.Path, tmp_path: pathlib.Path, kin
     assert list(verify.faults(tmp_path / "records")) == []
 
 
-def test_names_of_every_kind(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_unusual_file_names_are_listed_and_change_no_record(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     expected = records_of(tree, tmp_path / "expected")
     folder = os.fsencode(tree / "dicoms" / "PHANTOM001")
     for name in (b"a b.dcm", b"a\nb.dcm", b"\xff\xfe.dcm", "π.dcm".encode(), b"9.dcm ", b"-rf", b'"quoted",.dcm'):
@@ -371,7 +379,7 @@ def test_names_of_every_kind(tree: pathlib.Path, tmp_path: pathlib.Path) -> None
     assert "'9.dcm ', 'a\\nb.dcm', 3 more" in audit
 
 
-def test_ten_thousand_junk_files(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_ten_thousand_junk_files_are_counted_in_one_row(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     for number in range(10_000):
         (tree / "dicoms" / "PHANTOM001" / f"._{number}.dcm").touch()
     audit = records_of(tree, tmp_path / "records")["audit.csv"].decode()
@@ -379,7 +387,7 @@ def test_ten_thousand_junk_files(tree: pathlib.Path, tmp_path: pathlib.Path) -> 
     assert len(audit.splitlines()) < 20
 
 
-def test_links_in_a_circle(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_links_in_a_circle_are_reported_and_change_no_record(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     expected = records_of(tree, tmp_path / "expected")
     (tree / "dicoms" / "PHANTOM001" / "again").symlink_to(tree)
     (tree / "dicoms" / "PHANTOM002" / "self").symlink_to("self")
@@ -406,7 +414,7 @@ def test_equal_output_for_a_study_in_parts(
     assert records_of(tree, tmp_path / "records", contours=contours, workers=3) == expected
 
 
-def test_a_study_larger_than_a_worker_s_memory(
+def test_a_study_larger_than_the_memory_of_a_worker_is_written(
     tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its images and masks have 126 MB, and a worker may take 128 MiB to read, draw and send them."""

@@ -16,8 +16,8 @@ from pipeline import DatasetInfo, iterate_batches
 from pipeline.frames import FRAME_BYTES, LENGTH_BYTES, scan
 from pipeline.records import Layout
 
-from .conftest import ROOT
-from .documents import blocks, environment
+from .helpers import ROOT
+from .helpers.documents import blocks, environment
 
 TEXT = (ROOT / "docs/FORMAT.md").read_text("utf-8")
 PROGRAMS = {block.heading: block.content for block in blocks("docs/FORMAT.md") if block.language == "python"}

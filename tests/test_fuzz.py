@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from .conftest import ROOT
 from .fuzz import TARGETS
+from .helpers import ROOT
 
 INPUTS = os.environ.get("FUZZ_INPUTS", "2000")
 

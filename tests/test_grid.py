@@ -1,6 +1,5 @@
 """The common grid: where pixels and contours go, what values become, and whole runs onto one."""
 
-import csv
 import math
 import pathlib
 
@@ -23,8 +22,10 @@ from preprocess.geometry.masks import rasterize
 from preprocess.report.page import write_report
 from preprocess.run import run
 
-from .conftest import contents, header_of
-from .test_run import audit_of, contour, edited, found_by, image, pairs_of
+from .helpers.records import pairs_of
+from .helpers.synthetic import header_of
+from .helpers.tables import audit_of, found_by, read_table
+from .helpers.trees import contents, contour, edited, image
 
 LIMIT = 1 << 24
 
@@ -73,7 +74,7 @@ def _shoelace(polygon: np.ndarray) -> float:
 
 
 @hypothesis.given(grids, st.lists(st.tuples(st.floats(-5, 70), st.floats(-5, 70)), min_size=3, max_size=9))
-def test_there_and_back(grid: Grid, points: list[tuple[float, float]]) -> None:
+def test_placed_points_can_be_moved_back(grid: Grid, points: list[tuple[float, float]]) -> None:
     polygon = np.array(points)
     placed = grid.place(polygon, "corner")
     assert (placed - grid.offset) / grid.scale == pytest.approx(polygon, abs=1e-9)
@@ -93,7 +94,7 @@ def test_values_keep_their_dtype_and_never_leave_their_range(grid: Grid, seed: i
 
 
 @pytest.mark.parametrize("dtype", ["int16", "int32", "float32"])
-def test_the_image_s_own_grid_gives_the_same_bytes(dtype: str) -> None:
+def test_the_grid_of_the_image_gives_the_same_bytes(dtype: str) -> None:
     pixels = np.random.default_rng(0).normal(0, 1e4, (30, 44)).astype(dtype)
     for grid in (grid_of((30, 44)), grid_of((30, 44), (1.4, 1.4), (30, 44), 1.4)):
         assert grid.changes_nothing
@@ -190,14 +191,14 @@ def test_a_mask_is_drawn_where_a_resampled_one_is_lost() -> None:
 
 
 @pytest.mark.parametrize("spacing_mm", [(math.nan, math.nan), (1.5, 0.0), (-1.0, 1.0)])
-def test_spacing_that_is_needed_and_missing(spacing_mm: tuple[float, float]) -> None:
+def test_a_missing_spacing_is_refused_where_it_is_needed(spacing_mm: tuple[float, float]) -> None:
     with pytest.raises(InputError, match=r"Pixel Spacing \(0028,0030\) is missing.*pass no --pixel_spacing") as raised:
         grid_of((20, 20), spacing_mm, pixel_spacing_mm=1)
     assert raised.value.reason == "unsupported_image"
     assert grid_of((20, 20), spacing_mm, image_size=(8, 8)).shape == (8, 8)
 
 
-def test_a_grid_of_too_many_pixels() -> None:
+def test_a_grid_of_too_many_pixels_is_refused() -> None:
     with pytest.raises(InputError, match=r"makes it 150000 × 125000 pixels, at most 16777216 expected") as raised:
         grid_of((100, 100), pixel_spacing_mm=0.001)
     assert raised.value.reason == "unsupported_image"
@@ -212,7 +213,7 @@ def test_a_grid_of_too_many_pixels() -> None:
         ({"pixel_spacing_mm": math.nan}, r"pixel_spacing_mm is nan, 0.001 to 1000 expected"),
     ],
 )
-def test_settings_out_of_range(settings: dict, message: str) -> None:
+def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Config(pathlib.Path("data"), pathlib.Path("records"), **settings)
 
@@ -226,12 +227,7 @@ def spacings_of(records: pathlib.Path) -> set[tuple[float, ...]]:
     }
 
 
-def rows_of(path: pathlib.Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_off_it_is_nowhere_and_the_image_s_own_grid_changes_nothing(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_the_grid_of_the_images_changes_the_manifest_alone(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     spacing = float(pydicom.dcmread(image(tree, 9)).PixelSpacing[0])
     for path in (tree / "dicoms").rglob("*.dcm"):
         edited(path, PixelSpacing=[spacing, spacing])
@@ -244,7 +240,9 @@ def test_off_it_is_nowhere_and_the_image_s_own_grid_changes_nothing(tree: pathli
 
 
 @pytest.mark.parametrize("origin", ["corner", "center"])
-def test_studies_of_unequal_size_on_one_grid(tree: pathlib.Path, tmp_path: pathlib.Path, origin: str) -> None:
+def test_studies_of_unequal_size_have_one_shape_on_one_grid(
+    tree: pathlib.Path, tmp_path: pathlib.Path, origin: str
+) -> None:
     """One study cropped to 224 × 240 pixels of another size: alone a mismatch, together one shape."""
     for path in (tree / "dicoms" / "PHANTOM002").iterdir():
         pixels = pydicom.dcmread(path).pixel_array[:224, :240]
@@ -269,8 +267,8 @@ def test_studies_of_unequal_size_on_one_grid(tree: pathlib.Path, tmp_path: pathl
         assert mask == rasterize(placed, (200, 192), "c.txt").tobytes()
         assert stored == grid.resample(dataset.pixel_array).tobytes()
     # The tables tell of the studies as their files have them, and of the masks as they are written.
-    assert rows_of(records / "studies.csv")[1] == rows_of(tmp_path / "off" / "studies.csv")[1]
-    for row, (_, _, mask) in zip(rows_of(records / "pairs.csv"), pairs_of(records), strict=True):
+    assert read_table(records / "studies.csv")[1] == read_table(tmp_path / "off" / "studies.csv")[1]
+    for row, (_, _, mask) in zip(read_table(records / "pairs.csv"), pairs_of(records), strict=True):
         assert int(row["mask_area_px"]) == mask.count(1)
         assert abs(float(row["area_difference_percent"])) < 3
     # The report draws the contour where it lies in the records.
@@ -278,7 +276,7 @@ def test_studies_of_unequal_size_on_one_grid(tree: pathlib.Path, tmp_path: pathl
     assert text.count("<figure id=") == 8
 
 
-def test_studies_that_one_spacing_does_not_make_equal(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_study_of_another_shape_at_one_spacing_is_a_mismatch(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     edited(image(tree, 9), PixelSpacing=[1.0, 2.0])
     for path in (tree / "dicoms").rglob("*.dcm"):
         if path != image(tree, 9):
@@ -289,7 +287,7 @@ def test_studies_that_one_spacing_does_not_make_equal(tree: pathlib.Path, tmp_pa
     assert row["detail"].startswith("128 × 256 pixels, 160 × 160 expected")
 
 
-def test_an_image_without_the_spacing_that_is_needed(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_an_image_without_the_spacing_that_is_needed_is_left_out(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     edited(image(tree, 9), PixelSpacing=None)
     assert run(Config(tree, tmp_path / "records", pixel_spacing_mm=2.0, image_size=(128, 128))).records == {"train": 7}
     found = [("PHANTOM001", "9", "error")]
@@ -297,7 +295,7 @@ def test_an_image_without_the_spacing_that_is_needed(tree: pathlib.Path, tmp_pat
     assert run(Config(tree, tmp_path / "sized", image_size=(128, 128))).records == {"train": 8}
 
 
-def test_a_contour_that_is_cropped_away(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_contour_that_is_cropped_away_costs_its_pair_alone(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """It costs its pair alone; the study is measured by it all the same."""
     np.savetxt(contour(tree, 9), np.loadtxt(contour(tree, 9)) + (70, 0), "%.2f")
     run(Config(tree, tmp_path / "off"))
@@ -306,6 +304,6 @@ def test_a_contour_that_is_cropped_away(tree: pathlib.Path, tmp_path: pathlib.Pa
     assert (row["study_id"], row["instance_number"], row["level"]) == ("PHANTOM001", "9", "error")
     assert "on the common grid x " in row["detail"]
     assert "enlarge --image_size" in row["detail"]
-    off, cropped = (rows_of(tmp_path / name / "studies.csv")[0] for name in ("off", "records"))
+    off, cropped = (read_table(tmp_path / name / "studies.csv")[0] for name in ("off", "records"))
     assert (off.pop("pairs"), cropped.pop("pairs")) == ("4", "3")
     assert off == cropped

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline import iterate_batches, verify
 
-from .conftest import ROOT
-from .documents import blocks, environment
+from .helpers import ROOT
+from .helpers.documents import blocks, environment
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ def source(tmp_path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def test_the_route_without_make(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_the_commands_without_make_write_records(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (lines,) = (block.content for block in blocks("README.md") if block.language == "bash")
     variables = environment(tmp_path / "bin")
     del variables["PYTHONPATH"]
@@ -34,7 +34,7 @@ def test_the_route_without_make(source: pathlib.Path, tmp_path: pathlib.Path) ->
     assert list(verify.faults(source / "records")) == []
 
 
-def test_reading_in_an_environment_without_tensorflow(
+def test_reading_works_in_an_environment_without_tensorflow(
     phantom_records: pathlib.Path, source: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     python = tmp_path / "environment" / "bin" / "python"

@@ -9,7 +9,7 @@ import pytest
 from preprocess.config import Config
 from preprocess.engines.local import Local
 
-from .conftest import ROOT
+from .helpers import ROOT
 
 _JOB = """
 import os, pathlib, signal, sys

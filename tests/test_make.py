@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from .conftest import ROOT
+from .helpers import ROOT
 
 
 def run(*command: str, cwd: pathlib.Path) -> str:

@@ -15,11 +15,9 @@ from preprocess.findings import InputError
 from preprocess.output import publication
 from preprocess.run import run
 
-from .conftest import ROOT, contents, synthetic_arrays, write_synthetic
-
-
-def write_small(path: pathlib.Path, count: int = 4, overwrite: bool = False) -> None:
-    write_synthetic(path, *synthetic_arrays(count), overwrite=overwrite)
+from .helpers import ROOT
+from .helpers.synthetic import write_small
+from .helpers.trees import contents
 
 
 def test_nothing_is_there_before_it_is_published(tmp_path: pathlib.Path) -> None:
@@ -46,7 +44,7 @@ def test_an_existing_output_is_not_touched(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "notes.txt", "manifest.json"])
-def test_what_is_not_ours_is_never_replaced(tmp_path: pathlib.Path, content: str | None) -> None:
+def test_a_directory_without_records_is_never_replaced(tmp_path: pathlib.Path, content: str | None) -> None:
     (tmp_path / "home").mkdir()
     if content:
         (tmp_path / "home" / content).write_text("{}")
@@ -144,7 +142,9 @@ def _without_exchange(code: int | None) -> object:
 
 
 @pytest.mark.parametrize("code", [0, None, errno.EINVAL, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP])
-def test_overwriting_replaces_whole(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, code: int | None) -> None:
+def test_overwriting_replaces_the_whole_directory(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, code: int | None
+) -> None:
     if code != 0:
         monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: _without_exchange(code))
     write_small(tmp_path / "records", count=4)
@@ -175,23 +175,14 @@ def test_the_former_records_come_back_where_the_new_ones_cannot_take_their_place
     assert DatasetInfo.load(path).cardinality == 4
 
 
-def _overwrite_in_a_layer(merged: pathlib.Path) -> None:
-    with pytest.raises(InputError, match="records: cannot be replaced on this file system") as raised:
-        write_small(merged / "records", count=5, overwrite=True)
-    assert DatasetInfo.load(merged / "records").cardinality == 4
-    (kept,) = merged.glob("records-*")
-    assert str(raised.value).endswith(f"; the new records are complete in {kept}")
-    assert DatasetInfo.load(kept).cardinality == 5
-    assert list(verify.faults(kept)) == []
-    assert len(os.listdir(merged)) == 2
-
-
 def test_finished_records_are_kept_where_the_former_ones_cannot_be_moved(tmp_path: pathlib.Path) -> None:
     """As in a container: a directory of a lower layer cannot be renamed."""
     for name in ("lower", "upper", "work", "merged"):
         (tmp_path / name).mkdir()
     write_small(tmp_path / "lower" / "records", count=4)
-    code = "import pathlib, sys; from tests import test_output as t; t._overwrite_in_a_layer(pathlib.Path(sys.argv[1]))"
+    code = (
+        "import pathlib, sys; from tests.helpers import layers; layers.overwrite_in_a_layer(pathlib.Path(sys.argv[1]))"
+    )
     layers = ",".join(f"{name}dir={tmp_path / name}" for name in ("lower", "upper", "work"))
     mount = f'mount -t overlay overlay -o {layers} "$0" || exit 77; exec "$@"'
     merged = tmp_path / "merged"
@@ -207,7 +198,7 @@ def test_finished_records_are_kept_where_the_former_ones_cannot_be_moved(tmp_pat
     assert result.returncode == 0, result.stderr
 
 
-def test_the_output_is_never_away_while_it_is_replaced(tmp_path: pathlib.Path) -> None:
+def test_the_output_is_never_absent_while_it_is_replaced(tmp_path: pathlib.Path) -> None:
     """A directory that is open keeps its inode: the new one is swapped in, so a look-up always finds one of the two."""
     write_small(tmp_path / "records", count=4)
     before = (tmp_path / "records").stat().st_ino
@@ -219,7 +210,7 @@ def test_the_output_is_never_away_while_it_is_replaced(tmp_path: pathlib.Path) -
     assert not any(tmp_path / "records" in paths for paths in seen)
 
 
-def test_an_output_that_comes_into_being_meanwhile_is_kept(tmp_path: pathlib.Path) -> None:
+def test_an_output_that_appears_meanwhile_is_kept(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "records"
     with publication.claimed(path, False) as partial:
         (partial / "records").mkdir()
@@ -245,14 +236,14 @@ os._exit(0)
     return path.with_name(f".{path.name}.partial")
 
 
-def test_what_a_killed_job_left_behind_is_removed(tmp_path: pathlib.Path) -> None:
+def test_leftovers_of_a_killed_job_are_removed(tmp_path: pathlib.Path) -> None:
     assert len(contents(leave_behind(tmp_path / "records"))) == 2
     write_small(tmp_path / "records")
     assert os.listdir(tmp_path) == ["records"]
 
 
 @pytest.mark.parametrize("files", [[], ["written-by"]])
-def test_a_job_that_was_killed_before_it_wrote_anything(tmp_path: pathlib.Path, files: list[str]) -> None:
+def test_leftovers_of_a_job_killed_at_its_start_are_removed(tmp_path: pathlib.Path, files: list[str]) -> None:
     (tmp_path / ".records.partial").mkdir()
     for name in files:
         (tmp_path / ".records.partial" / name).touch()
@@ -261,7 +252,7 @@ def test_a_job_that_was_killed_before_it_wrote_anything(tmp_path: pathlib.Path, 
 
 
 @pytest.mark.parametrize("kind", ["folder", "other marker", "file", "link", "link to nothing", "another user's"])
-def test_what_another_program_made_is_never_emptied(tmp_path: pathlib.Path, kind: str) -> None:
+def test_a_folder_that_another_program_made_is_never_emptied(tmp_path: pathlib.Path, kind: str) -> None:
     partial = leave_behind(tmp_path / "records")
     if kind == "folder":
         (partial / "written-by").unlink()
@@ -289,7 +280,9 @@ def test_what_another_program_made_is_never_emptied(tmp_path: pathlib.Path, kind
     assert os.path.lexists(partial)
 
 
-def test_a_file_system_without_locks(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leftovers_are_kept_on_a_file_system_without_locks(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
@@ -306,7 +299,7 @@ def test_a_file_system_without_locks(tmp_path: pathlib.Path, monkeypatch: pytest
     assert os.listdir(tmp_path) == ["records"]
 
 
-def test_two_jobs_to_one_output(tmp_path: pathlib.Path) -> None:
+def test_a_second_job_to_one_output_is_refused(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "records"
     with publication.claimed(path, False):
         with pytest.raises(InputError, match="records: another job is writing it now; wait for it, or choose another"):
@@ -325,7 +318,7 @@ def test_two_jobs_to_one_output(tmp_path: pathlib.Path) -> None:
         (lambda root: (root / "new").symlink_to("new"), "Too many levels of symbolic links|File exists"),
     ],
 )
-def test_an_output_that_cannot_be_written(
+def test_an_output_that_cannot_be_written_is_named(
     tmp_path: pathlib.Path, make: Callable[[pathlib.Path], object], message: str
 ) -> None:
     make(tmp_path)

@@ -9,7 +9,7 @@ from preprocess.model import ImageHeader, Study
 from preprocess.quality.measurements import Outline
 from preprocess.stages import pairing
 
-from .conftest import AXIAL, UNREAD, header_of, synthetic_pair
+from .helpers.synthetic import AXIAL, UNREAD, header_of, synthetic_pair
 
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 SQUARE = np.array([(1, 1), (3, 1), (3, 3)], float)
@@ -44,7 +44,7 @@ def test_slices_lie_along_the_normal_and_phases_along_time() -> None:
     assert locations == {1: -10.0, 2: -10.001, 3: -30, 4: -30, 5: -20, 6: -20}
 
 
-def test_without_trigger_times_the_number_counts() -> None:
+def test_without_trigger_times_phases_follow_the_number() -> None:
     assert slices_and_phases({8: located(5, 10), 7: located(5), 9: located(5, 0)}) == {7: (0, 0), 8: (0, 1), 9: (0, 2)}
 
 
@@ -81,7 +81,7 @@ def test_noise_in_the_cosines_changes_neither_slices_nor_phases(data: st.DataObj
     assert Outline.of(study, headers, places).slice_spacing_mm == pytest.approx(10, abs=0.02)
 
 
-def test_what_the_headers_do_not_say_is_minus_one() -> None:
+def test_unknown_slices_and_phases_are_minus_one() -> None:
     headers = {1: header_of(position_mm=None), 2: header_of(orientation=None), 3: located(2)}
     assert slices_and_phases(headers) == {1: (-1, -1), 2: (-1, -1), 3: (0, 0)}
     assert math.isnan(pairing.locate(headers)[1].location_mm)
@@ -90,7 +90,7 @@ def test_what_the_headers_do_not_say_is_minus_one() -> None:
     assert pairing.locate({}) == {}
 
 
-def test_pairs_and_what_is_left_over() -> None:
+def test_images_and_contours_without_a_partner_are_reported() -> None:
     study = Study(
         "S",
         "C",
@@ -122,7 +122,7 @@ def test_pairs_and_what_is_left_over() -> None:
     assert not any("OTHER" in detail for detail in found.values())
 
 
-def test_what_no_header_confirms_is_counted() -> None:
+def test_pairs_that_no_header_confirms_are_counted() -> None:
     study = Study("S", "C", {}, {"i": {}, "o": {}})
     pairs = [synthetic_pair(1, patient_id="S"), synthetic_pair(2), synthetic_pair(3, instance_number=None)]
     (finding,) = pairing.unconfirmed(study, pairs)

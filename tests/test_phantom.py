@@ -11,7 +11,7 @@ from preprocess.geometry.masks import rasterize
 from preprocess.inputs.challenge import discover
 from preprocess.inputs.sources import open_source
 
-from .conftest import contents
+from .helpers.trees import contents
 
 
 def test_one_seed_gives_the_same_bytes(phantom_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -52,16 +52,22 @@ def test_contours_lie_on_half_pixels_and_nest(phantom_dir: pathlib.Path) -> None
     for path in sorted(phantom_dir.glob("contourfiles/*/*/*.txt")):
         polygon = np.loadtxt(path)
         assert np.array_equal(polygon * 2, np.rint(polygon * 2))
-        areas[path.parts[-3], path.name[8:13]] = shapely.Polygon(polygon)
+        areas[path.parts[-3], path.name[8:14]] = shapely.Polygon(polygon)
+    assert len(areas) == 55
+    nested = 0
     for (contour_id, name), inner in areas.items():
         assert inner.is_valid
         outer = areas.get((contour_id, name[:-1] + "o"))
         if name.endswith("i") and outer is not None:
             assert outer.contains(inner)
+            nested += 1
+    assert nested == 18
 
 
 def test_the_cavity_is_bright_where_the_contour_says(phantom_dir: pathlib.Path) -> None:
-    for path in sorted(phantom_dir.glob("contourfiles/PH-2/i-contours/*.txt")):
+    paths = sorted(phantom_dir.glob("contourfiles/PH-2/i-contours/*.txt"))
+    assert len(paths) == 12
+    for path in paths:
         number = int(path.name[8:12])
         pixels = pydicom.dcmread(phantom_dir / "dicoms" / "PHANTOM002" / f"{number}.dcm").pixel_array
         polygon = np.loadtxt(path)

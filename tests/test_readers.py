@@ -22,8 +22,9 @@ from pipeline import DatasetInfo, RecordsError, iterate_batches, make_dataset
 from pipeline.dataset import _variable
 from pipeline.index import Index
 
-from .conftest import ROOT, Synthetic, synthetic_arrays, write_synthetic
-from .test_order import plainly, schedules
+from .helpers import ROOT
+from .helpers.schedules import batches_by_definition, schedules
+from .helpers.synthetic import Synthetic, synthetic_arrays, write_synthetic
 
 
 def both(records: pathlib.Path, cache: int = 1 << 30, **arguments: object) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -61,7 +62,7 @@ def test_both_give_the_records_that_the_schedule_names(
         assert str(raised.value) == str(error)
         return
     theirs = make_dataset(directory, image_dtype=image_dtype, cache=cache, **rest)
-    expected = plainly(**arguments)
+    expected = batches_by_definition(**arguments)
     assert len(ours) == len(expected) == theirs.cardinality()
     for found in (list(ours), list(theirs.as_numpy_iterator())):
         assert len(found) == len(expected)
@@ -75,7 +76,9 @@ def test_both_give_the_records_that_the_schedule_names(
 @pytest.mark.parametrize("cache", [0, 1 << 30])
 @pytest.mark.parametrize("dtype", ["int16", "uint16", "int32", "float32"])
 @pytest.mark.parametrize("image_dtype", ["float32", None])
-def test_every_stored_dtype(synthetic: Synthetic, dtype: str, image_dtype: str | None, cache: int) -> None:
+def test_every_stored_dtype_is_read_unchanged(
+    synthetic: Synthetic, dtype: str, image_dtype: str | None, cache: int
+) -> None:
     directory = synthetic(9, dtype=dtype)
     images, _ = synthetic_arrays(9, dtype=dtype)
     batches = both(directory, cache, epochs=1, shuffle=False, image_dtype=image_dtype)
@@ -84,7 +87,7 @@ def test_every_stored_dtype(synthetic: Synthetic, dtype: str, image_dtype: str |
     assert np.array_equal(found[..., 0], images.astype(found.dtype))
 
 
-def test_blocks_of_steps_are_not_seen_outside(synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_blocks_does_not_change_the_batches(synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a block holds the end of one epoch and the beginning of the next."""
     monkeypatch.setattr("pipeline.dataset.POSITIONS_IN_BLOCK", 12)
     assert len(both(synthetic(16), batch_size=3, epochs=5, start_step=7)) == 23
@@ -134,7 +137,7 @@ def test_batches_belong_to_the_caller(synthetic: Synthetic) -> None:
         assert (again[0] != -1).any()
 
 
-def test_iterating_again_gives_the_same(synthetic: Synthetic) -> None:
+def test_iterating_again_gives_the_same_batches(synthetic: Synthetic) -> None:
     batches = iterate_batches(synthetic(16), batch_size=3, epochs=2, start_step=2)
     first, second = list(batches), list(batches)
     assert len(first) == len(second) == len(batches) == 10
@@ -147,7 +150,7 @@ def test_iterating_again_gives_the_same(synthetic: Synthetic) -> None:
         assert np.array_equal(one[0], again)
 
 
-def test_without_end(synthetic: Synthetic) -> None:
+def test_readers_without_epochs_have_no_length(synthetic: Synthetic) -> None:
     batches = iterate_batches(synthetic(16))
     with pytest.raises(TypeError, match="epochs=None cycles for ever and has no len"):
         len(batches)
@@ -156,7 +159,7 @@ def test_without_end(synthetic: Synthetic) -> None:
     assert len(list(itertools.islice(batches, 9))) == len(list(dataset.take(9))) == 9
 
 
-def test_known_shapes_where_they_are_known(synthetic: Synthetic) -> None:
+def test_shapes_are_static_where_every_batch_is_full(synthetic: Synthetic) -> None:
     assert make_dataset(synthetic(16)).element_spec[0] == tf.TensorSpec((8, 6, 5, 1), tf.float32)
     assert make_dataset(synthetic(16), drop_remainder=True, batch_size=5).element_spec[1] == tf.TensorSpec(
         (5, 6, 5, 1), tf.bool
@@ -182,7 +185,7 @@ def test_leaving_early_leaves_nothing_behind(synthetic: Synthetic, prefetch: int
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
-def test_a_damaged_record_is_named_where_it_comes(synthetic: Synthetic, tmp_path: pathlib.Path, prefetch: int) -> None:
+def test_a_damaged_record_is_named_when_it_is_read(synthetic: Synthetic, tmp_path: pathlib.Path, prefetch: int) -> None:
     directory = shutil.copytree(synthetic(10), tmp_path / "records")
     shard = directory / "lv-train.tfrecord-00001-of-00003"
     offset = int(shard.with_name(shard.name + ".idx").read_text().split()[2])
@@ -237,7 +240,7 @@ def _replace(shard: pathlib.Path) -> None:
 @pytest.mark.parametrize("change", [_cut, _write_to, _replace, pathlib.Path.unlink])
 @pytest.mark.parametrize("opened", [True, False])
 @pytest.mark.parametrize("prefetch", [0, 1])
-def test_a_shard_that_changes_while_it_is_read(
+def test_a_shard_that_changes_while_it_is_read_is_an_error(
     synthetic: Synthetic, tmp_path: pathlib.Path, change: Callable[[pathlib.Path], None], opened: bool, prefetch: int
 ) -> None:
     directory = shutil.copytree(synthetic(10), tmp_path / "records")
@@ -253,7 +256,7 @@ def test_a_shard_that_changes_while_it_is_read(
         list(itertools.islice(iterator, 10))
 
 
-def test_a_shard_that_is_emptied_before_it_is_opened(synthetic: Synthetic, tmp_path: pathlib.Path) -> None:
+def test_a_shard_that_is_emptied_before_it_is_opened_is_an_error(synthetic: Synthetic, tmp_path: pathlib.Path) -> None:
     directory = shutil.copytree(synthetic(10), tmp_path / "records")
     batches = iterate_batches(directory, shuffle=False, prefetch=0)
     os.truncate(directory / "lv-train.tfrecord-00000-of-00003", 0)
@@ -286,7 +289,7 @@ def test_wrong_arguments_say_what_would_be_right(synthetic: Synthetic, arguments
             reader(synthetic(10), **arguments)
 
 
-def test_arguments_of_one_reader(synthetic: Synthetic) -> None:
+def test_wrong_arguments_of_one_reader_are_refused(synthetic: Synthetic) -> None:
     with pytest.raises(RecordsError, match="prefetch is -1, at least 0 expected"):
         iterate_batches(synthetic(10), prefetch=-1)
     with pytest.raises(RecordsError, match="cache is -1, at least 0 expected"):
@@ -343,7 +346,7 @@ def _sum_of_first(directory: pathlib.Path) -> float:
     return float(next(iter(iterate_batches(directory)))[0].sum())
 
 
-def test_spawned_workers_agree(synthetic: Synthetic) -> None:
+def test_spawned_workers_read_the_same_batches(synthetic: Synthetic) -> None:
     directory = synthetic(10)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(_sum_of_first, (directory,)) == _sum_of_first(directory)
@@ -351,7 +354,7 @@ def test_spawned_workers_agree(synthetic: Synthetic) -> None:
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("prefetch", [0, 2])
-def test_forked_workers_agree(synthetic: Synthetic, prefetch: int) -> None:
+def test_forked_workers_read_the_same_batches(synthetic: Synthetic, prefetch: int) -> None:
     """Also those that are forked while the parent reads, with what the parent has open."""
     batches = iterate_batches(synthetic(16), batch_size=2, epochs=1, prefetch=prefetch)
     iterator = iter(batches)
@@ -470,7 +473,7 @@ def test_an_iterator_keeps_its_files_when_the_data_set_is_gone(synthetic: Synthe
     assert len(list(itertools.islice(iterator, 30))) == 30
 
 
-def test_batches_larger_than_the_share(synthetic: Synthetic) -> None:
+def test_a_batch_size_beyond_the_share_gives_one_batch_an_epoch(synthetic: Synthetic) -> None:
     assert [len(images) for images, _ in both(synthetic(16), batch_size=10**12, epochs=2)] == [16, 16]
 
 

@@ -8,14 +8,14 @@ import tomllib
 
 import pytest
 
-from .conftest import ROOT
-from .documents import Block, blocks, environment
+from .helpers import ROOT
+from .helpers.documents import Block, blocks, environment
 
 SNIPPETS = [block for name in ("README.md", "BUILD.md") for block in blocks(name) if block.language]
 SET_UP = "bash"
 
 
-def test_there_is_python_and_shell() -> None:
+def test_the_snippets_are_python_and_shell() -> None:
     assert {block.language for block in SNIPPETS} == {"python", "sh", SET_UP}
 
 

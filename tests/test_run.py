@@ -1,6 +1,5 @@
 """Whole runs on small trees: the phantom plus one flaw."""
 
-import csv
 import os
 import pathlib
 import shutil
@@ -9,7 +8,6 @@ from collections.abc import Callable
 import numpy as np
 import pydicom
 import pytest
-import tensorflow as tf
 
 from pipeline import DatasetInfo, iterate_batches, verify
 from preprocess import phantom
@@ -20,30 +18,9 @@ from preprocess.findings import InputError
 from preprocess.report.page import write_report
 from preprocess.run import run
 
-from .conftest import contents, listing
-
-I_CONTOURS = "contourfiles/PH-1/i-contours"
-
-
-def audit_of(records: pathlib.Path) -> list[dict[str, str]]:
-    with (records / "audit.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def image(tree: pathlib.Path, number: int) -> pathlib.Path:
-    return tree / "dicoms" / "PHANTOM001" / f"{number}.dcm"
-
-
-def contour(tree: pathlib.Path, number: int) -> pathlib.Path:
-    return tree / I_CONTOURS / phantom.contour_name(number, "i")
-
-
-def edited(path: pathlib.Path, **elements: object) -> None:
-    dataset = pydicom.dcmread(path)
-    for keyword, value in elements.items():
-        setattr(dataset, keyword, value)
-    dataset.save_as(path)
-
+from .helpers.records import pairs_of
+from .helpers.tables import audit_of, found_by, read_table
+from .helpers.trees import contents, contour, edited, image, listing
 
 # Each flaw touches pair 9 of PHANTOM001, unless its row says otherwise.
 
@@ -196,7 +173,7 @@ AUDITED = [
 
 
 @pytest.mark.parametrize(("flaw", "reasons", "kind", "cost"), AUDITED, ids=[row[0].__name__ for row in AUDITED])
-def test_a_flaw_is_told_and_costs_its_pair_alone(
+def test_a_flaw_is_reported_and_costs_its_pair_alone(
     tree: pathlib.Path,
     tmp_path: pathlib.Path,
     flaw: Callable[[pathlib.Path], None],
@@ -233,29 +210,8 @@ def test_a_flaw_is_told_and_costs_its_pair_alone(
     ]
 
 
-def pairs_of(records: pathlib.Path) -> list[tuple[tuple[str, int], bytes, bytes]]:
-    """Study, number, image and mask of every record, in storage order, read by TensorFlow."""
-    found = []
-    for path in sorted(records.glob("*.tfrecord-?????-of-?????")):
-        for data in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            feature = tf.train.Example.FromString(data).features.feature
-            key = (
-                feature["meta/study_id"].bytes_list.value[0].decode(),
-                feature["meta/instance_number"].int64_list.value[0],
-            )
-            found.append((key, feature["image"].bytes_list.value[0], feature["mask"].bytes_list.value[0]))
-    return found
-
-
-def found_by(records: pathlib.Path, *reasons: str) -> list[tuple[str, str, str]]:
-    """Study, number and level of each row of the audit that has one of the reasons."""
-    return [
-        (row["study_id"], row["instance_number"], row["level"]) for row in audit_of(records) if row["reason"] in reasons
-    ]
-
-
 @pytest.mark.parametrize(("dx", "level", "written"), [(0, None, 8), (10.5, "warning", 8), (14, "error", 7)])
-def test_an_inner_contour_outside_the_outer_one(
+def test_an_inner_contour_outside_the_outer_one_is_reported(
     tree: pathlib.Path, tmp_path: pathlib.Path, dx: float, level: str | None, written: int
 ) -> None:
     moved(contour(tree, 21), dx)
@@ -265,10 +221,9 @@ def test_an_inner_contour_outside_the_outer_one(
         assert summary.records == {"train": complete - (8 - written)}
 
 
-def test_what_cannot_be_drawn_has_no_part_in_the_volumes(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_contour_that_cannot_be_drawn_has_no_part_in_the_volumes(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     def volume(records: pathlib.Path) -> float:
-        with (records / "studies.csv").open(newline="") as file:
-            return float(next(csv.DictReader(file))["esv_ml"])
+        return float(read_table(records / "studies.csv")[0]["esv_ml"])
 
     run(Config(tree, tmp_path / "before"))
     points = np.loadtxt(contour(tree, 29))
@@ -279,7 +234,7 @@ def test_what_cannot_be_drawn_has_no_part_in_the_volumes(tree: pathlib.Path, tmp
     assert 0.4 < volume(tmp_path / "after") / volume(tmp_path / "before") < 0.6
 
 
-def test_a_cavity_that_grows_at_end_systole(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_cavity_that_grows_at_end_systole_is_a_warning(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     one, other = contour(tree, 21).read_bytes(), contour(tree, 29).read_bytes()
     contour(tree, 21).write_bytes(other)
     contour(tree, 29).write_bytes(one)
@@ -289,7 +244,7 @@ def test_a_cavity_that_grows_at_end_systole(tree: pathlib.Path, tmp_path: pathli
 
 @pytest.mark.parametrize("origin", ["corner", "center"])
 @pytest.mark.parametrize(("dx", "expected"), [(4, [("PHANTOM001", "", "warning")]), (0, [])])
-def test_contours_that_lie_off_their_images(
+def test_contours_that_lie_off_their_images_are_a_warning(
     tree: pathlib.Path, tmp_path: pathlib.Path, origin: str, dx: float, expected: list[tuple[str, str, str]]
 ) -> None:
     for path in (tree / "contourfiles" / "PH-1").rglob("*.txt"):
@@ -298,7 +253,9 @@ def test_contours_that_lie_off_their_images(
     assert found_by(tmp_path / "records", "misregistered") == expected
 
 
-def test_outer_contours_copied_from_another_study(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_outer_contours_copied_from_another_study_cost_its_o_pairs_alone(
+    tree: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     """The owner keeps its records; of the other, only the o-contours are lost."""
     for number in (1, 21):
         # Other line ends, so that the files are not the same bytes.
@@ -316,7 +273,7 @@ def test_outer_contours_copied_from_another_study(tree: pathlib.Path, tmp_path: 
         assert found_by(records, "not_nested") == [("PHANTOM001", "1", "error"), ("PHANTOM001", "21", "error")]
 
 
-def test_contours_that_nothing_tells_apart(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_copied_contours_without_a_known_owner_are_left_out(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     copy = contour(tree, 9).read_bytes()
     (tree / "contourfiles/PH-2/i-contours" / phantom.contour_name(9, "i")).write_bytes(copy)
     assert run(Config(tree, tmp_path / "records")).records == {"train": 6}
@@ -391,7 +348,7 @@ def test_a_row_of_the_audit_excludes_its_pair_and_only_it(tree: pathlib.Path, tm
     assert found_by(tmp_path / "second", "unmatched_exclusion") == [("PHANTOM002", "99", "warning")]
 
 
-def test_outer_contours(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_outer_contours_give_larger_masks(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     run(Config(tree, tmp_path / "i"))
     run(Config(tree, tmp_path / "o", contours="o"))
     inner = {key: mask for key, _, mask in pairs_of(tmp_path / "i")}
@@ -527,6 +484,6 @@ def test_nothing_of_a_header_leaves_it(tree: pathlib.Path, tmp_path: pathlib.Pat
         ({"split": "train:2"}, "fractions above 0 that add up to 1"),
     ],
 )
-def test_settings_check_themselves(settings: dict, message: str) -> None:
+def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Config(pathlib.Path("data"), pathlib.Path("records"), **settings)

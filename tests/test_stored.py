@@ -26,8 +26,9 @@ from preprocess.dicom.stored import Layout
 from preprocess.findings import InputError
 from preprocess.run import run
 
-from .test_dicom import LIMIT, changed
-from .test_run import audit_of, found_by, image
+from .helpers.dicom import LIMIT, changed
+from .helpers.tables import audit_of, found_by
+from .helpers.trees import image
 
 GEOMETRY = {"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15, "PixelRepresentation": 0}
 
@@ -105,7 +106,7 @@ def test_stored_values_are_the_bits_that_the_header_names(data: st.DataObject) -
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRBigEndian, RLELossless])
-def test_other_encodings_of_cells(syntax: str) -> None:
+def test_big_endian_and_rle_cells_give_the_same_values(syntax: str) -> None:
     cells = [0x0FF0, 0x8010, 0x7000, *range(0, 0x200, 16)]
     elements = {"BitsStored": 12, "HighBit": 15, "PixelRepresentation": 1}
     assert read(native(cells, syntax, **elements)).tolist() == [[0x0FF, 0x801 - 0x1000, 0x700, *range(0x20)]]
@@ -149,7 +150,7 @@ def test_a_header_that_contradicts_itself_is_refused(elements: dict[str, int], m
 @pytest.mark.parametrize("precision", [8, 12, 16])
 @pytest.mark.parametrize("stated", [0, 1])
 @pytest.mark.parametrize("encoded", [0, 1])
-def test_the_sign_of_a_jpeg_2000_codestream_and_of_its_header(precision: int, stated: int, encoded: int) -> None:
+def test_jpeg_2000_values_beyond_the_sign_of_the_header_are_refused(precision: int, stated: int, encoded: int) -> None:
     half = 1 << precision - 1
     dtype = np.dtype(f"{'ui'[encoded]}{1 if precision == 8 else 2}")
     elements = {"BitsStored": precision, "HighBit": precision - 1, "PixelRepresentation": stated}
@@ -179,7 +180,7 @@ def test_a_codestream_of_more_bits_than_are_allocated_does_not_wrap() -> None:
 
 
 @pytest.mark.parametrize(("signed", "most"), [(0, 255), (1, 127), (1, 128)])
-def test_jpeg_of_8_bits_in_an_image_of_16(signed: int, most: int) -> None:
+def test_jpeg_of_8_bits_in_an_image_of_16_keeps_its_values(signed: int, most: int) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.full((16, 16), most, np.uint8)).save(buffer, "JPEG", quality=100)
     file = compressed(
@@ -196,13 +197,15 @@ def test_jpeg_of_8_bits_in_an_image_of_16(signed: int, most: int) -> None:
     ("cells", "bits", "expected"),
     [([0x7FF, 0x800, 0xFFF], 12, [2047, -2048, -1]), ([0xFFF, 0xE00], 10, [-1, -512]), ([5, 2047], 16, [5, 2047])],
 )
-def test_codecs_that_know_bits_only(cells: list[int], bits: int, expected: list[int]) -> None:
+def test_cells_of_codecs_without_a_sign_get_the_one_of_the_header(
+    cells: list[int], bits: int, expected: list[int]
+) -> None:
     """JPEG-LS and lossless JPEG of 12 bits, signed: two's complement of the bits that are stored."""
     layout = Layout(16, bits, bits - 1, signed=True)
     assert stored.from_cells(np.array(cells, np.uint16), layout, "a.dcm", width=12).tolist() == expected
 
 
-def test_codecs_that_know_bits_only_and_too_few_of_them() -> None:
+def test_cells_of_codecs_with_too_few_bits_are_refused() -> None:
     with pytest.raises(InputError, match="bits other than those of Bits Stored"):
         stored.from_cells(np.array([5, 2048], np.uint16), Layout(16, 16, 15, signed=True), "a.dcm", width=12)
 
@@ -280,7 +283,7 @@ def test_monochrome1_throughout_is_not_reported(tree: pathlib.Path, tmp_path: pa
     assert found_by(tmp_path / "records", "mixed_photometric") == []
 
 
-def test_a_lookup_table_whose_first_value_is_far_away() -> None:
+def test_a_lookup_table_whose_first_value_is_far_away_is_applied() -> None:
     """The difference of 30000 and -30000 does not fit 16 bits: the first entry was taken for the last."""
 
     def change(dataset: pydicom.FileDataset) -> None:

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from .documents import blocks, environment
+from .helpers.documents import blocks, environment
 
 SET_UP = "bash"
 

@@ -13,7 +13,8 @@ import pytest
 from pipeline import iterate_batches
 from pipeline.order import permute
 
-from .conftest import PATIENCE_SECONDS, ROOT, Synthetic
+from .helpers import PATIENCE_SECONDS, ROOT
+from .helpers.synthetic import Synthetic
 
 _EPOCHS, _COUNT, _BATCH_SIZE = 2, 33, 4
 
@@ -78,7 +79,7 @@ def _train(records: pathlib.Path, workers: int, batch_size: int) -> list[dict]:
     return [json.loads(output.splitlines()[-1]) for output, _ in said]
 
 
-def test_two_workers_of_multi_worker_mirrored_strategy(synthetic: Synthetic) -> None:
+def test_two_workers_of_multi_worker_mirrored_strategy_train_as_one(synthetic: Synthetic) -> None:
     """Each sees its share of the epoch's order, and together they train as one worker with batches of both."""
     records = synthetic(_COUNT)
     found = _train(records, 2, _BATCH_SIZE)

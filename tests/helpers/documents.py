@@ -6,7 +6,7 @@ import re
 import sys
 from typing import NamedTuple
 
-from .conftest import ROOT
+from . import ROOT
 
 
 class Block(NamedTuple):
