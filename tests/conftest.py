@@ -19,7 +19,7 @@ from .helpers.synthetic import Synthetic, synthetic_arrays, write_synthetic
 def pytest_configure() -> None:
     import hypothesis
 
-    # How long an example takes to draw or to run depends on what else the machine does.
+    # The time that an example takes depends on what else the machine does.
     hypothesis.settings.register_profile(
         "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
     )
@@ -46,7 +46,7 @@ def phantom_records(phantom_dir: pathlib.Path, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture
 def tree(phantom_dir: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
-    """Two studies of the phantom, flawless: their labeled images, one that is not, and their contours."""
+    """Two flawless studies of the phantom: their labeled images, an unlabeled one, and their contours."""
     root = tmp_path / "tree"
     for study, contours in (("PHANTOM001", "PH-1"), ("PHANTOM002", "PH-2")):
         for kind in ("i-contours", "o-contours"):

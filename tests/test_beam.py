@@ -116,7 +116,7 @@ def test_a_dask_worker_that_is_killed_costs_nothing(
 
 
 def test_an_item_that_is_worked_on_twice_has_one_result(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """As a runner does that takes a slow worker for a lost one."""
+    """A runner does so when it takes a slow worker for a lost one."""
     config = Config(data_dir=tree, output_dir=tmp_path / "records", engine="beam")
     studies = challenge.discover(sources.open_source(tree))[0]
     beam = engines.Beam(config, tmp_path)

@@ -216,7 +216,7 @@ def test_links_that_multiply_paths_are_refused(
 
 @contextlib.contextmanager
 def nested(root: pathlib.Path, name: str, count: int) -> Iterator[None]:
-    """So many folders within one another: their path may be too long for the system."""
+    """Nests folders; their path may be too long for the system."""
     descriptor = os.open(root, os.O_RDONLY)
     for _ in range(count):
         os.mkdir(name, dir_fd=descriptor)

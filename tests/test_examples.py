@@ -56,7 +56,7 @@ def test_augmentation_moves_image_and_mask_alike():
         for image, mask, before in zip(moved > 0.5, moved_masks, masks, strict=True):
             assert train_unet.dice(image, mask) > 0.97
             assert train_unet.dice(mask, before) < 0.97
-            # The disc is the only one, and as much larger or smaller as the scale allows.
+            # There is one disc, and its size changes within the limits of the scale.
             assert math.exp(-0.6) * 0.95 < mask.sum() / before.sum() < math.exp(0.6) * 1.05
 
 
@@ -82,7 +82,7 @@ def test_the_network_sees_the_middle_and_answers_for_the_whole():
         train_unet.unet((127, 200, 1))
 
 
-# Keras asks TensorFlow's variables for arrays in a way that NumPy 2 warns of.
+# NumPy 2 warns about how Keras converts TensorFlow's variables to arrays.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.clients
 def test_train_unet_leaves_models_logs_and_a_picture(phantom_records, tmp_path, monkeypatch, capsys):
@@ -166,7 +166,7 @@ def test_train_torch_prints_a_score_and_saves_the_model(phantom_records, tmp_pat
     torch = pytest.importorskip("torch")
     from examples import train_torch
 
-    # In a process of its own: PyTorch's optimizers crash in one that TensorFlow was loaded into.
+    # In a separate process: PyTorch's optimizers crash in a process that has loaded TensorFlow.
     command = [
         "-m",
         "examples.train_torch",

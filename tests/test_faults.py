@@ -43,7 +43,7 @@ def command(tree: pathlib.Path, path: pathlib.Path, *flags: str) -> list[str]:
     return [sys.executable, "-m", "preprocess", f"--data_dir={tree}", f"--output_dir={path}", *flags]
 
 
-# A process that has imported what the job needs, and forks a job for each line: so a job begins at once.
+# A process that imports what the job needs, and forks a job for each line, so that a job starts quickly.
 _NURSERY = """
 import os, pathlib, signal, sys
 from preprocess.config import Config
@@ -62,7 +62,7 @@ for line in sys.stdin:
 
 @contextlib.contextmanager
 def nursery(tree: pathlib.Path, path: pathlib.Path) -> Iterator[Callable[[int], int]]:
-    """Gives a function that runs a job, kills it before its step of that number, and says how it ended."""
+    """Yields a function that runs a job, kills it before a given step, and returns its exit status."""
     command = [sys.executable, "-c", _NURSERY, str(tree), str(path)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
@@ -83,7 +83,7 @@ def nursery(tree: pathlib.Path, path: pathlib.Path) -> Iterator[Callable[[int], 
 def test_a_job_killed_at_any_moment_leaves_whole_records_or_none(
     tree: pathlib.Path, tmp_path: pathlib.Path, stride: int
 ) -> None:
-    """The output is absent, or complete; the next run removes what was left behind."""
+    """The output is absent or complete; the next run removes the leftovers."""
     path = tmp_path / "out" / "records"
     expected = records_of(tree, tmp_path / "expected")
     with nursery(tree, path) as job:
@@ -100,7 +100,7 @@ def test_a_job_killed_at_any_moment_leaves_whole_records_or_none(
                 if end == 0:
                     break
                 assert end == -signal.SIGKILL
-            # The last job had fewer steps than that; it began with what the killed ones had left.
+            # The last job took fewer steps, so it was not killed; it started with the leftovers of the others.
             assert step >= 20
             assert os.listdir(path.parent) == ["records"]
 
@@ -113,7 +113,7 @@ def _wait_for(path: pathlib.Path, process: subprocess.Popen[str]) -> None:
 
 @contextlib.contextmanager
 def started(tree: pathlib.Path, path: pathlib.Path) -> Iterator[subprocess.Popen[str]]:
-    """A job that handles signals already: before that, Python itself starts."""
+    """A job that already handles signals: Python itself has started."""
     with subprocess.Popen(
         command(tree, path),
         stdout=subprocess.PIPE,
@@ -121,11 +121,11 @@ def started(tree: pathlib.Path, path: pathlib.Path) -> Iterator[subprocess.Popen
         text=True,
         cwd=ROOT,
         start_new_session=True,
-        # A shell has its background jobs ignore Ctrl-C, and this test may run in one.
+        # A shell makes its background jobs ignore Ctrl-C, and this test may be one.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         status = pathlib.Path(f"/proc/{process.pid}/status")
-        # The last one that is handled.
+        # SIGHUP is the last signal for which the job sets a handler.
         while not int(re.search(r"SigCgt:\s*(\w+)", status.read_text())[1], 16) & 1 << signal.SIGHUP - 1:
             assert process.poll() is None, process.communicate()
             time.sleep(0.001)
@@ -151,7 +151,7 @@ def test_a_signal_while_the_job_writes_leaves_nothing_behind(
     path = tmp_path / "out" / "records"
     with started(phantom_dir, path) as process:
         _wait_for(path.parent / ".records.partial" / "records", process)
-        # As a terminal does: to all of its processes; a second one comes while the first is obeyed.
+        # To all processes, as a terminal does; the second signal arrives while the first is handled.
         for _ in range(2):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
@@ -215,7 +215,7 @@ def test_a_full_disk_is_an_error_that_leaves_nothing(tree: pathlib.Path, tmp_pat
 def test_temporary_files_on_another_file_system_change_nothing(
     tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is renamed across file systems: the sibling is on the output's own."""
+    """Nothing is renamed across file systems, because the job writes beside its output."""
     expected = records_of(tree, tmp_path / "expected")
     monkeypatch.setenv("TMPDIR", "/dev/shm")
     assert records_of(tree, tmp_path / "records") == expected
@@ -320,7 +320,7 @@ def test_input_that_is_cut_between_header_and_pixels_is_a_row(tree: pathlib.Path
 def test_an_image_that_is_replaced_after_it_was_examined_is_left_out(
     tree: pathlib.Path, tmp_path: pathlib.Path, element: str
 ) -> None:
-    """Its new pixels were published, or the old ones on another scale."""
+    """Otherwise its new pixels would be written, or its old ones on another scale."""
     path = tree / "dicoms" / "PHANTOM001" / "9.dcm"
     with pytest.MonkeyPatch.context() as patch:
         examined = run_module._examine
@@ -417,7 +417,7 @@ def test_equal_output_for_a_study_in_parts(
 def test_a_study_larger_than_the_memory_of_a_worker_is_written(
     tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its images and masks have 126 MB, and a worker may take 128 MiB to read, draw and send them."""
+    """Its images and masks take 126 MB; a worker may take 128 MiB to read, draw and send them."""
     folder = tree / "contourfiles" / "PH-1" / "i-contours"
     outline = (folder / phantom.contour_name(1, "i")).read_bytes()
     image = pydicom.dcmread(tree / "dicoms" / "PHANTOM001" / "1.dcm")
@@ -431,14 +431,14 @@ def test_a_study_larger_than_the_memory_of_a_worker_is_written(
     monkeypatch.setattr(engines, "Local", functools.partial(engines.Local, worker_bytes=128 << 20))
     summary = run(Config(data_dir=tree, output_dir=tmp_path / "records", workers=2))
     assert summary.records == {"train": 40}
-    # The phantom's own images, which are smaller.
+    # The phantom's own images are smaller.
     assert summary.left_out.keys() == {"size_mismatch"}
 
 
 def test_workers_that_are_killed_at_random_cost_nothing(
     tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every task loses its first process, at some moment."""
+    """Tasks lose their first process at a random moment."""
     expected = records_of(tree, tmp_path / "expected")
     monkeypatch.setattr(render, "PART_BYTES", 1)
     receive = engines.Local._receive
@@ -458,7 +458,7 @@ def test_workers_that_are_killed_at_random_cost_nothing(
 
 
 def test_only_lines_of_the_job_are_on_standard_error(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """TensorFlow and its libraries write nothing between them."""
+    """TensorFlow and its libraries print nothing in between."""
     flags = command(tree, tmp_path / "records")
     result = subprocess.run(flags, check=True, capture_output=True, text=True, cwd=ROOT)
     lines = result.stderr.splitlines()

@@ -1,4 +1,4 @@
-"""docs/FORMAT.md: its tables are those of the records, and its programs read them."""
+"""docs/FORMAT.md: its tables describe the records, and its programs read them."""
 
 import contextlib
 import importlib.util
@@ -31,7 +31,7 @@ LIBRARIES = {
     "NVIDIA DALI": "nvidia.dali",
 }
 
-# Appended to a program: what it read, a line per record.
+# Appended to a program: prints what it reads, a line for each record.
 SHOW = """
 import zlib
 import numpy as np
@@ -42,7 +42,7 @@ for images, masks in batches:
 
 
 def installed(library: str) -> bool:
-    """Without importing it: not all of these libraries bear each other."""
+    """Without importing it: some of these libraries conflict with each other."""
     with contextlib.suppress(ModuleNotFoundError):
         return importlib.util.find_spec(library) is not None
     return False
@@ -117,7 +117,7 @@ def test_bytes_lie_where_the_table_has_them(phantom_records: pathlib.Path) -> No
     assert [int(size) for _, size, _ in rows[:-2]] == sizes
     assert [int(first) for first, _, _ in rows[:-1]] == np.cumsum([0, *sizes]).tolist()
     assert sum(sizes[:2]) == LENGTH_BYTES
-    # The index that is shown is the beginning of a real one.
+    # The index shown is the start of a real one.
     shown = re.search(r"^```\n([0-9 \n]+)^```", TEXT, re.MULTILINE)[1]
     assert (phantom_records / f"{shard.name}.idx").read_text().startswith(shown)
     assert shown.splitlines()[0] == f"{offset} {len(data) + FRAME_BYTES}"

@@ -1,4 +1,4 @@
-"""The fuzz targets with one seed: the same inputs on every machine. ``FUZZ_INPUTS`` says how many; make fuzz, more."""
+"""The fuzz targets with one seed: the same ``FUZZ_INPUTS`` inputs on every machine. make fuzz runs more."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What is made to do harm: each is an error or an audit row that names the file, and harms nothing else."""
+"""Files made to do harm: each gives an error or an audit row that names it, and affects nothing else."""
 
 import contextlib
 import io
@@ -62,7 +62,7 @@ READERS = (
 
 @pytest.fixture
 def allocated() -> Iterator[Callable[[], int]]:
-    """Bytes that Python has allocated at most since the test began."""
+    """The most bytes that Python had allocated at once since the test started."""
     tracemalloc.start()
     yield lambda: tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -90,7 +90,7 @@ def test_an_entry_that_leads_out_of_its_archive_is_refused(
     tree: pathlib.Path, tmp_path: pathlib.Path, name: str
 ) -> None:
     entry = zipfile.ZipInfo("entry")
-    # As it would be written by who means harm: zipfile itself would mend some of them.
+    # Set after construction, because zipfile corrects some of these names.
     entry.filename = entry.orig_filename = name
     path = zipped(tree, tmp_path / "data.zip", (entry, image(tree, 9).read_bytes()))
     source = open_source(path)
@@ -185,7 +185,7 @@ def test_a_zip_bomb_is_not_unpacked(tree: pathlib.Path, tmp_path: pathlib.Path, 
 
 
 def directory_entry(path: pathlib.Path, name: str) -> tuple[bytearray, int]:
-    """The archive's bytes, and where the directory's entry of that name begins (APPNOTE.TXT 4.3.12)."""
+    """The archive's bytes, and the offset of an entry in its directory (APPNOTE.TXT 4.3.12)."""
     content = bytearray(path.read_bytes())
     return content, content.rindex(b"PK\x01\x02", 0, content.rindex(name.encode()))
 
@@ -209,7 +209,7 @@ def test_an_entry_that_lies_about_itself_is_a_row(
     message: str,
     allocated: Callable[[], int],
 ) -> None:
-    # Its size, its checksum, its place and its compressed size, of an image that does not compress well.
+    # The lie is about the size, checksum, offset or compressed size of an image that does not compress well.
     noise = np.random.default_rng(0).bytes(131_072)
     dataset = pydicom.dcmread(image(tree, 9))
     dataset.PixelData = noise
@@ -217,7 +217,7 @@ def test_an_entry_that_lies_about_itself_is_a_row(
     path = zipped(tree, tmp_path / "data.zip", ("zeros", bytes(MIB)))
     content, at = directory_entry(path, "dicoms/PHANTOM001/9.dcm")
     if value is None:
-        # Within itself: in the midst of another entry, newer versions of Python would hold it against that one, too.
+        # Within the entry itself: newer versions of Python also check for overlap with other entries.
         value = struct.unpack_from("<I", content, at + field)[0] + 5
     struct.pack_into("<I", content, at + field, value)
     path.write_bytes(content)
@@ -234,7 +234,7 @@ def test_entries_that_overlap_are_refused_with_their_archive(tree: pathlib.Path,
     content = path.read_bytes()
     _, at = directory_entry(path, "bomb")
     end = content.rindex(b"PK\x05\x06")
-    # The one entry once more, a thousand times.
+    # The same entry a thousand more times.
     start = struct.unpack_from("<I", content, end + 16)[0]
     directory = content[start:end] + content[at:end] * 1000
     count = struct.unpack_from("<H", content, end + 10)[0] + 1000
@@ -312,7 +312,7 @@ def test_link_csv_has_a_limit(tree: pathlib.Path) -> None:
 
 
 def test_many_rows_of_link_csv_are_read_in_seconds(tree: pathlib.Path) -> None:
-    """A search through the rows for each of them took minutes."""
+    """A search through all rows for each row would take minutes."""
     with (tree / "link.csv").open("a") as file:
         file.writelines(f"S{number},C{number}\n" for number in range(100_000))
     start = time.process_time()
@@ -325,7 +325,7 @@ def test_many_rows_of_link_csv_are_read_in_seconds(tree: pathlib.Path) -> None:
 
 
 def test_a_deflated_bomb_is_not_inflated(allocated: Callable[[], int]) -> None:
-    """195 KB, of which pydicom makes 200 MB."""
+    """195 KB, which pydicom would inflate to 200 MB."""
 
     def change(dataset: pydicom.FileDataset) -> None:
         dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
@@ -345,7 +345,7 @@ def test_a_deflated_bomb_is_not_inflated(allocated: Callable[[], int]) -> None:
 
 
 def _rest_of_meta(content: bytes, at: int) -> int:
-    """Bytes of File Meta Information behind a place: its group length counts from byte 144 (PS3.10 7.1)."""
+    """Bytes of File Meta Information after an offset; its group length counts from byte 144 (PS3.10 7.1)."""
     (length,) = struct.unpack_from("<I", content, 140)
     return 144 + length - at
 
@@ -370,7 +370,7 @@ def test_run_lengths_that_unpack_to_gigabytes_are_refused(allocated: Callable[[]
 
 
 def test_frames_behind_the_first_are_not_decoded(allocated: Callable[[], int]) -> None:
-    """A frame too many was decoded, too, and the image had one axis more."""
+    """If they were decoded, the image would have one more axis."""
     content = changed(lambda dataset: None, "MR_small_RLE.dcm")
     frame = pydicom.encaps.get_frame(pydicom.dcmread(content).PixelData, 0, number_of_frames=1)
 
@@ -385,7 +385,7 @@ def test_frames_behind_the_first_are_not_decoded(allocated: Callable[[], int]) -
 
 
 def claiming(name: str, rows: int, columns: int, samples: int | None = None) -> bytes:
-    """A sample's frame whose codestream claims other dimensions."""
+    """The frame of a sample, with other dimensions in its codestream."""
     dataset = pydicom.dcmread(get_testdata_file(name))
     frame = bytearray(pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1))
     if b"\xff\x4f\xff\x51" in frame:
@@ -444,7 +444,7 @@ def test_bits_allocated_that_cannot_be_are_refused(bits: int, message: str) -> N
 
 
 def with_element(element: bytes, before: bytes = b"\x28\x00\x02\x00US") -> bytes:
-    """The sample with an encoded element put before one of its own."""
+    """The sample with an encoded element inserted before one of its own."""
     content = pathlib.Path(get_testdata_file("MR_small.dcm")).read_bytes()
     at = content.index(before)
     return content[:at] + element + content[at:]
@@ -460,14 +460,14 @@ def test_an_element_that_claims_four_gigabytes_is_refused(allocated: Callable[[]
 
 
 def test_a_header_that_takes_too_long_to_parse_is_refused(allocated: Callable[[], int]) -> None:
-    """Each of its items would be an object, although the sequence is none of those we read."""
+    """Each of its items would become an object, although the sequence is not one that we read."""
     items = b"\xfe\xff\x00\xe0\x00\x00\x00\x00" * 100_000
     element = struct.pack("<HH2sHI", 0x0027, 0x1010, b"SQ", 0, 0xFFFF_FFFF) + items
     expected = f"its header takes over {part10.MAX_HEADER_BYTES} bytes to parse"
     for read in READERS:
         with pytest.raises(InputError, match=expected):
             read(io.BytesIO(with_element(element)))
-    # A private element of its size is passed over.
+    # A private element of the same size is skipped.
     element = struct.pack("<HH2sHI", 0x0027, 0x1010, b"OB", 0, len(items)) + items
     assert reader.read_header(io.BytesIO(with_element(element)), "a.dcm", LIMIT).shape == (64, 64)
     assert allocated() < 600 * MIB
@@ -504,7 +504,7 @@ def test_sequences_nested_deeply_are_refused(depth: int) -> None:
     ],
 )
 def test_numbers_that_measure_nothing_are_refused(elements: dict[str, object], message: str) -> None:
-    # Implicit VR: lengths have 32 bits, so that text may have any.
+    # Implicit VR has lengths of 32 bits, so that text may have any length.
     file = changed(setting(**elements), "MR_small_implicit.dcm")
     with pytest.raises(InputError, match=message) as raised:
         reader.read_header(file, "a.dcm", LIMIT)
@@ -527,7 +527,7 @@ def test_a_file_cut_at_any_length_is_refused() -> None:
     content = content[: content.index(b"\xe0\x7f\x10\x00") + 12 + 32]
     for length in range(len(content)):
         for read in READERS[:2]:
-            # The header may be whole, and a digest is of what is there.
+            # The header may be complete, and a digest covers what is there.
             with contextlib.suppress(InputError):
                 read(io.BytesIO(content[:length]))
         with pytest.raises(InputError, match=r"^a\.dcm: "):
@@ -619,7 +619,7 @@ def test_crossings_are_those_that_shapely_finds() -> None:
         assert self_intersections.neighbors(polygon) >= expected
 
 
-# What is private.
+# Private data.
 
 CANARY = "CANARY"
 CANARY_NUMBER = "19770707"
@@ -654,7 +654,7 @@ def poisoned(path: pathlib.Path) -> None:
 def test_no_error_quotes_a_value(keyword: str, value: bytes) -> None:
     def change(dataset: pydicom.FileDataset) -> None:
         tag = pydicom.tag.Tag(keyword)
-        # As text, whatever it should be: the file says what type a value has.
+        # As text, whatever its type should be: the file states the type of a value.
         text_vr = dictionary_VR(tag) if dictionary_VR(tag) in ("DS", "IS", "CS", "LO", "UI") else "LO"
         dataset[tag] = RawDataElement(tag, text_vr, len(value), value, 0, False, True)
 
@@ -675,7 +675,7 @@ def test_nothing_private_leaves_a_run(tree: pathlib.Path, tmp_path: pathlib.Path
         poisoned(path)
     for name in (f"{CANARY}.txt", f"dicoms/PHANTOM001/{CANARY}.doc", f"contourfiles/PH-1/i-contours/._{CANARY}"):
         (tree / name).write_text(CANARY)
-    # One of each error that is about the text of a file.
+    # One of each error that concerns the text of a file.
     os.truncate(image(tree, 1), 1200)
     broken = pydicom.dcmread(image(tree, 10))
     broken["InstanceNumber"] = RawDataElement(
@@ -694,7 +694,7 @@ def test_nothing_private_leaves_a_run(tree: pathlib.Path, tmp_path: pathlib.Path
         check=True,
     )
     assert {"unreadable_image", "header_mismatch", "unreadable_contour"} <= {row["reason"] for row in audit_of(records)}
-    # What must be there, and so would be found if it were looked for wrongly.
+    # This name must be there: the search would find a canary.
     assert b"PHANTOM002" in contents(records)["lv-train.tfrecord-00000-of-00001"]
     for name, content in {**contents(records), "stdout": done.stdout, "stderr": done.stderr}.items():
         assert CANARY.encode() not in content, name
@@ -703,12 +703,12 @@ def test_nothing_private_leaves_a_run(tree: pathlib.Path, tmp_path: pathlib.Path
         assert str(tmp_path).encode() not in content, name
 
 
-# What is harmed.
+# The other studies.
 
 
 @pytest.mark.parametrize("kind", ["folder", "archive"])
 def test_one_hostile_study_changes_no_other(tree: pathlib.Path, tmp_path: pathlib.Path, kind: str) -> None:
-    """All at once in one study: the other study's records are the same bytes."""
+    """Several hostile files in one study: the records of the other study are the same bytes."""
     (tree / "link.csv").write_text("patient_id,original_id\nPHANTOM002,PH-2\n")
     run(Config(tree, tmp_path / "before"))
     (tree / "link.csv").write_text("patient_id,original_id\nPHANTOM001,PH-1\n../..,/etc\nPHANTOM002,PH-2\n")

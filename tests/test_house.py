@@ -1,4 +1,4 @@
-"""The arrows between the modules: who may import whom."""
+"""Rules of the house: which module may import which, and what tests share."""
 
 import ast
 import pathlib
@@ -29,7 +29,7 @@ FOREIGN = ("tensorflow", "keras", "pydicom", "cv2", "absl", "tqdm")
 
 
 def imports_of(path: pathlib.Path) -> set[str]:
-    """Modules of this project that a file names in an import, anywhere in it."""
+    """Modules of this project that a file imports, at any level."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -116,7 +116,7 @@ def test_every_test_that_the_documents_name_exists() -> None:
         ("pipeline", set()),
         ("pipeline.batches", set()),
         ("pipeline.verify", set()),
-        # TensorFlow brings Keras, and Keras looks for OpenCV.
+        # TensorFlow imports Keras, and Keras imports OpenCV if it is installed.
         ("pipeline.dataset", {"tensorflow", "keras", "absl", "cv2", "tqdm"}),
         ("preprocess.inputs.challenge", set()),
         ("preprocess.inputs.contours", set()),

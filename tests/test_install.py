@@ -1,4 +1,4 @@
-"""Installed without TensorFlow, as the reader of records does who needs only NumPy."""
+"""An installation without TensorFlow, for those who read records with NumPy alone."""
 
 import pathlib
 import subprocess

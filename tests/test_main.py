@@ -1,4 +1,4 @@
-"""The program as it is run from a shell."""
+"""The program, run from a shell."""
 
 import os
 import pathlib
@@ -31,7 +31,7 @@ def test_the_last_lines_of_a_run_count_what_was_written(phantom_dir: pathlib.Pat
         "2 inputs left out: 1 no_image, 1 missing_study",
         f"audit: {output}/audit.csv",
     ]
-    # Elsewhere than on a terminal the log tells of the progress.
+    # Without a terminal, the log reports the progress.
     assert "PHANTOM002: 120 images, 12 pairs" in result.stderr
 
     before = contents(output)
@@ -64,7 +64,7 @@ def test_a_terminal_shows_a_progress_bar(phantom_dir: pathlib.Path, tmp_path: pa
         while chunk := os.read(main, 4096):
             shown += chunk
     except OSError:
-        pass  # The terminal is gone with the process.
+        pass  # The terminal closes when the process ends.
     os.close(main)
     assert process.wait() == 0
     assert re.search(rb"headers: +\d+%\|.*/360 ", shown)

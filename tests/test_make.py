@@ -1,4 +1,4 @@
-"""What the Makefile removes, and what git never sees."""
+"""What the Makefile removes, and what git ignores."""
 
 import os
 import pathlib

@@ -15,7 +15,7 @@ SHAPE = (40, 44)
 
 
 def doubt(mask: np.ndarray, areas: np.ndarray) -> float:
-    """How far from one half the area of the worst pixel is that is not as the rule says."""
+    """The largest distance from one half of the area of a pixel that breaks the rule."""
     wrong = mask != (areas > 0.5)
     return float(np.abs(areas - 0.5)[wrong].max(initial=0))
 
@@ -28,7 +28,7 @@ anywhere = st.floats(1, 39, width=32)
 on_half_pixels = st.integers(2, 78).map(lambda n: n / 2)
 
 
-# Concave, self-crossing, self-touching, with edges on one another: all that 3 to 20 points make.
+# Concave, self-intersecting, with coinciding edges: anything that 3 to 20 points can form.
 @hypothesis.settings(max_examples=120)
 @hypothesis.given(polygons(anywhere) | polygons(on_half_pixels))
 def test_masks_of_random_polygons_follow_the_area_rule(polygon: np.ndarray) -> None:
@@ -63,7 +63,7 @@ def test_real_contours_have_no_wrong_pixel(real_data: pathlib.Path) -> None:
         polygon = np.loadtxt(path)
         mask = rasterize(polygon, (256, 256), path.name)
         areas = pixel_areas(polygon, (256, 256))
-        # Vertices lie on half pixels, so that some pixels are halved exactly; those are not judged.
+        # Vertices lie on half pixels, so the contour halves some pixels exactly; those are ignored.
         assert doubt(mask, areas) < 1e-9, path.name
         biases.append(mask.sum() / areas.sum() - 1)
     assert len(biases) == 111
@@ -90,7 +90,7 @@ def test_masks_are_those_drawn_by_hand(
 
 
 def circle(turns: float, radius: float = 10.0) -> np.ndarray:
-    """An outline of 30 vertices a turn, drawn so many times around."""
+    """An outline of 30 vertices a turn, over a number of turns."""
     angles = np.linspace(0, 2 * np.pi * turns, round(30 * turns), endpoint=False)
     return [20, 20] + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
@@ -102,7 +102,7 @@ def test_an_outline_drawn_more_than_once_around_encloses_the_same_pixels(turns: 
 
 def test_both_lobes_of_a_figure_of_eight_are_inside() -> None:
     lobes = circle(1, 6) - (6, 0), circle(1, 6) + (6, 0)
-    # From where they meet, one clockwise and the other counterclockwise.
+    # Both start where they meet; one goes clockwise, the other counterclockwise.
     eight = np.vstack([lobes[0], np.roll(lobes[1], 15, axis=0)[::-1]])
     union = np.logical_or(*(rasterize(lobe, SHAPE, "c.txt") for lobe in lobes))
     assert (rasterize(eight, SHAPE, "c.txt") != union).sum() <= 2

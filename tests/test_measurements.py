@@ -54,7 +54,7 @@ def test_bands_lie_one_to_three_pixels_from_the_edge() -> None:
 def test_registration_finds_a_known_move(move: tuple[float, float]) -> None:
     registration = Registration()
     for radius in (9, 12, 15):
-        # Blood where the contour would be after the move, with its edge pixels partly filled.
+        # The blood pool is where the contour would be after the move, with its edge pixels partly filled.
         fine = rasterize(disk(*(4 * (np.array([32, 32]) + move)), 4 * radius), (256, 256), "c.txt")
         image = 100 + 300 * fine.reshape(64, 4, 64, 4).mean(axis=(1, 3))
         registration.add(image, rasterize(disk(32, 32, radius), (64, 64), "c.txt"))
@@ -69,7 +69,7 @@ def test_registration_finds_a_known_move(move: tuple[float, float]) -> None:
 
 def test_registration_of_nothing_is_unknown() -> None:
     registration = Registration()
-    # Too small to have a pixel a pixel within its edge.
+    # Too small to have a pixel that is one pixel inside its edge.
     registration.add(np.zeros((9, 9)), np.pad(np.ones((1, 1), np.bool_), 4))
     assert all(map(math.isnan, registration.peak()))
     assert np.isnan(registration.curve()).all()
@@ -111,7 +111,7 @@ def test_volumes_are_those_computed_by_hand() -> None:
     areas = [(placed(0, 0), 100.0), (placed(1, 0), 50.0), (placed(0, 8), 60.0), (placed(1, 8), 55.0)]
     volumes = Volumes.of(areas, slice_spacing_mm=10)
     assert (volumes.end_diastole, volumes.end_systole) == (0, 8)
-    # 150 and 115 square pixels of 3 mm², 10 mm apart.
+    # 150 and 115 pixels of 3 mm², 10 mm apart.
     assert (volumes.edv_ml, volumes.esv_ml) == pytest.approx((4.5, 3.45))
     assert volumes.stroke_ml == pytest.approx(1.05)
     assert volumes.ejection_fraction_percent == pytest.approx(100 * 1.05 / 4.5)
@@ -134,9 +134,9 @@ FULL = {(index, phase) for index in range(6) for phase in (0, 8)}
         ({(0, 0), (5, 0)}, 0, {0: [0, 5]}),
         ({(5, 8)}, 1, {8: [5]}),
         ({(index, 8) for index in (0, 1, 4, 5)}, 0, {8: [0, 1, 4, 5]}),
-        # Between others there is a cavity.
+        # A slice between contoured ones must have a cavity.
         ({(2, 0), (2, 8)}, 0, {0: [2], 8: [2]}),
-        # Four of six lost: end-diastole stays where it is.
+        # With four of six lost, end-diastole stays where it is.
         ({(index, 0) for index in (0, 1, 4, 5)}, 0, {0: [0, 1, 4, 5]}),
     ],
 )
@@ -238,7 +238,7 @@ def test_missing_values_are_blank() -> None:
 
 
 def test_noise_in_the_cosines_leaves_the_volumes_alone(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Cosines were rounded, and these two fell on either side of an edge: each slice was two."""
+    """If cosines were rounded, these two would fall on either side of an edge and split each slice."""
     for noise, name in ((0, "plain"), (2e-7, "noisy")):
         for path in (tree / "dicoms").rglob("*.dcm"):
             x = 0.7005 - 1e-7 + noise * (path.stem in ("9", "29"))

@@ -83,7 +83,7 @@ def test_another_process_computes_the_same_order() -> None:
 
 
 def test_epochs_and_seeds_differ() -> None:
-    # 2**32 and (0, 1) would be the same entropy, were seed and epoch words of one list.
+    # If seed and epoch were words of one list, 2**32 and (0, 1) would be the same entropy.
     orders = {
         tuple(permute(np.arange(30), 30, seed, epoch))
         for seed in (0, 1, 2, 2**32, 2**64, 2**96)
@@ -132,13 +132,13 @@ def _is_odd(order: np.ndarray) -> bool:
 
 @pytest.mark.parametrize("count", [4, 16, 4096, 8192])
 def test_odd_orders_are_as_frequent_as_even_ones(count: int) -> None:
-    """Also where the count is a power of two, over which a Feistel network alone gives even ones only."""
+    """Also for a count that is a power of two, for which a Feistel network alone gives only even orders."""
     odd = sum(_is_odd(permute(np.arange(count), count, seed, 0)) for seed in range(64))
     assert stats.binomtest(odd, 64).pvalue > 1e-3
 
 
 def _as_documented(count: int, seed: int, epoch: int) -> list[int]:
-    """The order by plain integers, from the words of its docstring; PCG64 is that of O'Neill (2014), XSL RR 128/64."""
+    """The order in plain integers, as its docstring defines it; PCG64 as in O'Neill (2014), XSL RR 128/64."""
     sequence = np.random.SeedSequence(seed, spawn_key=(epoch,))
     if count <= 4096:
         words = [int(word) for word in sequence.generate_state(4, np.uint64)]

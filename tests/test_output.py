@@ -120,7 +120,7 @@ def test_records_of_other_studies_are_not_replaced(tree: pathlib.Path, tmp_path:
         run(Config(tree, path, overwrite=True))
     assert contents(path) == before
     assert not (tmp_path / ".records.partial").exists()
-    # Named is enough: its files may be what is wrong.
+    # It is enough that link.csv names the study: its files may be the problem.
     (tree / "link.csv").write_text(link)
     shutil.rmtree(tree / "dicoms" / "PHANTOM002")
     run(Config(tree, path, overwrite=True))
@@ -128,7 +128,7 @@ def test_records_of_other_studies_are_not_replaced(tree: pathlib.Path, tmp_path:
 
 
 def _without_exchange(code: int | None) -> object:
-    """A C library whose renameat2 fails with an error; None: without that function."""
+    """A C library whose renameat2 fails with an error; None: a library without that function."""
 
     class Library:
         if code is not None:
@@ -176,7 +176,7 @@ def test_the_former_records_come_back_where_the_new_ones_cannot_take_their_place
 
 
 def test_finished_records_are_kept_where_the_former_ones_cannot_be_moved(tmp_path: pathlib.Path) -> None:
-    """As in a container: a directory of a lower layer cannot be renamed."""
+    """In a container, a directory of a lower layer cannot be renamed."""
     for name in ("lower", "upper", "work", "merged"):
         (tmp_path / name).mkdir()
     write_small(tmp_path / "lower" / "records", count=4)
@@ -199,7 +199,7 @@ def test_finished_records_are_kept_where_the_former_ones_cannot_be_moved(tmp_pat
 
 
 def test_the_output_is_never_absent_while_it_is_replaced(tmp_path: pathlib.Path) -> None:
-    """A directory that is open keeps its inode: the new one is swapped in, so a look-up always finds one of the two."""
+    """The two directories are exchanged in one step, so a look-up always finds one of them."""
     write_small(tmp_path / "records", count=4)
     before = (tmp_path / "records").stat().st_ino
     seen = []
@@ -221,7 +221,7 @@ def test_an_output_that_appears_meanwhile_is_kept(tmp_path: pathlib.Path) -> Non
 
 
 def leave_behind(path: pathlib.Path) -> pathlib.Path:
-    """What a job leaves behind that is killed while it writes."""
+    """Makes the leftovers of a job that is killed while it writes."""
     code = """
 import os, pathlib, sys
 from preprocess.output import publication

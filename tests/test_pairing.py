@@ -15,12 +15,12 @@ CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 SQUARE = np.array([(1, 1), (3, 1), (3, 3)], float)
 
 
-# A short-axis plane with a cosine that rounding to three decimals takes either way.
+# A short-axis plane with a cosine halfway between two numbers of three decimals.
 TILTED = (0.7005, math.sqrt(1 - 0.7005**2), 0.0, 0.0, 0.0, -1.0)
 
 
 def located(location_mm: float, trigger_time_ms: float = math.nan, orientation: tuple = AXIAL) -> ImageHeader:
-    """An image whose position is so far along the normal of its orientation."""
+    """An image at a distance along the normal of its orientation."""
     position = tuple(location_mm * np.cross(orientation[:3], orientation[3:]))
     return header_of(position_mm=position, trigger_time_ms=trigger_time_ms, orientation=orientation)
 
@@ -65,7 +65,7 @@ def test_images_are_a_stack_when_their_directions_differ_by_a_tenth_of_a_degree_
 
 @hypothesis.given(st.data())
 def test_noise_in_the_cosines_changes_neither_slices_nor_phases(data: st.DataObject) -> None:
-    """Rounded cosines put a slice into a stack of its own, half of the time."""
+    """If cosines were rounded, half of these slices would be in stacks of their own."""
     numbers = data.draw(st.permutations(range(1, 9)))
     headers = {}
     for number in numbers:

@@ -32,7 +32,7 @@ def test_it_has_the_layout_and_the_flaws_of_real_data(phantom_dir: pathlib.Path)
 
 
 def test_its_files_are_mr_images(phantom_dir: pathlib.Path) -> None:
-    """dicom3tools' dciodvfy finds no error in them; here is what a reader of them leans on."""
+    """dicom3tools' dciodvfy finds no error in them; this checks what a reader depends on."""
     dataset = pydicom.dcmread(phantom_dir / "dicoms" / "PHANTOM002" / "47.dcm")
     assert dataset.SOPClassUID.name == "MR Image Storage"
     assert dataset.file_meta.MediaStorageSOPInstanceUID == dataset.SOPInstanceUID
@@ -73,7 +73,7 @@ def test_the_cavity_is_bright_where_the_contour_says(phantom_dir: pathlib.Path) 
         polygon = np.loadtxt(path)
         mask = rasterize(polygon, pixels.shape, path.name)
         assert pixels[mask].mean() > 400
-        # Nowhere does a shift of the contour fit the image better.
+        # No shift of the contour fits the image better.
         contrasts = {(dx, dy): pixels[np.roll(mask, (dy, dx), (0, 1))].mean() for dx in (-2, 0, 2) for dy in (-2, 0, 2)}
         assert max(contrasts, key=contrasts.get) == (0, 0)
 

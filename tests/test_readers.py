@@ -28,7 +28,7 @@ from .helpers.synthetic import Synthetic, synthetic_arrays, write_synthetic
 
 
 def both(records: pathlib.Path, cache: int = 1 << 30, **arguments: object) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The batches of both readers, found equal to the bit."""
+    """The batches of both readers, which must be equal to the bit."""
     ours = list(iterate_batches(records, **arguments))
     theirs = list(make_dataset(records, cache=cache, **arguments).as_numpy_iterator())
     for (images, masks), (tf_images, tf_masks) in zip(ours, theirs, strict=True):
@@ -49,7 +49,7 @@ def both(records: pathlib.Path, cache: int = 1 << 30, **arguments: object) -> li
 def test_both_give_the_records_that_the_schedule_names(
     synthetic: Synthetic, arguments: dict, image_dtype: str | None, cache: int, prefetch: int
 ) -> None:
-    # Few counts, so that few directories are written.
+    # Few counts, so that the test writes few directories.
     arguments["count"] = (1, 7, 16, 33)[arguments["count"] % 4]
     count, directory = arguments["count"], synthetic(arguments["count"])
     images, masks = synthetic_arrays(count)
@@ -88,7 +88,7 @@ def test_every_stored_dtype_is_read_unchanged(
 
 
 def test_the_size_of_blocks_does_not_change_the_batches(synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a block holds the end of one epoch and the beginning of the next."""
+    """Also where a block has the end of one epoch and the start of the next."""
     monkeypatch.setattr("pipeline.dataset.POSITIONS_IN_BLOCK", 12)
     assert len(both(synthetic(16), batch_size=3, epochs=5, start_step=7)) == 23
 
@@ -103,7 +103,7 @@ def test_a_cache_is_not_mirrored_to_every_device_of_a_strategy(synthetic: Synthe
 
 def test_standardized_images_have_zero_mean_and_unit_variance(synthetic: Synthetic, tmp_path: pathlib.Path) -> None:
     images, masks = synthetic_arrays(9, (40, 40), "int32")
-    # A large offset under small variance is what float32 sums get wrong.
+    # Sums in float32 are wrong for a large offset and a small variance.
     images = 1_000_000 + images % 7
     images[3] = 5
     write_synthetic(tmp_path / "records", images, masks)
@@ -225,7 +225,7 @@ def _cut(shard: pathlib.Path) -> None:
 
 
 def _write_to(shard: pathlib.Path) -> None:
-    # In its place: were it emptied first, a batch on its way would touch what is no longer there.
+    # In place: if the file were emptied first, a reader could touch mapped pages that no longer exist.
     with shard.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"!")
@@ -250,7 +250,7 @@ def test_a_shard_that_changes_while_it_is_read_is_an_error(
     change(shard)
     what = "the shard was removed" if change is pathlib.Path.unlink else "the shard changed after it was opened"
     if prefetch:
-        # A batch may be on its way at this moment, its shard already looked at.
+        # A batch may be in preparation, after the check of its shard.
         what = f"({what}|the bytes around image and mask are not those of this format)"
     with pytest.raises(RecordsError, match=rf"{shard.name}: .*{what}.*; see python -m pipeline"):
         list(itertools.islice(iterator, 10))
@@ -308,7 +308,7 @@ def test_reading_needs_no_tensorflow(synthetic: Synthetic) -> None:
 
 
 def test_one_damaged_batch_does_not_stop_those_before_it(synthetic: Synthetic, tmp_path: pathlib.Path) -> None:
-    """Prepared ahead or not, an error comes with the batch it belongs to."""
+    """With or without prefetch, an error comes with its batch."""
     directory = shutil.copytree(synthetic(10), tmp_path / "records")
     shard = directory / "lv-train.tfrecord-00000-of-00003"
     changed = bytearray(shard.read_bytes())
@@ -355,7 +355,7 @@ def test_spawned_workers_read_the_same_batches(synthetic: Synthetic) -> None:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_forked_workers_read_the_same_batches(synthetic: Synthetic, prefetch: int) -> None:
-    """Also those that are forked while the parent reads, with what the parent has open."""
+    """Also workers that are forked while the parent reads, with its open files."""
     batches = iterate_batches(synthetic(16), batch_size=2, epochs=1, prefetch=prefetch)
     iterator = iter(batches)
     expected = [next(iterator), *iterator]
@@ -389,7 +389,7 @@ def _images(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.nda
         yield from images[..., 0]
 
 
-# What reads a directory: with a cache and without.
+# The readers of a directory, with a cache and without.
 _READERS = {
     "iterate_batches": lambda *args, **kwargs: iter(iterate_batches(*args, **kwargs)),
     "make_dataset": lambda *args, **kwargs: make_dataset(*args, **kwargs).as_numpy_iterator(),
@@ -478,7 +478,7 @@ def test_a_batch_size_beyond_the_share_gives_one_batch_an_epoch(synthetic: Synth
 
 
 def test_an_iterator_of_tensorflow_has_no_checkpoint(synthetic: Synthetic, tmp_path: pathlib.Path) -> None:
-    """start_step takes its place; if a later TensorFlow can do it, the documentation changes."""
+    """start_step replaces it; if a later TensorFlow can save it, the documentation has to change."""
     checkpoint = tf.train.Checkpoint(iterator=iter(make_dataset(synthetic(16))))
     with pytest.raises(tf.errors.FailedPreconditionError, match="stateful"):
         checkpoint.save(tmp_path / "checkpoint")
@@ -492,7 +492,7 @@ def test_batches_can_be_sent_to_another_process(synthetic: Synthetic) -> None:
 
 
 def test_keras_trains_without_a_warning(phantom_records: pathlib.Path) -> None:
-    """In a process of its own, whose whole output is looked at: TensorFlow warns past Python's warnings."""
+    """In a separate process, whose whole output is checked: TensorFlow's warnings bypass Python's."""
     steps = DatasetInfo.load(phantom_records).splits["train"].steps_per_epoch(8)
     code = f"""
 import warnings
@@ -511,7 +511,7 @@ print("epochs", len(history.history["val_loss"]))
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["epochs", "2"]
-    # Lines that begin with I inform; what TensorFlow says when it starts is about the machine, not the data.
+    # Lines that start with I are information; what TensorFlow prints at its start concerns the machine, not the data.
     starting = ("All log messages before absl", "cuInit", "To enable the following instructions")
     said = [line for line in result.stderr.splitlines() if not any(words in line for words in starting)]
     assert [line for line in said if line and not line.startswith("I0000 ")] == []

@@ -1,4 +1,4 @@
-"""The four real studies, where they are there."""
+"""The four real studies, if they are present."""
 
 import pathlib
 import re
@@ -29,7 +29,7 @@ Key = tuple[str, int]
 
 @pytest.fixture(scope="module")
 def images(real_data: pathlib.Path) -> dict[bytes, Key]:
-    """Study and number by pixels, of every image that has an i-contour: read by pydicom alone."""
+    """Study and number of every image that has an i-contour, by its pixels; read by pydicom alone."""
     found = {}
     for study, contours in STUDIES.items():
         for path in (real_data / "contourfiles" / contours / "i-contours").iterdir():
@@ -41,7 +41,7 @@ def images(real_data: pathlib.Path) -> dict[bytes, Key]:
 
 
 def epochs_of(batches: object, images: dict[bytes, Key]) -> list[list[Key]]:
-    """The pairs of each of two epochs, in their order, told by the pixels."""
+    """The pairs of two epochs, in order, identified by their pixels."""
     keys = [images[image.tobytes()] for batch, _ in batches for image in batch]
     assert len(keys) == 148
     return [keys[:74], keys[74:]]
@@ -62,7 +62,7 @@ def test_the_audit_has_one_missing_study_and_846_unlabeled_images(real_records: 
     ]
     unlabeled = [int(row["detail"].split()[0]) for row in rows if row["reason"] == "unlabeled_images"]
     assert (len(unlabeled), sum(unlabeled)) == (4, 846)
-    # The one warning is looked at in docs/ANSWERS.md.
+    # docs/ANSWERS.md discusses the one warning.
     rest = [row for row in rows if row["reason"] not in ("missing_study", "unlabeled_images")]
     assert [(row["reason"], row["study_id"], row["instance_number"], row["level"]) for row in rest] == [
         ("volume_order", "SCD0000401", "187", "warning")
@@ -70,7 +70,7 @@ def test_the_audit_has_one_missing_study_and_846_unlabeled_images(real_records: 
 
 
 def test_volumes_and_registration_are_those_measured_before(real_records: pathlib.Path) -> None:
-    """The figures are the design's: ejection fractions, and contours that lie up and left by less than 2 pixels."""
+    """Ejection fractions, and contours that lie less than 2 pixels up and left, as measured for the design."""
     rows = read_table(real_records / "studies.csv")
     fractions = [float(row["ejection_fraction_percent"]) for row in rows]
     assert fractions == pytest.approx([26.1, 25.5, 21.8, 33.1], abs=0.1)

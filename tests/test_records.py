@@ -80,7 +80,7 @@ def test_many_shards_need_few_descriptors(synthetic: Synthetic, monkeypatch: pyt
     before = len(os.listdir("/proc/self/fd"))
     reader = RecordReader(directory, info, Index.load(directory, info, "train"))
     reader.read(np.arange(20)[::-1], found, np.empty((20, *info.mask_shape), np.bool_))
-    # The directory has one.
+    # The directory takes one.
     assert len(os.listdir("/proc/self/fd")) == before + 1 + 2
     del reader
     assert len(os.listdir("/proc/self/fd")) == before
@@ -88,7 +88,7 @@ def test_many_shards_need_few_descriptors(synthetic: Synthetic, monkeypatch: pyt
 
 
 def test_threads_together_open_few_shards(synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though each looks at the number of open shards while the other opens one."""
+    """Although each may count the open shards while another opens one."""
     monkeypatch.setattr("pipeline.shards._MOST_OPEN", 4)
     monkeypatch.setattr("pipeline.records._OPEN_SHARDS", 4, raising=False)
     directory = synthetic(60, num_shards=60)

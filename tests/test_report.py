@@ -184,7 +184,7 @@ def test_the_page_of_outer_contours_shows_no_contrast(data: pathlib.Path, tmp_pa
     text = write_report(data, tmp_path / "records", tmp_path / "report").read_text("utf-8")
     assert text.count("<figure id=") == 18
     assert "pairs written (outer contours)" in text
-    # Contrast is told of inner contours.
+    # Contrast is reported for inner contours.
     assert "Contrast across the contours" not in text
 
 
@@ -303,7 +303,7 @@ def test_the_page_fits_a_phone_and_is_readable(opened: webdriver.Chrome, scheme:
         opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-# WCAG 2.2's contrast ratio of text and ground, which is to be at least 4.5.
+# The contrast ratio of text and background (WCAG 2.2), which has to be at least 4.5.
 CONTRAST = """
 const luminance = color => {
   const [r, g, b] = color.match(/[0-9.]+/g).slice(0, 3).map(c => c / 255)

@@ -22,7 +22,7 @@ from .helpers.records import pairs_of
 from .helpers.tables import audit_of, found_by, read_table
 from .helpers.trees import contents, contour, edited, image, listing
 
-# Each flaw touches pair 9 of PHANTOM001, unless its row says otherwise.
+# Flaws of an image, a contour or a pair are those of pair 9 of PHANTOM001.
 
 
 def missing_study(tree: pathlib.Path) -> None:
@@ -142,7 +142,7 @@ def open_contour(tree: pathlib.Path) -> None:
 
 
 AUDITED = [
-    # flaw, reasons of the rows it adds, kind of the first, pairs it costs
+    # flaw, reasons of the rows that it adds, kind of the first row, number of pairs lost
     (missing_study, ["missing_study"], "study", 0),
     (unlinked_study, ["unlinked_study"], "study", 0),
     (bad_link, ["bad_link"], "link", 0),
@@ -199,10 +199,10 @@ def test_a_flaw_is_reported_and_costs_its_pair_alone(
             assert (row["study_id"], row["instance_number"]) == ("PHANTOM001", "9")
             assert "9" in row["path"]
     assert sum(summary.left_out.values()) == sum(row["level"] == "error" for row in rows)
-    # A pair of another shape still counts in the volumes; of two contours of one number neither is known further on.
+    # A pair of another shape still counts in the volumes; two contours of one number are both dropped early.
     incomplete = found_by(tmp_path / "after", "incomplete_volumes")
     assert incomplete == [("PHANTOM001", "", "warning")] * (cost and flaw not in (size_mismatch, duplicate_contour))
-    # The others are what they were.
+    # The other pairs are unchanged.
     before, after = pairs_of(tmp_path / "before"), pairs_of(tmp_path / "after")
     assert len(after) == len(before) - cost
     assert [pair for pair in after if pair[0] != ("PHANTOM001", 9)] == [
@@ -230,7 +230,7 @@ def test_a_contour_that_cannot_be_drawn_has_no_part_in_the_volumes(tree: pathlib
     np.savetxt(contour(tree, 29), np.vstack([points, (900, 900)]))
     run(Config(tree, tmp_path / "after"))
     assert found_by(tmp_path / "after", "outside_image") == [("PHANTOM001", "29", "error")]
-    # Of two slices one is left.
+    # One of two slices is left.
     assert 0.4 < volume(tmp_path / "after") / volume(tmp_path / "before") < 0.6
 
 
@@ -256,9 +256,9 @@ def test_contours_that_lie_off_their_images_are_a_warning(
 def test_outer_contours_copied_from_another_study_cost_its_o_pairs_alone(
     tree: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """The owner keeps its records; of the other, only the o-contours are lost."""
+    """The owner keeps its records; the other study loses only its o-contours."""
     for number in (1, 21):
-        # Other line ends, so that the files are not the same bytes.
+        # Other line ends, so that the bytes of the files differ.
         outer(tree, number).write_bytes(outer(tree, number, "PH-2").read_bytes().replace(b"\n", b"\r\n"))
     assert run(Config(tree, tmp_path / "o", contours="o")).records == {"train": 2}
     assert run(Config(tree, tmp_path / "i", contours="i")).records == {"train": 8}
@@ -295,7 +295,7 @@ def test_a_contour_carried_over_within_a_study_is_a_warning(tree: pathlib.Path, 
 def test_an_image_in_two_studies_is_in_neither(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     copy = pydicom.dcmread(image(tree, 9)).PixelData
     edited(tree / "dicoms" / "PHANTOM002" / "9.dcm", PixelData=copy)
-    # Among unlabeled images nobody minds.
+    # A copy among unlabeled images does not matter.
     edited(tree / "dicoms" / "PHANTOM002" / "10.dcm", PixelData=copy)
     assert run(Config(tree, tmp_path / "records")).records == {"train": 6}
     assert found_by(tmp_path / "records", "duplicate_image") == [

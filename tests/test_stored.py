@@ -1,4 +1,4 @@
-"""Stored values, against bits that are put together one by one, and against what an independent encoder was given."""
+"""Stored values, compared with bits assembled one by one and with the input of an independent encoder."""
 
 import io
 import pathlib
@@ -34,7 +34,7 @@ GEOMETRY = {"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15, "PixelRepresen
 
 
 def native(cells: list[int], syntax: str = ExplicitVRLittleEndian, **elements: int) -> io.BytesIO:
-    """An image of one row that holds these cells."""
+    """An image of one row with these cells."""
     described = {**GEOMETRY, **elements, "Rows": 1, "Columns": len(cells)}
     size = described["BitsAllocated"] // 8
 
@@ -71,7 +71,7 @@ def compressed(frame: bytes, syntax: str, shape: tuple[int, int], **elements: in
 
 
 def read(file: io.BytesIO) -> np.ndarray:
-    """Pixels, which keep to the range that the header states."""
+    """The pixels, which must lie in the range that the header states."""
     header = reader.read_header(file, "a.dcm", LIMIT)
     file.seek(0)
     pixels = reader.read_pixels(file, "a.dcm", LIMIT)
@@ -118,7 +118,7 @@ def test_big_endian_and_rle_cells_give_the_same_values(syntax: str) -> None:
         (5000, {"BitsStored": 12, "HighBit": 11}),
         (5000, {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": 1}),
         (0x7FFF, {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": 1}),
-        # As it is with High Bit 11, which the header does not say.
+        # The cell fits High Bit 11, but the header has 15.
         (1001, {"BitsStored": 12, "HighBit": 15}),
         (0x1001, {"BitsStored": 12, "HighBit": 11, "OverlayBitPosition": 13}),
     ],
@@ -221,7 +221,7 @@ def floating(pixels: np.ndarray) -> Callable[[pydicom.FileDataset], object]:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_float_pixels_with_bits_stored_stay_float(tree: pathlib.Path, tmp_path: pathlib.Path, dtype: type) -> None:
-    """They were cut to integers, and NaN became 0."""
+    """They must not become integers, nor NaN 0."""
     for path in (tree / "dicoms").rglob("*.dcm"):
         dataset = pydicom.dcmread(path)
         pixels = dataset.pixel_array.astype(dtype) + dtype(0.25)
@@ -284,7 +284,7 @@ def test_monochrome1_throughout_is_not_reported(tree: pathlib.Path, tmp_path: pa
 
 
 def test_a_lookup_table_whose_first_value_is_far_away_is_applied() -> None:
-    """The difference of 30000 and -30000 does not fit 16 bits: the first entry was taken for the last."""
+    """The difference of 30000 and -30000 does not fit 16 bits, and must not wrap."""
 
     def change(dataset: pydicom.FileDataset) -> None:
         item = pydicom.Dataset()

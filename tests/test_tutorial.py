@@ -12,7 +12,7 @@ SET_UP = "bash"
 
 
 def matches(shown: str, printed: str) -> bool:
-    """Whether they are equal, where … in what is shown stands for anything within a line."""
+    """Whether they are equal; … in what is shown stands for any text within a line."""
     return re.fullmatch("[^\n]*".join(map(re.escape, shown.split("…"))), printed) is not None
 
 

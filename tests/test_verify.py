@@ -141,7 +141,7 @@ def test_one_flipped_bit_anywhere_is_found(directory: pathlib.Path, data: st.Dat
 
 
 def rewritten(directory: pathlib.Path, change: Callable[[tf.train.Example], object]) -> list[str]:
-    """The faults of the record alone, once a shard's first example was changed and framed anew."""
+    """The faults of the first record of a shard, after its example was changed and framed again."""
     shard = shards(directory)[0]
     datas = [record.numpy() for record in tf.data.TFRecordDataset(str(shard))]
     first = tf.train.Example.FromString(datas[0])

@@ -45,7 +45,7 @@ def test_a_missing_instance_number_is_minus_one(tmp_path: pathlib.Path) -> None:
 
 
 def test_the_index_is_that_of_the_tfrecord_package(synthetic: Synthetic) -> None:
-    """A line ``offset size`` per frame, as its tfrecord2idx prints while it walks the lengths."""
+    """A line ``offset size`` for each frame, as its tfrecord2idx prints."""
     paths = list(synthetic(10).glob("*-of-00003"))
     assert len(paths) == 3
     for path in paths:

@@ -1,4 +1,4 @@
-"""Sample files of pydicom's, with something changed."""
+"""Sample files of pydicom, changed."""
 
 import io
 import warnings
@@ -14,7 +14,7 @@ LIMIT = 1 << 24
 
 
 def changed(change: Callable[[pydicom.FileDataset], object], name: str = "MR_small.dcm") -> io.BytesIO:
-    """A sample file of pydicom's with something changed."""
+    """A sample file of pydicom after a change."""
     dataset = pydicom.dcmread(get_testdata_file(name))
     change(dataset)
     buffer = io.BytesIO()
@@ -30,7 +30,7 @@ def setting(**elements: object) -> Callable[[pydicom.FileDataset], object]:
         with pydicom.config.disable_value_validation():
             for keyword, value in elements.items():
                 if isinstance(value, bytes):
-                    # As it comes from a file: pydicom refuses to be given what is no number.
+                    # Raw, as read from a file: pydicom does not accept text that is not a number.
                     tag = pydicom.tag.Tag(keyword)
                     dataset[tag] = RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
                 else:

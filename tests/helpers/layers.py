@@ -1,4 +1,4 @@
-"""A directory of a lower layer of a file system, as containers have them."""
+"""A directory in the lower layer of an overlay file system, as in a container."""
 
 import os
 import pathlib

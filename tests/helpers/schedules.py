@@ -1,4 +1,4 @@
-"""Schedules of batches, and what their definition makes of them."""
+"""Schedules of batches, and their batches by definition."""
 
 import hypothesis.strategies as st
 import numpy as np
@@ -28,7 +28,7 @@ def batches_by_definition(
     start_step: int,
     shard: tuple[int, int] | None,
 ) -> list[list[int]]:
-    """The batches of a schedule, from the words of its definition."""
+    """The batches of a schedule, written as its definition reads."""
     index, workers = shard or (0, 1)
     batches = []
     for epoch in range(epochs):

@@ -1,4 +1,4 @@
-"""What the worker processes of pytest-xdist share."""
+"""Directories that the worker processes of pytest-xdist share."""
 
 import contextlib
 import fcntl
@@ -11,9 +11,9 @@ import pytest
 
 @contextlib.contextmanager
 def shared(factory: pytest.TempPathFactory, name: str) -> Iterator[pathlib.Path]:
-    """Gives a path of this test run; the first of pytest-xdist's workers that comes makes it, the others wait."""
+    """Yields a path of this test run; the first worker process to arrive fills it while the others wait."""
     base = factory.getbasetemp()
-    # The directory of a worker is inside the one of the test run.
+    # The directory of a worker process is in that of the test run.
     path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""Headers, pairs and small records that are made up."""
+"""Synthetic headers, pairs and small records."""
 
 import dataclasses
 import pathlib
@@ -20,7 +20,7 @@ Synthetic = Callable[..., pathlib.Path]
 def synthetic_arrays(
     count: int, shape: tuple[int, int] = (6, 5), dtype: str = "int16"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images and masks ``(count, H, W)`` that the synthetic records hold, in storage order."""
+    """Images and masks ``(count, H, W)`` of the synthetic records, in storage order."""
     rng = np.random.default_rng(count)
     if dtype == "float32":
         images = rng.normal(0, 100, (count, *shape)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Work for the engines, which also other processes import."""
+"""Functions for the engines to call; the programs that tests run import them, too."""
 
 import os
 import resource
