@@ -26,7 +26,6 @@ from collections.abc import Callable, Sequence
 import hypothesis
 import hypothesis.strategies as st
 import pydicom
-from pydicom.data import get_testdata_file
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from pipeline import DatasetInfo, RecordsError, schema
@@ -38,6 +37,8 @@ from preprocess.findings import Finding, InputError
 from preprocess.geometry import masks
 from preprocess.inputs import contours
 from preprocess.inputs.challenge import discover
+
+from .helpers.dicom import get_testdata_file
 
 MAX_SECONDS = 1.0
 MAX_BYTES = 1 << 30

@@ -9,14 +9,14 @@ import hypothesis.strategies as st
 import numpy as np
 import pydicom
 import pytest
-from pydicom.data import get_testdata_file
 from pydicom.uid import UID, EnhancedMRImageStorage, RLELossless
 
 from preprocess.dicom import reader
 from preprocess.findings import InputError
+from preprocess.model import ImageHeader
 from preprocess.output import dtypes
 
-from .helpers.dicom import LIMIT, changed, setting
+from .helpers.dicom import LIMIT, changed, get_testdata_file, setting
 
 
 def pixels_of(name: str) -> np.ndarray:
@@ -24,7 +24,7 @@ def pixels_of(name: str) -> np.ndarray:
         return reader.read_pixels(file, name, LIMIT)
 
 
-def header_of(name: str) -> reader.ImageHeader:
+def header_of(name: str) -> ImageHeader:
     with open(get_testdata_file(name), "rb") as file:
         return reader.read_header(file, name, LIMIT)
 
@@ -69,7 +69,9 @@ def test_samples_of_pydicom_have_their_known_values(name: str, low: int, high: i
     pixels = pixels_of(name)
     assert pixels.dtype.kind in "iu"
     assert (pixels.min(), pixels.max()) == (low, high)
-    least, most = header_of(name).value_range
+    value_range = header_of(name).value_range
+    assert value_range is not None
+    least, most = value_range
     assert least <= low
     assert high <= most
 
@@ -139,7 +141,7 @@ def test_monochrome1_is_not_inverted() -> None:
 
 
 def test_digests_are_of_the_pixels_alone() -> None:
-    def digest(file: io.BufferedIOBase) -> bytes:
+    def digest(file: io.BytesIO) -> bytes:
         return reader.read_fingerprint(file, "a.dcm", LIMIT)[1].pixels
 
     plain = digest(changed(setting()))
@@ -270,8 +272,8 @@ def test_location_is_along_the_slice_normal() -> None:
     assert reader.read_header(changed(setting(**elements)), "a.dcm", LIMIT).location_mm == 12.5
 
 
-def header_with(value_range: tuple[int, int] | None) -> reader.ImageHeader:
-    return reader.ImageHeader(None, None, (1, 1), value_range, (1, 1), None, None, 0)
+def header_with(value_range: tuple[int, int] | None) -> ImageHeader:
+    return ImageHeader(None, None, (1, 1), value_range, (1, 1), None, None, 0)
 
 
 @pytest.mark.parametrize(

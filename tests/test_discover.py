@@ -6,6 +6,7 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -366,7 +367,7 @@ def test_data_that_is_not_there_is_refused(tmp_path: pathlib.Path) -> None:
         open_source(tmp_path / "pipe")
 
 
-def packed(tree: pathlib.Path, path: pathlib.Path, mode: str) -> bytes:
+def packed(tree: pathlib.Path, path: pathlib.Path, mode: Any) -> bytes:
     with tarfile.open(path, mode) as archive:
         archive.add(tree)
     return path.read_bytes()

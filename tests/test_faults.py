@@ -25,6 +25,7 @@ from pipeline import DatasetInfo, verify
 from preprocess import engines, phantom
 from preprocess import run as run_module
 from preprocess.config import Config
+from preprocess.engines.local import Local
 from preprocess.findings import InputError
 from preprocess.inputs import challenge, sources
 from preprocess.run import run
@@ -34,7 +35,7 @@ from .helpers import PATIENCE_SECONDS, ROOT
 from .helpers.trees import contents, listing, zipped
 
 
-def records_of(tree: pathlib.Path, path: pathlib.Path, **settings: object) -> dict[str, bytes]:
+def records_of(tree: pathlib.Path, path: pathlib.Path, **settings: Any) -> dict[str, bytes]:
     run(Config(data_dir=tree, output_dir=path, **settings))
     return dict(contents(path))
 
@@ -47,6 +48,7 @@ def command(tree: pathlib.Path, path: pathlib.Path, *flags: str) -> list[str]:
 _NURSERY = """
 import os, pathlib, signal, sys
 from preprocess.config import Config
+from preprocess.engines.local import Local
 from preprocess.run import run
 from tests.helpers.steps import before_step
 data, output = map(pathlib.Path, sys.argv[1:])
@@ -126,7 +128,7 @@ def started(tree: pathlib.Path, path: pathlib.Path) -> Iterator[subprocess.Popen
     ) as process:
         status = pathlib.Path(f"/proc/{process.pid}/status")
         # SIGHUP is the last signal for which the job sets a handler.
-        while not int(re.search(r"SigCgt:\s*(\w+)", status.read_text())[1], 16) & 1 << signal.SIGHUP - 1:
+        while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) & 1 << signal.SIGHUP - 1:
             assert process.poll() is None, process.communicate()
             time.sleep(0.001)
         yield process
@@ -304,7 +306,7 @@ def test_input_that_is_cut_between_header_and_pixels_is_a_row(tree: pathlib.Path
     with pytest.MonkeyPatch.context() as patch:
         examined = run_module._examine
 
-        def examine_and_cut(*arguments: object) -> object:
+        def examine_and_cut(*arguments: Any) -> object:
             found = examined(*arguments)
             os.truncate(image, 2000)
             return found
@@ -325,7 +327,7 @@ def test_an_image_that_is_replaced_after_it_was_examined_is_left_out(
     with pytest.MonkeyPatch.context() as patch:
         examined = run_module._examine
 
-        def examine_and_replace(*arguments: object) -> object:
+        def examine_and_replace(*arguments: Any) -> object:
             found = examined(*arguments)
             dataset = pydicom.dcmread(path)
             other = pydicom.dcmread(tree / "dicoms" / "PHANTOM002" / "10.dcm").PixelData
@@ -428,7 +430,7 @@ def test_a_study_larger_than_the_memory_of_a_worker_is_written(
         image.PixelData = rng.integers(0, 1000, (1024, 1024), "<i2").tobytes()
         image.save_as(tree / "dicoms" / "PHANTOM001" / f"{number}.dcm")
         (folder / phantom.contour_name(number, "i")).write_bytes(outline)
-    monkeypatch.setattr(engines, "Local", functools.partial(engines.Local, worker_bytes=128 << 20))
+    monkeypatch.setattr(engines, "Local", functools.partial(Local, worker_bytes=128 << 20))
     summary = run(Config(data_dir=tree, output_dir=tmp_path / "records", workers=2))
     assert summary.records == {"train": 40}
     # The phantom's own images are smaller.
@@ -441,18 +443,18 @@ def test_workers_that_are_killed_at_random_cost_nothing(
     """Tasks lose their first process at a random moment."""
     expected = records_of(tree, tmp_path / "expected")
     monkeypatch.setattr(render, "PART_BYTES", 1)
-    receive = engines.Local._receive
+    receive = Local._receive
     rng = random.Random(0)
     killed = []
 
-    def receive_and_kill(local: engines.Local, worker: Any, *arguments: Any) -> None:
+    def receive_and_kill(local: Local, worker: Any, *arguments: Any) -> None:
         receive(local, worker, *arguments)
         task = worker.task.work, worker.task.number
         if task not in killed and rng.random() < 0.2:
             killed.append(task)
             worker.process.kill()
 
-    monkeypatch.setattr(engines.Local, "_receive", receive_and_kill)
+    monkeypatch.setattr(Local, "_receive", receive_and_kill)
     assert records_of(tree, tmp_path / "records", workers=2) == expected
     assert killed
 

@@ -90,8 +90,9 @@ def test_a_program_reads_what_iterate_batches_reads(
 
 def table(heading: str) -> list[list[str]]:
     """The cells of the table below a heading, without its first two lines."""
-    section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE)[1]
-    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE)
+    assert section
+    rows = [line.strip("|").split("|") for line in section[1].splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in row] for row in rows[2:]]
 
 
@@ -118,9 +119,10 @@ def test_bytes_lie_where_the_table_has_them(phantom_records: pathlib.Path) -> No
     assert [int(first) for first, _, _ in rows[:-1]] == np.cumsum([0, *sizes]).tolist()
     assert sum(sizes[:2]) == LENGTH_BYTES
     # The index shown is the start of a real one.
-    shown = re.search(r"^```\n([0-9 \n]+)^```", TEXT, re.MULTILINE)[1]
-    assert (phantom_records / f"{shard.name}.idx").read_text().startswith(shown)
-    assert shown.splitlines()[0] == f"{offset} {len(data) + FRAME_BYTES}"
+    shown = re.search(r"^```\n([0-9 \n]+)^```", TEXT, re.MULTILINE)
+    assert shown
+    assert (phantom_records / f"{shard.name}.idx").read_text().startswith(shown[1])
+    assert shown[1].splitlines()[0] == f"{offset} {len(data) + FRAME_BYTES}"
 
 
 def test_every_file_is_named(phantom_records: pathlib.Path) -> None:

@@ -19,6 +19,7 @@ from preprocess.findings import InputError
 from preprocess.geometry import polygons
 from preprocess.geometry.grid import Grid
 from preprocess.geometry.masks import rasterize
+from preprocess.model import Origin
 from preprocess.report.page import write_report
 from preprocess.run import run
 
@@ -88,7 +89,7 @@ def test_placed_points_can_be_moved_back(grid: Grid, points: list[tuple[float, f
 def test_values_keep_their_dtype_and_never_leave_their_range(grid: Grid, seed: int, dtype: str) -> None:
     pixels = np.random.default_rng(seed).normal(200, 50, grid.source_shape).astype(dtype)
     resampled = grid.resample(pixels)
-    assert (resampled.shape, resampled.dtype) == (grid.shape, dtype)
+    assert (resampled.shape, resampled.dtype) == (grid.shape, np.dtype(dtype))
     assert pixels.min() <= resampled.min()
     assert resampled.max() <= pixels.max()
 
@@ -168,7 +169,7 @@ def test_a_disc_and_its_contour_stay_together(spacing: float, size: tuple[int, i
     perimeter_mm = 2 * np.pi * 14 * 1.2
     assert abs(mask.sum() * spacing**2 - expected_mm2) < 0.25 * perimeter_mm * spacing
     # Both lie where the contour does: an error of half a pixel would show.
-    bright = grid.resample(pixels) / 1000
+    bright = grid.resample(pixels).astype(float) / 1000
     down, across = np.mgrid[: grid.shape[0], : grid.shape[1]] + 0.5
     for axis, place in ((across, placed[:, 0].mean()), (down, placed[:, 1].mean())):
         assert (axis * bright).sum() / bright.sum() == pytest.approx(place, abs=0.02)
@@ -241,7 +242,7 @@ def test_the_grid_of_the_images_changes_the_manifest_alone(tree: pathlib.Path, t
 
 @pytest.mark.parametrize("origin", ["corner", "center"])
 def test_studies_of_unequal_size_have_one_shape_on_one_grid(
-    tree: pathlib.Path, tmp_path: pathlib.Path, origin: str
+    tree: pathlib.Path, tmp_path: pathlib.Path, origin: Origin
 ) -> None:
     """One study is cropped to 224 × 240 pixels of another size: a mismatch, unless both have a common grid."""
     for path in (tree / "dicoms" / "PHANTOM002").iterdir():
@@ -256,13 +257,18 @@ def test_studies_of_unequal_size_have_one_shape_on_one_grid(
     info = DatasetInfo.load(records)
     assert (info.image_shape, info.image_dtype) == ((200, 192, 1), np.int16)
     assert (info.settings["image_size"], info.settings["pixel_spacing_mm"]) == ([200, 192], 1.4)
-    assert spacings_of(records) == {(np.float32(1.4), np.float32(1.4))}
+    assert spacings_of(records) == {(float(np.float32(1.4)),) * 2}
     # Each mask is drawn from the moved contour.
     for (study, number), stored, mask in pairs_of(records):
         dataset = pydicom.dcmread(tree / "dicoms" / study / f"{number}.dcm")
         folder = tree / "contourfiles" / study.replace("PHANTOM00", "PH-") / "i-contours"
         polygon = np.loadtxt(folder / phantom.contour_name(number, "i"))
-        grid = grid_of((dataset.Rows, dataset.Columns), tuple(map(float, dataset.PixelSpacing)), (200, 192), 1.4)
+        grid = grid_of(
+            (dataset.Rows, dataset.Columns),
+            (float(dataset.PixelSpacing[0]), float(dataset.PixelSpacing[1])),
+            (200, 192),
+            1.4,
+        )
         placed = grid.place(polygon, origin)
         assert mask == rasterize(placed, (200, 192), "c.txt").tobytes()
         assert stored == grid.resample(dataset.pixel_array).tobytes()

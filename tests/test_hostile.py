@@ -20,10 +20,10 @@ import numpy as np
 import pydicom
 import pytest
 import shapely
-from pydicom.data import get_testdata_file
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGExtended12Bit,
@@ -46,7 +46,7 @@ from preprocess.run import run
 
 from .fuzz import signed
 from .helpers import ROOT
-from .helpers.dicom import LIMIT, changed, setting
+from .helpers.dicom import LIMIT, changed, get_testdata_file, setting
 from .helpers.synthetic import Synthetic
 from .helpers.tables import audit_of
 from .helpers.trees import contents, contour, image, zipped
@@ -346,11 +346,10 @@ def test_a_deflated_bomb_is_not_inflated(allocated: Callable[[], int]) -> None:
 
 def _rest_of_meta(content: bytes, at: int) -> int:
     """Bytes of File Meta Information after an offset; its group length counts from byte 144 (PS3.10 7.1)."""
-    (length,) = struct.unpack_from("<I", content, 140)
-    return 144 + length - at
+    return 144 + int(struct.unpack_from("<I", content, 140)[0]) - at
 
 
-def encapsulated(frame: bytes, syntax: str, **elements: object) -> io.BytesIO:
+def encapsulated(frame: bytes, syntax: UID, **elements: object) -> io.BytesIO:
     def change(dataset: pydicom.FileDataset) -> None:
         dataset.file_meta.TransferSyntaxUID = syntax
         dataset.PixelData = pydicom.encaps.encapsulate([frame])
@@ -411,7 +410,7 @@ def claiming(name: str, rows: int, columns: int, samples: int | None = None) -> 
 )
 @pytest.mark.parametrize(("rows", "columns", "samples"), [(65535, 65535, None), (64, 65, None), (64, 64, 3)])
 def test_a_codestream_that_claims_other_dimensions_is_refused(
-    name: str, syntax: str, rows: int, columns: int, samples: int | None
+    name: str, syntax: UID, rows: int, columns: int, samples: int | None
 ) -> None:
     file = encapsulated(claiming(name, rows, columns, samples), syntax)
     expected = rf"its compressed pixels are {rows} × {columns} with {samples or 1} samples, 64 × 64 with 1 expected"
@@ -431,7 +430,7 @@ def test_a_codestream_that_claims_other_dimensions_is_refused(
         (JPEGLSLossless, b"\xff\xd8\xff\xf7"),
     ],
 )
-def test_a_codestream_that_claims_nothing_is_refused(syntax: str, frame: bytes) -> None:
+def test_a_codestream_that_claims_nothing_is_refused(syntax: UID, frame: bytes) -> None:
     with pytest.raises(InputError, match=r"its compressed pixels have no frame header|cannot be decoded"):
         reader.read_pixels(encapsulated(frame, syntax), "a.dcm", LIMIT)
 
@@ -644,7 +643,7 @@ def poisoned(path: pathlib.Path) -> None:
         dataset.private_block(0x0011, CANARY, create=True).add_new(1, "LO", CANARY)
         dataset.file_meta.ImplementationVersionName = CANARY
         dataset.file_meta.SourceApplicationEntityTitle = CANARY
-        dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.{CANARY}"
+        dataset.file_meta.MediaStorageSOPInstanceUID = UID(f"1.2.{CANARY}")
         dataset.preamble = CANARY.encode().ljust(128)
         dataset.save_as(path)
 
@@ -663,11 +662,13 @@ def test_no_error_quotes_a_value(keyword: str, value: bytes) -> None:
     file = changed(change)
     for read in READERS:
         file.seek(0)
-        with contextlib.nullcontext() if valid else pytest.raises(InputError) as raised:
+        if valid:
             read(file)
-        if not valid:
-            assert CANARY not in str(raised.value)
-            assert CANARY_NUMBER not in str(raised.value)
+            continue
+        with pytest.raises(InputError) as raised:
+            read(file)
+        assert CANARY not in str(raised.value)
+        assert CANARY_NUMBER not in str(raised.value)
 
 
 def test_nothing_private_leaves_a_run(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -98,6 +98,15 @@ def test_conftest_has_fixtures_and_hooks_alone() -> None:
             assert isinstance(node, ast.Import | ast.ImportFrom), ast.unparse(node)
 
 
+def test_every_test_checks_something() -> None:
+    for path in files_of("tests"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                calls = [ast.unparse(one.func) for one in ast.walk(node) if isinstance(one, ast.Call)]
+                asserts = any(isinstance(one, ast.Assert) for one in ast.walk(node))
+                assert asserts or any(re.search(r"\b(assert_\w+|raises)$", call) for call in calls), node.name
+
+
 def test_every_test_that_the_documents_name_exists() -> None:
     tests = {path: path.read_text() for path in files_of("tests") if path.name.startswith("test_")}
     defined = {path.stem: re.findall(r"^def (test_\w+)", text, re.MULTILINE) for path, text in tests.items()}

@@ -59,14 +59,14 @@ for images, masks in iterate_batches({str(phantom_records)!r}, seed=3, epochs=1,
     packages = {line.partition("==")[0].lower() for line in listed.stdout.splitlines()}
     assert packages - {"pip", "setuptools"} == {"cardiac-lv-records", "numpy", "google-crc32c"}
 
-    verified = subprocess.run([python, "-m", "pipeline.verify", phantom_records], cwd=tmp_path, check=False)
+    verified = subprocess.run([python, "-m", "pipeline.verify", str(phantom_records)], cwd=tmp_path, check=False)
     assert verified.returncode == 0
     asked = "from pipeline import make_dataset"
     failed = subprocess.run([python, "-c", asked], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "make_dataset needs TensorFlow: pip install tensorflow" in failed.stderr
 
     for module in ("preprocess", "preprocess.report"):
-        command = [python, "-m", module, "--help"]
+        command = [str(python), "-m", module, "--help"]
         refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert refused.returncode == 1
         (line,) = refused.stderr.splitlines()

@@ -55,7 +55,7 @@ def test_registration_finds_a_known_move(move: tuple[float, float]) -> None:
     registration = Registration()
     for radius in (9, 12, 15):
         # The blood pool is where the contour would be after the move, with its edge pixels partly filled.
-        fine = rasterize(disk(*(4 * (np.array([32, 32]) + move)), 4 * radius), (256, 256), "c.txt")
+        fine = rasterize(disk(4 * (32 + move[0]), 4 * (32 + move[1]), 4 * radius), (256, 256), "c.txt")
         image = 100 + 300 * fine.reshape(64, 4, 64, 4).mean(axis=(1, 3))
         registration.add(image, rasterize(disk(32, 32, radius), (64, 64), "c.txt"))
     dx, dy, peak, rest = registration.peak()

@@ -202,9 +202,15 @@ def test_the_output_is_never_absent_while_it_is_replaced(tmp_path: pathlib.Path)
     """The two directories are exchanged in one step, so a look-up always finds one of them."""
     write_small(tmp_path / "records", count=4)
     before = (tmp_path / "records").stat().st_ino
-    seen = []
+    seen: list[tuple[pathlib.Path, pathlib.Path]] = []
+    rename = pathlib.Path.rename
+
+    def note(source: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
+        seen.append((source, target))
+        return rename(source, target)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pathlib.Path, "rename", lambda *paths: seen.append(paths) or os.rename(*paths))
+        patch.setattr(pathlib.Path, "rename", note)
         write_small(tmp_path / "records", count=5, overwrite=True)
     assert (tmp_path / "records").stat().st_ino != before
     assert not any(tmp_path / "records" in paths for paths in seen)

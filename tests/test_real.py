@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -40,7 +41,7 @@ def images(real_data: pathlib.Path) -> dict[bytes, Key]:
     return found
 
 
-def epochs_of(batches: object, images: dict[bytes, Key]) -> list[list[Key]]:
+def epochs_of(batches: Any, images: dict[bytes, Key]) -> list[list[Key]]:
     """The pairs of two epochs, in order, identified by their pixels."""
     keys = [images[image.tobytes()] for batch, _ in batches for image in batch]
     assert len(keys) == 148

@@ -81,6 +81,7 @@ def test_every_pair_has_its_picture_and_every_picture_a_text(page: pathlib.Path)
         assert media_type in ("data:image/webp", "data:image/svg+xml")
         if media_type == "data:image/webp":
             picture = cv2.imdecode(np.frombuffer(base64.b64decode(content), np.uint8), cv2.IMREAD_COLOR)
+            assert picture is not None
             assert picture.shape == (352, 352, 3)
             # Yellow contour on gray: blue is far below red and green.
             blue, green, red = picture.astype(int).transpose(2, 0, 1)
@@ -243,7 +244,7 @@ def column(browser: webdriver.Chrome, number: int) -> list[str]:
 
 
 def test_the_page_loads_without_an_error(opened: webdriver.Chrome) -> None:
-    assert opened.get_log("browser") == []
+    assert opened.get_log("browser") == []  # type: ignore[no-untyped-call]
     broken = opened.execute_script(
         "for (const image of document.images) image.loading = 'eager';"
         "return Promise.all([...document.images].map(image => image.decode().then(() => 0, () => 1)))"

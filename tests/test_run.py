@@ -15,6 +15,7 @@ from preprocess import run as run_module
 from preprocess.audit_table import LEVELS
 from preprocess.config import Config
 from preprocess.findings import InputError
+from preprocess.model import ContourKind, Origin
 from preprocess.report.page import write_report
 from preprocess.run import run
 
@@ -215,7 +216,8 @@ def test_an_inner_contour_outside_the_outer_one_is_reported(
     tree: pathlib.Path, tmp_path: pathlib.Path, dx: float, level: str | None, written: int
 ) -> None:
     moved(contour(tree, 21), dx)
-    for kind, complete in (("i", 8), ("o", 4)):
+    kinds: tuple[tuple[ContourKind, int], ...] = (("i", 8), ("o", 4))
+    for kind, complete in kinds:
         summary = run(Config(tree, tmp_path / kind, contours=kind))
         assert found_by(tmp_path / kind, "not_nested") == ([("PHANTOM001", "21", level)] if level else [])
         assert summary.records == {"train": complete - (8 - written)}
@@ -245,7 +247,7 @@ def test_a_cavity_that_grows_at_end_systole_is_a_warning(tree: pathlib.Path, tmp
 @pytest.mark.parametrize("origin", ["corner", "center"])
 @pytest.mark.parametrize(("dx", "expected"), [(4, [("PHANTOM001", "", "warning")]), (0, [])])
 def test_contours_that_lie_off_their_images_are_a_warning(
-    tree: pathlib.Path, tmp_path: pathlib.Path, origin: str, dx: float, expected: list[tuple[str, str, str]]
+    tree: pathlib.Path, tmp_path: pathlib.Path, origin: Origin, dx: float, expected: list[tuple[str, str, str]]
 ) -> None:
     for path in (tree / "contourfiles" / "PH-1").rglob("*.txt"):
         moved(path, dx)

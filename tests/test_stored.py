@@ -3,6 +3,7 @@
 import io
 import pathlib
 from collections.abc import Callable
+from typing import Any, Literal
 
 import hypothesis
 import hypothesis.strategies as st
@@ -12,6 +13,7 @@ import pytest
 from openjpeg.utils import encode_array
 from PIL import Image
 from pydicom.uid import (
+    UID,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -24,6 +26,7 @@ from preprocess.config import Config
 from preprocess.dicom import reader, stored
 from preprocess.dicom.stored import Layout
 from preprocess.findings import InputError
+from preprocess.model import ContourKind
 from preprocess.run import run
 
 from .helpers.dicom import LIMIT, changed
@@ -33,7 +36,7 @@ from .helpers.trees import image
 GEOMETRY = {"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15, "PixelRepresentation": 0}
 
 
-def native(cells: list[int], syntax: str = ExplicitVRLittleEndian, **elements: int) -> io.BytesIO:
+def native(cells: list[int], syntax: UID = ExplicitVRLittleEndian, **elements: Any) -> io.BytesIO:
     """An image of one row with these cells."""
     described = {**GEOMETRY, **elements, "Rows": 1, "Columns": len(cells)}
     size = described["BitsAllocated"] // 8
@@ -44,7 +47,7 @@ def native(cells: list[int], syntax: str = ExplicitVRLittleEndian, **elements: i
                 setattr(dataset, keyword, value)
         if "OverlayBitPosition" in elements:
             dataset.add_new(0x60020102, "US", elements["OverlayBitPosition"])
-        order = "big" if syntax == ExplicitVRBigEndian else "little"
+        order: Literal["big", "little"] = "big" if syntax == ExplicitVRBigEndian else "little"
         dataset.PixelData = b"".join(cell.to_bytes(size, order) for cell in cells)
         dataset["PixelData"].VR = "OB" if size == 1 else "OW"
         if syntax == RLELossless:
@@ -57,7 +60,7 @@ def native(cells: list[int], syntax: str = ExplicitVRLittleEndian, **elements: i
     return changed(change, "MR_small_bigendian.dcm")
 
 
-def compressed(frame: bytes, syntax: str, shape: tuple[int, int], **elements: int) -> io.BytesIO:
+def compressed(frame: bytes, syntax: UID, shape: tuple[int, int], **elements: int) -> io.BytesIO:
     def change(dataset: pydicom.FileDataset) -> None:
         dataset.file_meta.TransferSyntaxUID = syntax
         dataset.Rows, dataset.Columns = shape
@@ -75,6 +78,7 @@ def read(file: io.BytesIO) -> np.ndarray:
     header = reader.read_header(file, "a.dcm", LIMIT)
     file.seek(0)
     pixels = reader.read_pixels(file, "a.dcm", LIMIT)
+    assert header.value_range is not None
     assert header.value_range[0] <= pixels.min()
     assert pixels.max() <= header.value_range[1]
     return pixels
@@ -99,14 +103,19 @@ def test_stored_values_are_the_bits_that_the_header_names(data: st.DataObject) -
         if overlay is not None:
             cell[allocated - 1 - overlay] = data.draw(st.sampled_from("01"))
         cells.append(int("".join(cell), 2))
-    elements = {"BitsAllocated": allocated, "BitsStored": bits, "HighBit": high, "PixelRepresentation": int(signed)}
+    elements: dict[str, Any] = {
+        "BitsAllocated": allocated,
+        "BitsStored": bits,
+        "HighBit": high,
+        "PixelRepresentation": int(signed),
+    }
     if overlay is not None:
         elements["OverlayBitPosition"] = overlay
     assert read(native(cells, **elements)).tolist() == [values]
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRBigEndian, RLELossless])
-def test_big_endian_and_rle_cells_give_the_same_values(syntax: str) -> None:
+def test_big_endian_and_rle_cells_give_the_same_values(syntax: UID) -> None:
     cells = [0x0FF0, 0x8010, 0x7000, *range(0, 0x200, 16)]
     elements = {"BitsStored": 12, "HighBit": 15, "PixelRepresentation": 1}
     assert read(native(cells, syntax, **elements)).tolist() == [[0x0FF, 0x801 - 0x1000, 0x700, *range(0x20)]]
@@ -123,7 +132,7 @@ def test_big_endian_and_rle_cells_give_the_same_values(syntax: str) -> None:
         (0x1001, {"BitsStored": 12, "HighBit": 11, "OverlayBitPosition": 13}),
     ],
 )
-def test_bits_that_nothing_explains_are_refused(cell: int, elements: dict[str, int]) -> None:
+def test_bits_that_nothing_explains_are_refused(cell: int, elements: dict[str, Any]) -> None:
     with pytest.raises(
         InputError, match=r"bits other than those of Bits Stored \(0028,0101\), 12, up to High"
     ) as raised:
@@ -141,7 +150,7 @@ def test_bits_that_nothing_explains_are_refused(cell: int, elements: dict[str, i
         ({"PixelRepresentation": 2}, r"Pixel Representation \(0028,0103\) is 2, 0 or 1 expected"),
     ],
 )
-def test_a_header_that_contradicts_itself_is_refused(elements: dict[str, int], message: str) -> None:
+def test_a_header_that_contradicts_itself_is_refused(elements: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as raised:
         read(native([1, 2], **elements))
     assert raised.value.reason == "unsupported_image"
@@ -248,7 +257,7 @@ def test_compressed_float_pixels_are_refused() -> None:
 @pytest.mark.parametrize("contours", ["i", "o"])
 @pytest.mark.parametrize("slope", ["1e40", "1e300"])
 def test_values_that_float32_does_not_hold_are_a_row(
-    tree: pathlib.Path, tmp_path: pathlib.Path, slope: str, contours: str
+    tree: pathlib.Path, tmp_path: pathlib.Path, slope: str, contours: ContourKind
 ) -> None:
     dataset = pydicom.dcmread(image(tree, 21))
     dataset.RescaleSlope = slope

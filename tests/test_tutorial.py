@@ -25,8 +25,9 @@ def test_every_command_prints_what_is_shown(tmp_path: pathlib.Path) -> None:
     shown_commands = 0
     for _, language, block in blocks("docs/TUTORIAL.md"):
         if language == "python":
-            name = re.match(r"# (\w+\.py)\n", block)[1]
-            (directory / name).write_text(block, "utf-8")
+            first = re.match(r"# (\w+\.py)\n", block)
+            assert first
+            (directory / first[1]).write_text(block, "utf-8")
             continue
         if language == SET_UP:
             continue

@@ -37,7 +37,7 @@ def test_tensorflow_reads_every_feature(tmp_path: pathlib.Path) -> None:
 def test_a_missing_instance_number_is_minus_one(tmp_path: pathlib.Path) -> None:
     images, masks = synthetic_arrays(1)
     with RecordsWriter(tmp_path, (6, 5), np.dtype(np.int16), {"train": 1}, None) as records:
-        records.write("train", synthetic_pair(None), images[0], masks[0])
+        records.write("train", synthetic_pair(1, instance_number=None), images[0], masks[0])
         records.complete({"train": ["A"]}, {}, {})
     path = tmp_path / "lv-train.tfrecord-00000-of-00001"
     (data,) = tf.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator()

@@ -5,12 +5,19 @@ import warnings
 from collections.abc import Callable
 
 import pydicom
-from pydicom.data import get_testdata_file
+from pydicom import data
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 
 LIMIT = 1 << 24
 """Pixels that an image may have."""
+
+
+def get_testdata_file(name: str) -> str:
+    """The path of a sample file of pydicom."""
+    path = data.get_testdata_file(name)
+    assert isinstance(path, str)
+    return path
 
 
 def changed(change: Callable[[pydicom.FileDataset], object], name: str = "MR_small.dcm") -> io.BytesIO:

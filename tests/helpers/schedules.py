@@ -1,11 +1,13 @@
 """Schedules of batches, and their batches by definition."""
 
+from typing import Any
+
 import hypothesis.strategies as st
 import numpy as np
 
 from pipeline.order import permute
 
-schedules = st.builds(
+schedules: st.SearchStrategy[dict[str, Any]] = st.builds(
     dict,
     count=st.integers(1, 60),
     batch_size=st.integers(1, 20),

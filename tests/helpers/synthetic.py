@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def synthetic_arrays(
 
 
 def write_synthetic(
-    path: pathlib.Path, images: np.ndarray, masks: np.ndarray, *, num_shards: int = 3, overwrite: bool = False
+    path: pathlib.Path, images: np.ndarray, masks: np.ndarray, *, num_shards: int | None = 3, overwrite: bool = False
 ) -> None:
     from preprocess.output.writer import RecordsWriter
 
@@ -46,12 +47,12 @@ def write_synthetic(
         publication.publish(partial / "records", path, overwrite)
 
 
-def synthetic_pair(number: int, **header: object) -> Pair:
+def synthetic_pair(number: int, **header: Any) -> Pair:
     fields = {"instance_number": number, **header}
     return Pair("A", "B", "i", number, "image", "contour", header_of(**fields), np.zeros((3, 2)), 1, 2, UNREAD)
 
 
-def header_of(**fields: object) -> ImageHeader:
+def header_of(**fields: Any) -> ImageHeader:
     plain = ImageHeader(None, None, (6, 5), (0, 1), (1.5, 1.25), AXIAL, (0, 0, 3.5), 0.0)
     return dataclasses.replace(plain, **fields)
 
