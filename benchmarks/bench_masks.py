@@ -20,9 +20,8 @@ import PIL.ImageDraw
 import skimage.draw
 
 from benchmarks.exact import pixel_areas
-from preprocess.geometry import masks
+from preprocess.geometry import Polygon, masks
 from preprocess.inputs import challenge, contours, sources
-from preprocess.model import Polygon
 
 _SHAPE = (256, 256)
 _ROUNDS = 5
@@ -50,7 +49,7 @@ def _scikit_image(polygon: Polygon) -> npt.NDArray[np.bool_]:
 
 
 def _ours(polygon: Polygon) -> npt.NDArray[np.bool_]:
-    return masks.rasterize(polygon, _SHAPE, "contour")
+    return masks.rasterize(polygon, _SHAPE)
 
 
 _METHODS: dict[str, Callable[[Polygon], npt.NDArray[np.bool_]]] = {
@@ -69,7 +68,7 @@ def _polygons(data_dir: str) -> list[Polygon]:
         for paths in study.contours.values():
             for path in paths.values():
                 with source.open(path) as file:
-                    polygons.append(contours.read_contour(file, path))
+                    polygons.append(contours.read_contour(file))
     return polygons
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 import shutil
@@ -44,14 +45,27 @@ def records(root: pathlib.Path, count: int) -> pathlib.Path:
 
     def write(path: pathlib.Path) -> None:
         # Here, so that TensorFlow is not in the memory of those who only read.
+        from preprocess.geometry.grid import Grid
         from preprocess.model import Fingerprint, ImageHeader, Pair
         from preprocess.output.writer import RecordsWriter
 
-        unread = Fingerprint(b"", b"")
         header = ImageHeader(None, None, SHAPE, (0, 1), (1.0, 1.0), None, None, 0.0)
         with RecordsWriter(path, SHAPE, np.dtype(np.int16), {"train": count}, None) as writer:
             for position in range(count):
-                pair = Pair("A", "B", "i", position, "image", "contour", header, np.zeros((3, 2)), 1, 2, unread)
+                pair = Pair(
+                    study_id="A",
+                    contour_id="B",
+                    kind="i",
+                    number=position,
+                    image_path="image",
+                    contour_path="contour",
+                    header=header,
+                    polygon=np.zeros((3, 2)),
+                    slice_index=1,
+                    phase_index=2,
+                    fingerprint=Fingerprint(b"", b""),
+                    grid=Grid.of(SHAPE, (1.0, 1.0), None, None, math.prod(SHAPE)),
+                )
                 writer.write("train", pair, *pair_of_arrays(position))
             writer.complete({"train": ["A"]}, {}, {"audit.csv": b""})
 

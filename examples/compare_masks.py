@@ -29,11 +29,11 @@ from examples.train_unet import StudyDice, add_training_flags, predict, studies_
 from pipeline import DatasetInfo, make_dataset, schema
 from pipeline.errors import RecordsError
 from preprocess.config import Config
-from preprocess.findings import InputError
-from preprocess.geometry import masks, polygons
+from preprocess.findings import FatalInputError
+from preprocess.geometry import Polygon, masks, polygons
 from preprocess.inputs import challenge, sources
 from preprocess.inputs.sources import Source
-from preprocess.model import Pair, Polygon
+from preprocess.model import Pair
 from preprocess.output import dtypes, publication
 from preprocess.output.writer import RecordsWriter
 from preprocess.quality.volumes import Volumes
@@ -98,7 +98,7 @@ def write_naive(source: Source, config: Config, studies: Mapping[str, Contoured]
                     image, mask = render.read_pair(source, config, pair)
                     if name == "train":
                         mask = fill_rounded(pair.polygon, mask.shape)
-                    records.write(name, pair, dtypes.to_dtype(image, dtype, pair.image_path), mask)
+                    records.write(name, pair, dtypes.to_dtype(image, dtype), mask)
             records.complete({name: split.studies for name, split in info.splits.items()}, settings, tables)
         publication.publish(directory, naive, False)
 
@@ -130,7 +130,7 @@ def compare(
         held_out = studies[study_id]
         drawn = {
             "naive": [fill_rounded(pair.polygon, pair.header.shape) for pair in held_out.pairs],
-            "exact": [masks.rasterize(pair.polygon, pair.header.shape, pair.contour_path) for pair in held_out.pairs],
+            "exact": [masks.rasterize(pair.polygon, pair.header.shape) for pair in held_out.pairs],
         }
         volumes = {"the contours": held_out.contour_volumes()}
         for kind, found in drawn.items():
@@ -197,7 +197,7 @@ def main() -> int:
                 of_dice[kind].append(result)
             rows += volume_rows(study_id, volumes)
             every.append(volumes)
-    except (InputError, RecordsError) as error:
+    except (FatalInputError, RecordsError) as error:
         print(f"examples.compare_masks: {error}", file=sys.stderr)
         return 1
     for kind, found in of_dice.items():

@@ -14,9 +14,8 @@ import numpy.typing as npt
 
 from preprocess import phantom
 from preprocess.dicom import reader
-from preprocess.geometry import masks
+from preprocess.geometry import Polygon, masks
 from preprocess.inputs import contours
-from preprocess.model import Polygon
 
 _STUDY, _CONTOURS, _NUMBER = "PHANTOM001", "PH-1", 41
 _SCALE = 5
@@ -30,10 +29,10 @@ def draw(data_dir: pathlib.Path) -> npt.NDArray[np.uint8]:
     image_path = data_dir / "dicoms" / _STUDY / f"{_NUMBER}.dcm"
     contour_path = data_dir / "contourfiles" / _CONTOURS / "i-contours" / phantom.contour_name(_NUMBER, "i")
     with image_path.open("rb") as file:
-        pixels = reader.read_pixels(file, image_path.name, 1 << 24)
+        pixels = reader.read_pixels(file, 1 << 24)
     with contour_path.open("rb") as file:
-        polygon = contours.read_contour(file, contour_path.name)
-    mask = masks.rasterize(polygon, (pixels.shape[0], pixels.shape[1]), contour_path.name)
+        polygon = contours.read_contour(file)
+    mask = masks.rasterize(polygon, (pixels.shape[0], pixels.shape[1]))
 
     left, top = np.rint(polygon.mean(axis=0)).astype(int) - _HALF
     window = np.s_[top : top + 2 * _HALF, left : left + 2 * _HALF]

@@ -36,7 +36,7 @@ import tensorflow as tf
 from pipeline import DatasetInfo, make_dataset, schema
 from pipeline.errors import RecordsError
 from preprocess.config import Config
-from preprocess.findings import InputError
+from preprocess.findings import FatalInputError
 from preprocess.run import run
 
 SIDE = 128
@@ -356,7 +356,7 @@ def main() -> int:
             for records, output_dir in _folds(flags, pathlib.Path(name)):
                 results += fit(records, output_dir)
                 print(f"\n{table(results)}\n", flush=True)
-    except (InputError, RecordsError) as error:
+    except (FatalInputError, RecordsError) as error:
         print(f"examples.train_unet: {error}", file=sys.stderr)
         return 1
     return 0

@@ -29,7 +29,7 @@ from absl import app, flags, logging
 from pipeline import __version__
 from preprocess import interrupts, terminal
 from preprocess.config import Config
-from preprocess.findings import InputError
+from preprocess.findings import FatalInputError
 from preprocess.model import ContourKind, Origin
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def main(argv: Sequence[str]) -> int:
 
     try:
         summary = run(config)
-    except InputError as error:
+    except FatalInputError as error:
         print(f"preprocess: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -71,11 +71,13 @@ class Config:
             raise ValueError(f"pixel_spacing_mm is {self.pixel_spacing_mm:g}, 0.001 to 1000 expected")
         splits.check(self.split)
 
-    def grid_of(self, header: ImageHeader, path: str) -> Grid:
+    def grid_of(self, header: ImageHeader) -> Grid:
         """The pixels that an image gets; raises what :meth:`Grid.of` does."""
-        return Grid.of(header, path, self.image_size, self.pixel_spacing_mm, self.max_image_pixels)
+        return Grid.of(
+            header.shape, header.pixel_spacing_mm, self.image_size, self.pixel_spacing_mm, self.max_image_pixels
+        )
 
-    def shaping(self) -> dict[str, Any]:
+    def output_settings(self) -> dict[str, Any]:
         """The settings that shape the records, without the paths of this machine: what the manifest keeps.
 
         Those of the common grid are there where one was asked for.

@@ -1,27 +1,292 @@
-"""What is wrong with the input: the exception a stage raises, and the finding it becomes."""
+"""What can be wrong with the input: the vocabulary of the audit, its rows, and the two errors that a stage raises."""
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import csv
 import dataclasses
+import enum
+import io
+from collections.abc import Iterable, Iterator
+from typing import Self
 
 DATA_DIR = "--data_dir (make records DATA=…)"
-"""How a data set is passed, for messages."""
+"""How a user passes a data set, for messages."""
 
 
-class InputError(ValueError):
-    """Something in the input that cannot be used.
+class Level(enum.StrEnum):
+    """How bad a finding is. An error leaves its pair, file or study out of the records; the others do not."""
 
-    Args:
-        path: the file or folder, relative to the data directory where it lies within.
-        detail: field, value, what would be legal and what to do. Never text from a DICOM header.
-        reason: the row of ``audit.LEVELS`` that this becomes; empty where it ends the whole job.
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+
+class Reason(enum.StrEnum):
+    """Every reason that a row of ``audit.csv`` can have, and the only place that spells it.
+
+    BUILD.md's table and the report's explanations come from it.
+
+    Attributes:
+        levels: the levels of its findings; the first holds where a finding does not name its own.
+        meaning: what was found.
+        remedy: what to do about it, where the finding does not say something more exact; empty for nothing.
     """
 
-    def __init__(self, path: str, detail: str, reason: str = "") -> None:
+    levels: tuple[Level, ...]
+    meaning: str
+    remedy: str
+
+    def __new__(cls, value: str, levels: tuple[Level, ...], meaning: str, remedy: str) -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.levels, member.meaning, member.remedy = levels, meaning, remedy
+        return member
+
+    UNREADABLE_FOLDER = (
+        "unreadable_folder",
+        (Level.ERROR,),
+        "a folder cannot be listed, so nothing in it is used",
+        "make the folder readable",
+    )
+    CIRCULAR_LINK = (
+        "circular_link",
+        (Level.WARNING,),
+        "a link leads to a folder that contains it, and is not followed",
+        "remove the link",
+    )
+    MISSING_STUDY = (
+        "missing_study",
+        (Level.ERROR,),
+        "a row of `link.csv` names a study whose DICOM or contour folder is missing",
+        "add the files, or remove the row",
+    )
+    UNLINKED_STUDY = (
+        "unlinked_study",
+        (Level.WARNING,),
+        "no row of `link.csv` names a folder",
+        "add a row if you want the study",
+    )
+    BAD_LINK = (
+        "bad_link",
+        (Level.ERROR,),
+        "a row of `link.csv` is repeated, contradicts another one, or has an id that cannot be the name of a folder",
+        "correct the row",
+    )
+    UNLABELED_IMAGES = (
+        "unlabeled_images",
+        (Level.INFO,),
+        "images of a study have no contour; one row for each study",
+        "",
+    )
+    UNCONFIRMED = (
+        "unconfirmed",
+        (Level.INFO,),
+        "paired images have no Patient ID or no Instance Number, so that only names confirm the pair; "
+        "one row for each study",
+        "look at the study in the report",
+    )
+    NO_IMAGE = (
+        "no_image",
+        (Level.ERROR,),
+        "the image of a contour is missing or cannot be used",
+        "add the image, or remove the contour",
+    )
+    UNREADABLE_IMAGE = (
+        "unreadable_image",
+        (Level.ERROR,),
+        "an image cannot be read, or contradicts its own header",
+        "copy or export the file again",
+    )
+    UNREADABLE_CONTOUR = (
+        "unreadable_contour",
+        (Level.ERROR,),
+        "a contour file cannot be read, or is cut off within a number",
+        "copy or export the file again",
+    )
+    UNSUPPORTED_IMAGE = (
+        "unsupported_image",
+        (Level.ERROR,),
+        "an image is of a kind that is not supported: color, several frames, no pixels, too many pixels, a codec that "
+        "is not installed, or no Pixel Spacing where `--pixel_spacing_mm` needs it",
+        "convert the image",
+    )
+    CHANGED_IMAGE = (
+        "changed_image",
+        (Level.ERROR,),
+        "an image was replaced while the job ran",
+        "run the job again",
+    )
+    HEADER_MISMATCH = (
+        "header_mismatch",
+        (Level.ERROR,),
+        "Patient ID or Instance Number disagrees with the folder or the file name",
+        "find out which of them is right, and correct the other",
+    )
+    DUPLICATE_IMAGE = (
+        "duplicate_image",
+        (Level.ERROR,),
+        "two images have the same pixels, or two files have the same number",
+        "keep the right one",
+    )
+    DUPLICATE_CONTOUR = (
+        "duplicate_contour",
+        (Level.ERROR, Level.WARNING),
+        "two contours have the same points, or two files have the same number. A warning within a study, and for the "
+        "study whose inner contours lie inside the outer contours in question",
+        "keep the right one",
+    )
+    DEGENERATE_CONTOUR = (
+        "degenerate_contour",
+        (Level.ERROR,),
+        "a contour has fewer than three distinct points, or no pixel inside",
+        "draw the contour again",
+    )
+    NONFINITE_CONTOUR = (
+        "nonfinite_contour",
+        (Level.ERROR,),
+        "a coordinate is NaN or infinite",
+        "export the contour again",
+    )
+    OVERSIZED_CONTOUR = (
+        "oversized_contour",
+        (Level.ERROR,),
+        "a contour has too many points, or meets itself too often, to be an outline",
+        "draw the contour again, with fewer points",
+    )
+    OUTSIDE_IMAGE = (
+        "outside_image",
+        (Level.ERROR,),
+        "a vertex lies more than a pixel outside the image",
+        "check that the contour belongs to this image",
+    )
+    SELF_INTERSECTING = (
+        "self_intersecting",
+        (Level.WARNING,),
+        "a contour crosses itself; every part that it goes around is inside (nonzero winding rule)",
+        "look at it in the report",
+    )
+    OPEN_CONTOUR = (
+        "open_contour",
+        (Level.WARNING,),
+        "the gap between the last and the first point is more than three times the longest step",
+        "check that the file is complete",
+    )
+    NOT_NESTED = (
+        "not_nested",
+        (Level.WARNING, Level.ERROR),
+        "part of an inner contour's area lies outside its outer contour: over 0.5 % is a warning, over 5 % an error",
+        "look at both contours in the report",
+    )
+    MISREGISTERED = (
+        "misregistered",
+        (Level.WARNING,),
+        "the contrast across a study's inner contours is highest when all of them are moved by more than 2 pixels",
+        "check which images the contours were drawn on, and --contour_origin",
+    )
+    VOLUME_ORDER = (
+        "volume_order",
+        (Level.WARNING,),
+        "the cavity of a slice is larger at end-systole than at end-diastole",
+        "look at both contours in the report",
+    )
+    MIXED_PHOTOMETRIC = (
+        "mixed_photometric",
+        (Level.WARNING,),
+        "images of a study are MONOCHROME1 and most of the data set is MONOCHROME2, or the reverse; values are written "
+        "as they are",
+        "convert the images, or leave them out",
+    )
+    INCOMPLETE_VOLUMES = (
+        "incomplete_volumes",
+        (Level.WARNING,),
+        "slices of a phase lack an inner contour, so that volumes and ejection fraction are wrong",
+        "repair or add the contours",
+    )
+    SIZE_MISMATCH = (
+        "size_mismatch",
+        (Level.ERROR,),
+        "an image has another size than most images",
+        "pass --image_size, and --pixel_spacing_mm where pixels differ in size",
+    )
+    EXCLUDED = (
+        "excluded",
+        (Level.INFO,),
+        "`--exclude` names the pair",
+        "",
+    )
+    UNMATCHED_EXCLUSION = (
+        "unmatched_exclusion",
+        (Level.WARNING,),
+        "a row of `--exclude` names no pair",
+        "correct the row, or remove it",
+    )
+    UNUSED_FILE = (
+        "unused_file",
+        (Level.WARNING,),
+        "files look like images or contours and are not used because of their names or folders; "
+        "one row for each folder",
+        "rename or move the files",
+    )
+    JUNK = (
+        "junk",
+        (Level.INFO, Level.ERROR),
+        "files that are not input, such as those of an operating system; one row for each folder. An error for entries "
+        "of an archive that lead out of it",
+        "",
+    )
+
+
+class FatalInputError(ValueError):
+    """Something in the input or the settings ends the job.
+
+    Args:
+        path: the file, folder or flag.
+        detail: what was found, what is expected, and what to do. Never text from a DICOM header.
+    """
+
+    def __init__(self, path: str, detail: str) -> None:
         super().__init__(f"{path}: {detail}")
         self.path = path
         self.detail = detail
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        return type(self), (self.path, self.detail)
+
+
+class InputError(ValueError):
+    """One file cannot be used: a row of the audit, and the job goes on.
+
+    Whoever opened the file attaches its path with :func:`about`.
+
+    Args:
+        reason: why.
+        detail: what was found, and what is expected. Never text from a DICOM header.
+        remedy: what to do, where the reason's own remedy is not exact enough.
+    """
+
+    path = ""
+
+    def __init__(self, reason: Reason, detail: str, remedy: str = "") -> None:
+        super().__init__(reason, detail, remedy)
         self.reason = reason
+        self.detail = detail
+        self.remedy = remedy or reason.remedy
+
+    def __str__(self) -> str:
+        text = _sentence(self.detail, self.remedy)
+        return f"{self.path}: {text}" if self.path else text
+
+
+@contextlib.contextmanager
+def about(path: str) -> Iterator[None]:
+    """Attaches a path, relative to the data directory, to an InputError that a ``with`` block raises without one."""
+    try:
+        yield
+    except InputError as error:
+        error.path = error.path or path
+        raise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,26 +294,94 @@ class Finding:
     """One row of the audit.
 
     Attributes:
-        reason: a key of ``audit.LEVELS``.
+        reason: why.
         kind: ``study``, ``link``, ``image``, ``contour``, ``pair`` or ``file``.
         path: relative to the data directory.
-        detail: what was found, and what to do.
+        detail: what was found.
         study_id: ``patient_id`` of the study, where one is concerned.
         instance_number: the number in the file's name, where one pair is concerned.
-        level: ``error``, ``warning`` or ``info``, where it is not the reason's own in ``audit.LEVELS``.
+        level: one of the reason's levels; by default the first.
+        remedy: what to do; by default the reason's.
         count: how many inputs it is about.
     """
 
-    reason: str
+    reason: Reason
     kind: str
     path: str
     detail: str
     study_id: str = ""
     instance_number: int | None = None
-    level: str = ""
-    count: int = 1
+    level: Level | None = dataclasses.field(default=None, kw_only=True)
+    remedy: str = dataclasses.field(default="", kw_only=True)
+    count: int = dataclasses.field(default=1, kw_only=True)
+
+    def __post_init__(self) -> None:
+        level = self.level or self.reason.levels[0]
+        if level not in self.reason.levels:
+            raise ValueError(f"a finding of reason {self.reason} cannot have level {level}")
+        object.__setattr__(self, "level", level)
+        object.__setattr__(self, "remedy", self.remedy or self.reason.remedy)
 
     @classmethod
-    def of(cls, error: InputError, kind: str, study_id: str, instance_number: int) -> Finding:
+    def of(cls, error: InputError, kind: str, study_id: str, instance_number: int) -> Self:
         """The finding that an error about one file of a study becomes."""
-        return cls(error.reason, kind, error.path, error.detail, study_id, instance_number)
+        return cls(error.reason, kind, error.path, error.detail, study_id, instance_number, remedy=error.remedy)
+
+    @property
+    def text(self) -> str:
+        """What was found, and what to do."""
+        return _sentence(self.detail, self.remedy)
+
+
+def _sentence(detail: str, remedy: str) -> str:
+    return f"{detail}; {remedy}" if remedy else detail
+
+
+COLUMNS = ("study_id", "kind", "path", "instance_number", "level", "reason", "detail")
+
+
+class Audit:
+    """Everything found in one run."""
+
+    def __init__(self) -> None:
+        self._findings: list[Finding] = []
+
+    def add(self, findings: Iterable[Finding]) -> None:
+        """Takes findings in, in any order."""
+        self._findings.extend(findings)
+
+    def of_level(self, level: Level) -> list[Finding]:
+        """The findings of a level, in the audit's order."""
+        return [finding for finding in self._sorted() if finding.level == level]
+
+    def counts(self, level: Level) -> dict[str, int]:
+        """How many inputs the findings of a level are about, by reason, the most frequent first."""
+        counts = collections.Counter[str]()
+        for finding in self.of_level(level):
+            counts[finding.reason.value] += finding.count
+        return dict(counts.most_common())
+
+    def dump(self) -> bytes:
+        """The audit as CSV, a row for each finding, in an order that depends only on the findings."""
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for finding in self._sorted():
+            number = "" if finding.instance_number is None else finding.instance_number
+            writer.writerow(
+                (finding.study_id, finding.kind, finding.path, number, finding.level, finding.reason, finding.text)
+            )
+        # A file name need not be UTF-8: other bytes are written as escapes.
+        return text.getvalue().encode("utf-8", "backslashreplace")
+
+    def _sorted(self) -> list[Finding]:
+        return sorted(
+            self._findings,
+            key=lambda finding: (
+                finding.study_id,
+                -1 if finding.instance_number is None else finding.instance_number,
+                finding.reason,
+                finding.path,
+                finding.detail,
+            ),
+        )

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
+from preprocess.geometry import Polygon
+from preprocess.geometry.grid import Grid
 
 ContourKind = Literal["i", "o"]
 """Inner (endocardial) or outer (epicardial)."""
@@ -18,9 +18,6 @@ KINDS: tuple[ContourKind, ...] = ("i", "o")
 Origin = Literal["corner", "center"]
 """Which point of the top-left pixel is (0, 0): its outer corner, so that pixel (r, c) is the square
 [c, c+1] × [r, r+1], or its center."""
-
-Polygon = npt.NDArray[np.float64]
-"""Vertices, float64 ``(N, 2)``, columns x (image column) and y (image row), in pixels; the last joins the first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +130,7 @@ class Pair:
         slice_index: 0 at the end of the stack that was numbered first, -1 when unknown.
         phase_index: 0 at the start of the cardiac cycle, -1 when unknown.
         fingerprint: of the image.
+        grid: the pixels that the image gets in the records.
     """
 
     study_id: str
@@ -146,6 +144,7 @@ class Pair:
     slice_index: int
     phase_index: int
     fingerprint: Fingerprint
+    grid: Grid
 
     @property
     def key(self) -> Key:

@@ -24,8 +24,8 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from pipeline import __version__
 from preprocess import terminal
-from preprocess.findings import InputError
-from preprocess.model import Polygon
+from preprocess.findings import FatalInputError
+from preprocess.geometry import Polygon
 from preprocess.output import publication
 
 STUDIES = ("PHANTOM001", "PHANTOM002", "PHANTOM003")
@@ -63,11 +63,11 @@ def write_phantom(output_dir: pathlib.Path, seed: int = 0) -> None:
     """Writes ``dicoms``, ``contourfiles`` and ``link.csv`` below ``output_dir``; one seed gives the same bytes always.
 
     Raises:
-        InputError: ``output_dir`` holds one of them already, or cannot be written.
+        FatalInputError: ``output_dir`` holds one of them already, or cannot be written.
     """
     for name in ("dicoms", "contourfiles", "link.csv"):
         if os.path.lexists(output_dir / name):
-            raise InputError(str(output_dir), f"holds {name} already; choose another --output_dir")
+            raise FatalInputError(str(output_dir), f"holds {name} already; choose another --output_dir")
     with publication.writing(output_dir):
         _write_studies(output_dir, seed)
 
@@ -229,7 +229,7 @@ def main() -> int:
     output_dir = parser.parse_args().output_dir
     try:
         write_phantom(output_dir)
-    except InputError as error:
+    except FatalInputError as error:
         print(f"preprocess.phantom: {error}", file=sys.stderr)
         return 1
     terminal.announce(f"{len(STUDIES)} studies of {SLICES} slices and {PHASES} phases written to {output_dir}")

@@ -14,12 +14,13 @@ import tqdm
 
 from pipeline import schema
 from pipeline.manifest import DatasetInfo
-from preprocess import audit_table, engines
+from preprocess import engines
 from preprocess.config import Config
 from preprocess.engines import Engine
-from preprocess.findings import Finding, InputError
+from preprocess.findings import Audit, FatalInputError, Finding, Level, Reason
 from preprocess.geometry import polygons
 from preprocess.inputs import challenge, sources
+from preprocess.inputs.exclusions import read_exclusions
 from preprocess.inputs.sources import Source
 from preprocess.interrupts import interruptible
 from preprocess.model import KINDS, ContourKind, Key, Pair
@@ -52,9 +53,9 @@ def run(config: Config) -> Summary:
     """Parses, pairs, rasterizes, audits and writes; publishes a complete records directory or nothing.
 
     Raises:
-        InputError: nothing can be published; the message says why.
+        FatalInputError: nothing can be published; the message says why.
     """
-    exclusions = audit_table.read_exclusions(config.exclude) if config.exclude else {}
+    exclusions = read_exclusions(config.exclude) if config.exclude else {}
     misspelled = splits.misspelled(config.split)
     if misspelled:
         _log.warning("--split names a split %s; did you mean train?", misspelled)
@@ -72,14 +73,14 @@ def run(config: Config) -> Summary:
         with publication.writing(config.output_dir):
             publication.publish(directory, config.output_dir, config.overwrite)
     counts = {name: split.count for name, split in info.splits.items()}
-    return Summary(counts, found.counts("error"), found.counts("warning"))
+    return Summary(counts, found.counts(Level.ERROR), found.counts(Level.WARNING))
 
 
 def _write(
     config: Config, source: Source, exclusions: Mapping[Key, str], engine: Engine, directory: pathlib.Path
-) -> tuple[DatasetInfo, audit_table.Audit]:
+) -> tuple[DatasetInfo, Audit]:
     """Writes all of a records directory."""
-    found = audit_table.Audit()
+    found = Audit()
     examined = _examine(source, config, engine, found)
     found.add(_excluded(examined, config, exclusions))
     kept: dict[ContourKind, list[Pair]] = {
@@ -88,7 +89,7 @@ def _write(
     }
     outside = _outside(kept)
     found.add(_check(kept, outside))
-    rejected = Rejected.of(found.of_level("error"))
+    rejected = Rejected.of(found.of_level(Level.ERROR))
     pairs, shape, findings = _of_one_shape(rejected.others(kept[config.contours]), config)
     found.add([*findings, *checks.mixed_photometric(pairs)])
     if not pairs:
@@ -116,16 +117,16 @@ def _write(
         pair_rows = [row for tables in tables_of.values() for row in tables.pair_rows()]
         study_rows = []
         for tables in tables_of.values():
-            row, findings = tables.study_row(config)
+            row, findings = tables.study_row()
             study_rows.append(row)
             found.add(findings)
         empty = assigned.keys() - {split_of[row.study_id] for row in pair_rows if row.written}
         if empty:
             raise _listing(f"no image and contour could be paired in split {', '.join(sorted(empty))}", config, found)
-        if config.strict and found.counts("error"):
+        if config.strict and found.counts(Level.ERROR):
             raise _listing("--strict: nothing published, for the audit has errors", config, found)
         settings = {
-            **config.shaping(),
+            **config.output_settings(),
             "exclude": [[study_id, number] for study_id, number in sorted(exclusions)],
             "exact_values": exact,
         }
@@ -143,7 +144,7 @@ def _progress(total: int, what: str) -> tqdm.tqdm[None]:
     return tqdm.tqdm(total=total, desc=what, unit="file", disable=None, leave=False)
 
 
-def _examine(source: Source, config: Config, engine: Engine, found: audit_table.Audit) -> list[Examined]:
+def _examine(source: Source, config: Config, engine: Engine, found: Audit) -> list[Examined]:
     studies, findings = challenge.discover(source)
     if config.overwrite:
         missing = {finding.study_id for finding in findings if finding.reason == "missing_study"}
@@ -172,9 +173,9 @@ def _excluded(examined: Iterable[Examined], config: Config, exclusions: Mapping[
             if pair.key in exclusions:
                 unknown.remove(pair.key)
                 detail = f"left out by --exclude: {exclusions[pair.key] or 'no reason given'}"
-                findings.append(Finding("excluded", "pair", pair.contour_path, detail, *pair.key))
-    detail = f"no {config.contours}-contour of this number is paired with an image; correct the row, or remove it"
-    findings += [Finding("unmatched_exclusion", "pair", "--exclude", detail, *key) for key in unknown]
+                findings.append(Finding(Reason.EXCLUDED, "pair", pair.contour_path, detail, *pair.key))
+    detail = f"no {config.contours}-contour of this number is paired with an image"
+    findings += [Finding(Reason.UNMATCHED_EXCLUSION, "pair", "--exclude", detail, *key) for key in unknown]
     return findings
 
 
@@ -252,7 +253,7 @@ def _of_one_shape(pairs: Sequence[Pair], config: Config) -> tuple[list[Pair], tu
 
     Of no pairs it is (0, 0).
     """
-    shapes = [config.grid_of(pair.header, pair.image_path).shape for pair in pairs]
+    shapes = [pair.grid.shape for pair in pairs]
     counts = collections.Counter(shapes)
     common = min(counts, key=lambda shape: (-counts[shape], shape), default=(0, 0))
     kept, findings = [], []
@@ -261,14 +262,14 @@ def _of_one_shape(pairs: Sequence[Pair], config: Config) -> tuple[list[Pair], tu
             kept.append(pair)
         else:
             sizes = "{} × {} pixels, {} × {} expected, as most images have".format(*shape, *common)
-            findings.append(Finding("size_mismatch", "pair", pair.image_path, sizes, pair.study_id, pair.number))
+            findings.append(Finding(Reason.SIZE_MISMATCH, "pair", pair.image_path, sizes, pair.study_id, pair.number))
     return kept, common, findings
 
 
-def _listing(message: str, config: Config, found: audit_table.Audit) -> InputError:
+def _listing(message: str, config: Config, found: Audit) -> FatalInputError:
     """An error that ends the job, with the first of the findings that led to it: no audit is published then."""
-    errors = found.of_level("error")
+    errors = found.of_level(Level.ERROR)
     lines = [f"  {finding.reason}: {finding.path}: {finding.detail}" for finding in errors[:10]]
     if len(errors) > len(lines):
         lines.append(f"  … and {len(errors) - len(lines)} more")
-    return InputError(str(config.data_dir), "\n".join([message, *lines]))
+    return FatalInputError(str(config.data_dir), "\n".join([message, *lines]))

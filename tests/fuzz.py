@@ -33,7 +33,7 @@ from pipeline.directory import RecordsDirectory
 from pipeline.index import read_index
 from pipeline.manifest import FileInfo, ShardInfo
 from preprocess.dicom import reader
-from preprocess.findings import Finding, InputError
+from preprocess.findings import FatalInputError, Finding, InputError
 from preprocess.geometry import masks
 from preprocess.inputs import contours
 from preprocess.inputs.challenge import discover
@@ -59,9 +59,9 @@ _DICOM_SEEDS = (
 
 def read_dicom(content: bytes) -> None:
     for read in (
-        lambda file: reader.read_header(file, "a.dcm", MAX_IMAGE_PIXELS),
-        lambda file: reader.read_fingerprint(file, "a.dcm", MAX_IMAGE_PIXELS),
-        lambda file: reader.read_pixels(file, "a.dcm", MAX_IMAGE_PIXELS),
+        lambda file: reader.read_header(file, MAX_IMAGE_PIXELS),
+        lambda file: reader.read_fingerprint(file, MAX_IMAGE_PIXELS),
+        lambda file: reader.read_pixels(file, MAX_IMAGE_PIXELS),
     ):
         try:
             read(io.BytesIO(content))
@@ -71,7 +71,7 @@ def read_dicom(content: bytes) -> None:
 
 def read_contour(content: bytes) -> None:
     try:
-        masks.rasterize(contours.read_contour(io.BytesIO(content), "c.txt"), (256, 256), "c.txt")
+        masks.rasterize(contours.read_contour(io.BytesIO(content)), (256, 256))
     except InputError as error:
         assert error.reason, error
 
@@ -99,7 +99,7 @@ class OneFile:
 def read_link(content: bytes) -> None:
     try:
         studies, _ = discover(OneFile(content))
-    except InputError:
+    except FatalInputError:
         return
     assert {(study.study_id, study.contour_id) for study in studies} <= {
         (f"S-{one}", f"C-{other}") for one in (1, 2) for other in (1, 2)

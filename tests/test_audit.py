@@ -3,16 +3,16 @@ import pathlib
 
 import pytest
 
-from preprocess.audit_table import COLUMNS, LEVELS, Audit, read_exclusions
-from preprocess.findings import Finding, InputError
+from preprocess.findings import COLUMNS, Audit, FatalInputError, Finding, Level, Reason
+from preprocess.inputs.exclusions import read_exclusions
 
 from .helpers.tables import read_table
 
 FINDINGS = [
-    Finding("junk", "file", "dicoms", "2 files"),
-    Finding("no_image", "contour", 'a,"b"\n.txt', "no image", "S", 10),
-    Finding("no_image", "contour", "c.txt", "no image", "S", 9),
-    Finding("unlinked_study", "study", "dicoms/T", "no row", "T"),
+    Finding(Reason.JUNK, "file", "dicoms", "2 files"),
+    Finding(Reason.NO_IMAGE, "contour", 'a,"b"\n.txt', "no image", "S", 10),
+    Finding(Reason.NO_IMAGE, "contour", "c.txt", "no image", "S", 9),
+    Finding(Reason.UNLINKED_STUDY, "study", "dicoms/T", "no row", "T"),
 ]
 
 
@@ -38,20 +38,24 @@ def test_rows_do_not_depend_on_the_order_of_findings() -> None:
 def test_findings_are_counted_by_level() -> None:
     audit = Audit()
     audit.add(FINDINGS)
-    assert (audit.counts("error"), audit.counts("warning")) == ({"no_image": 2}, {"unlinked_study": 1})
-    assert [finding.path for finding in audit.of_level("info")] == ["dicoms"]
-    assert set(LEVELS.values()) == {"error", "warning", "info"}
+    assert (audit.counts(Level.ERROR), audit.counts(Level.WARNING)) == ({"no_image": 2}, {"unlinked_study": 1})
+    assert [finding.path for finding in audit.of_level(Level.INFO)] == ["dicoms"]
 
 
 def test_a_finding_about_several_inputs_counts_them() -> None:
     audit = Audit()
-    audit.add([Finding("unused_file", "file", "dicoms", "3 files", count=3), Finding("unused_file", "file", "a", "1")])
-    assert audit.counts("warning") == {"unused_file": 4}
+    audit.add(
+        [
+            Finding(Reason.UNUSED_FILE, "file", "dicoms", "3 files", count=3),
+            Finding(Reason.UNUSED_FILE, "file", "a", "1"),
+        ]
+    )
+    assert audit.counts(Level.WARNING) == {"unused_file": 4}
 
 
 def test_names_that_are_not_utf8_are_written_as_escapes() -> None:
     audit = Audit()
-    audit.add([Finding("junk", "file", b"di\xffcoms".decode("utf-8", "surrogateescape"), "1 file")])
+    audit.add([Finding(Reason.JUNK, "file", b"di\xffcoms".decode("utf-8", "surrogateescape"), "1 file")])
     assert b"di\\udcffcoms" in audit.dump()
 
 
@@ -84,15 +88,15 @@ def test_exclusions_are_read_from_rows_of_the_audit_or_shorter_ones(tmp_path: pa
     ],
 )
 def test_exclusions_that_name_no_pair_are_refused(tmp_path: pathlib.Path, text: str, message: str) -> None:
-    with pytest.raises(InputError, match=rf"exclude\.csv: .*{message}"):
+    with pytest.raises(FatalInputError, match=rf"exclude\.csv: .*{message}"):
         exclusions(tmp_path, text)
 
 
 def test_exclusions_that_cannot_be_read_are_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere\.csv: no such file; --exclude names a CSV file"):
+    with pytest.raises(FatalInputError, match=r"nowhere\.csv: no such file; --exclude names a CSV file"):
         read_exclusions(tmp_path / "nowhere.csv")
-    with pytest.raises(InputError, match=r"cannot be read: Is a directory; --exclude names"):
+    with pytest.raises(FatalInputError, match=r"cannot be read: Is a directory; --exclude names"):
         read_exclusions(tmp_path)
     (tmp_path / "exclude.csv").write_bytes(b"\xff")
-    with pytest.raises(InputError, match=r"exclude\.csv: cannot be read as UTF-8 CSV"):
+    with pytest.raises(FatalInputError, match=r"exclude\.csv: cannot be read as UTF-8 CSV"):
         read_exclusions(tmp_path / "exclude.csv")

@@ -11,7 +11,7 @@ from preprocess.inputs.contours import MAX_POINTS, read_contour
 
 
 def read(text: str | bytes) -> np.ndarray:
-    return read_contour(io.BytesIO(text if isinstance(text, bytes) else text.encode()), "c.txt")
+    return read_contour(io.BytesIO(text if isinstance(text, bytes) else text.encode()))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,9 @@ def test_any_bytes_give_points_or_an_input_error(data: bytes) -> None:
     ],
 )
 def test_a_bad_line_is_named(text: str | bytes, line: int) -> None:
-    with pytest.raises(InputError, match=rf"^c\.txt: line {line} is not two numbers, x and y$") as raised:
+    with pytest.raises(
+        InputError, match=rf"^line {line} is not two numbers, x and y; copy or export the file again$"
+    ) as raised:
         read(text)
     assert raised.value.reason == "unreadable_contour"
 
@@ -129,4 +131,4 @@ def test_real_contours_are_what_numpy_reads(real_data: pathlib.Path) -> None:
     assert len(paths) == 111
     for path in paths:
         with path.open("rb") as file:
-            assert np.array_equal(read_contour(file, path.name), np.loadtxt(path))
+            assert np.array_equal(read_contour(file), np.loadtxt(path))

@@ -21,12 +21,12 @@ from .helpers.dicom import LIMIT, changed, get_testdata_file, setting
 
 def pixels_of(name: str) -> np.ndarray:
     with open(get_testdata_file(name), "rb") as file:
-        return reader.read_pixels(file, name, LIMIT)
+        return reader.read_pixels(file, LIMIT)
 
 
 def header_of(name: str) -> ImageHeader:
     with open(get_testdata_file(name), "rb") as file:
-        return reader.read_header(file, name, LIMIT)
+        return reader.read_header(file, LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_samples_of_pydicom_have_their_known_values(name: str, low: int, high: i
     ],
 )
 def test_a_file_that_is_not_supported_is_refused_with_a_reason(name: str, reason: str, message: str) -> None:
-    with pytest.raises(InputError, match=rf"^{name}: .*{message}") as raised:
+    with pytest.raises(InputError, match=message) as raised:
         pixels_of(name)
     assert raised.value.reason == reason
     assert "\n" not in str(raised.value)
@@ -100,7 +100,7 @@ def test_a_file_that_is_not_supported_is_refused_with_a_reason(name: str, reason
 
 def test_the_header_is_read_without_the_pixels() -> None:
     with open(get_testdata_file("MR_truncated.dcm"), "rb") as file:
-        header = reader.read_header(file, "MR_truncated.dcm", LIMIT)
+        header = reader.read_header(file, LIMIT)
         assert file.tell() < 2000
     assert header.patient_id == "4MR1"
     assert header.instance_number == 1
@@ -126,23 +126,23 @@ def test_rescale_is_applied_and_keeps_whole_values_whole(
     elements = {"RescaleSlope": slope, "RescaleIntercept": intercept}
     given = {keyword: value for keyword, value in elements.items() if value is not None}
     stored = pydicom.dcmread(get_testdata_file("MR_small.dcm")).pixel_array.astype(np.int64)
-    pixels = reader.read_pixels(changed(setting(**given)), "a.dcm", LIMIT)
+    pixels = reader.read_pixels(changed(setting(**given)), LIMIT)
     assert np.array_equal(pixels, expected(stored))
     whole = not isinstance(slope, float) and not isinstance(intercept, float)
     assert (pixels.dtype.kind in "iu") == whole
-    value_range = reader.read_header(changed(setting(**given)), "a.dcm", LIMIT).value_range
+    value_range = reader.read_header(changed(setting(**given)), LIMIT).value_range
     ends = sorted(int(expected(np.array(end))) for end in (-32768, 32767))
     assert value_range == (tuple(ends) if whole else None)
 
 
 def test_monochrome1_is_not_inverted() -> None:
-    pixels = reader.read_pixels(changed(setting(PhotometricInterpretation="MONOCHROME1")), "a.dcm", LIMIT)
+    pixels = reader.read_pixels(changed(setting(PhotometricInterpretation="MONOCHROME1")), LIMIT)
     assert np.array_equal(pixels, pixels_of("MR_small.dcm"))
 
 
 def test_digests_are_of_the_pixels_alone() -> None:
     def digest(file: io.BytesIO) -> bytes:
-        return reader.read_fingerprint(file, "a.dcm", LIMIT)[1].pixels
+        return reader.read_fingerprint(file, LIMIT)[1].pixels
 
     plain = digest(changed(setting()))
     assert digest(changed(setting(PatientID="SOMEBODY", InstanceNumber=7))) == plain
@@ -156,12 +156,12 @@ def test_digests_are_of_the_pixels_alone() -> None:
     [{"RescaleSlope": "0.5"}, {"HighBit": 14}, {"PatientID": "SOMEBODY"}, {"PixelData": bytes(2 * 64 * 64)}],
 )
 def test_pixels_are_those_of_the_file_that_was_examined(elements: dict[str, object]) -> None:
-    header, fingerprint = reader.read_fingerprint(changed(setting()), "a.dcm", LIMIT)
+    header, fingerprint = reader.read_fingerprint(changed(setting()), LIMIT)
     # As text, in which NaN is equal to itself.
-    assert repr(header) == repr(reader.read_header(changed(setting()), "a.dcm", LIMIT))
-    assert reader.read_pixels(changed(setting()), "a.dcm", LIMIT, fingerprint).shape == (64, 64)
-    with pytest.raises(InputError, match=r"^a\.dcm: it changed while the job ran; run it again$") as raised:
-        reader.read_pixels(changed(setting(**elements)), "a.dcm", LIMIT, fingerprint)
+    assert repr(header) == repr(reader.read_header(changed(setting()), LIMIT))
+    assert reader.read_pixels(changed(setting()), LIMIT, fingerprint).shape == (64, 64)
+    with pytest.raises(InputError, match=r"^it changed while the job ran; run the job again$") as raised:
+        reader.read_pixels(changed(setting(**elements)), LIMIT, fingerprint)
     assert raised.value.reason == "changed_image"
 
 
@@ -170,8 +170,8 @@ def test_an_image_without_pixels_is_refused() -> None:
         del dataset.PixelData
 
     for read in (reader.read_fingerprint, reader.read_pixels):
-        with pytest.raises(InputError, match=r"^a\.dcm: it has no pixels$") as raised:
-            read(changed(change), "a.dcm", LIMIT)
+        with pytest.raises(InputError, match=r"^it has no pixels; convert the image$") as raised:
+            read(changed(change), LIMIT)
         assert raised.value.reason == "unsupported_image"
 
 
@@ -184,9 +184,9 @@ def test_a_modality_lut_takes_the_place_of_rescale() -> None:
         item.add_new("LUTData", "US", [(7 * value) % 65536 for value in range(4096)])
         dataset.ModalityLUTSequence = [item]
 
-    pixels = reader.read_pixels(changed(change), "a.dcm", LIMIT)
+    pixels = reader.read_pixels(changed(change), LIMIT)
     assert np.array_equal(pixels, pixels_of("MR_small.dcm").astype(int) * 7 % 65536)
-    assert reader.read_header(changed(change), "a.dcm", LIMIT).value_range == (0, 65535)
+    assert reader.read_header(changed(change), LIMIT).value_range == (0, 65535)
 
 
 def test_float_pixels_are_read_unchanged() -> None:
@@ -197,8 +197,8 @@ def test_float_pixels_are_read_unchanged() -> None:
         dataset.BitsAllocated = 32
         dataset.FloatPixelData = values.tobytes()
 
-    assert np.array_equal(reader.read_pixels(changed(change), "a.dcm", LIMIT), values)
-    assert reader.read_header(changed(change), "a.dcm", LIMIT).value_range is None
+    assert np.array_equal(reader.read_pixels(changed(change), LIMIT), values)
+    assert reader.read_header(changed(change), LIMIT).value_range is None
 
 
 def test_a_promise_of_gigabytes_is_refused_before_decoding() -> None:
@@ -211,9 +211,9 @@ def test_a_promise_of_gigabytes_is_refused_before_decoding() -> None:
     expected = r"Rows × Columns is 65535 × 65535, at most 16777216 pixels expected; raise --max_image_pixels"
     for read in (reader.read_header, reader.read_pixels):
         with pytest.raises(InputError, match=expected):
-            read(changed(change), "a.dcm", LIMIT)
+            read(changed(change), LIMIT)
     with pytest.raises(InputError, match="at most 4095 pixels expected"):
-        reader.read_header(changed(setting()), "a.dcm", 4095)
+        reader.read_header(changed(setting()), 4095)
 
 
 def test_a_transfer_syntax_without_a_codec_is_refused() -> None:
@@ -221,7 +221,7 @@ def test_a_transfer_syntax_without_a_codec_is_refused() -> None:
         dataset.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.100")
 
     with pytest.raises(InputError, match=r"no codec for its transfer syntax \(MPEG2 Main Profile") as raised:
-        reader.read_pixels(changed(change, "MR_small_RLE.dcm"), "a.dcm", LIMIT)
+        reader.read_pixels(changed(change, "MR_small_RLE.dcm"), LIMIT)
     assert raised.value.reason == "unsupported_image"
 
 
@@ -250,7 +250,7 @@ def test_a_codec_that_is_not_installed_is_named_with_what_to_install(monkeypatch
 )
 def test_a_bad_element_is_named_and_its_text_is_not(elements: dict[str, object], reason: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as raised:
-        reader.read_header(changed(setting(**elements)), "a.dcm", LIMIT)
+        reader.read_header(changed(setting(**elements)), LIMIT)
     assert raised.value.reason == reason
     assert "SECRET" not in str(raised.value)
 
@@ -261,7 +261,7 @@ def test_missing_elements_are_none_or_nan() -> None:
             if keyword in dataset:
                 delattr(dataset, keyword)
 
-    header = reader.read_header(changed(change), "a.dcm", LIMIT)
+    header = reader.read_header(changed(change), LIMIT)
     assert (header.patient_id, header.instance_number) == (None, None)
     assert header.position_mm is None
     assert all(map(math.isnan, (*header.pixel_spacing_mm, header.trigger_time_ms)))
@@ -269,7 +269,7 @@ def test_missing_elements_are_none_or_nan() -> None:
 
 def test_location_is_along_the_slice_normal() -> None:
     elements = {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1], "ImagePositionPatient": [-12.5, 30, 40]}
-    assert reader.read_header(changed(setting(**elements)), "a.dcm", LIMIT).location_mm == 12.5
+    assert reader.read_header(changed(setting(**elements)), LIMIT).location_mm == 12.5
 
 
 def header_with(value_range: tuple[int, int] | None) -> ImageHeader:
@@ -294,12 +294,12 @@ def test_the_smallest_dtype_that_fits_every_range_is_chosen(ranges: list, dtype:
 
 
 def test_values_never_wrap() -> None:
-    assert dtypes.to_dtype(np.array([[40000]]), np.dtype(np.uint16), "a.dcm").dtype == np.uint16
+    assert dtypes.to_dtype(np.array([[40000]]), np.dtype(np.uint16)).dtype == np.uint16
     for value in (40000, -32769):
-        with pytest.raises(InputError, match=r"a\.dcm: values beyond int16, which its header rules out"):
-            dtypes.to_dtype(np.array([[value]]), np.dtype(np.int16), "a.dcm")
-    with pytest.raises(InputError, match=r"a\.dcm: values that are not finite"):
-        dtypes.to_dtype(np.array([[np.nan]]), np.dtype(np.float32), "a.dcm")
+        with pytest.raises(InputError, match=r"values beyond int16, which its header rules out"):
+            dtypes.to_dtype(np.array([[value]]), np.dtype(np.int16))
+    with pytest.raises(InputError, match=r"values that are not finite"):
+        dtypes.to_dtype(np.array([[np.nan]]), np.dtype(np.float32))
 
 
 @hypothesis.settings(max_examples=150)
@@ -312,8 +312,8 @@ def test_a_damaged_file_gives_an_image_or_an_input_error(data: st.DataObject) ->
         if place < len(content):
             content[place] = data.draw(st.integers(0, 255))
     try:
-        reader.read_header(io.BytesIO(content), "a.dcm", LIMIT)
-        pixels = reader.read_pixels(io.BytesIO(content), "a.dcm", LIMIT)
+        reader.read_header(io.BytesIO(content), LIMIT)
+        pixels = reader.read_pixels(io.BytesIO(content), LIMIT)
     except InputError as error:
         assert error.reason in ("unreadable_image", "unsupported_image")
     else:

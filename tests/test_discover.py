@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from preprocess.findings import InputError
+from preprocess.findings import FatalInputError
 from preprocess.inputs import folders
 from preprocess.inputs.challenge import discover
 from preprocess.inputs.sources import open_source
@@ -152,10 +152,8 @@ def test_bad_rows_of_link_csv_are_named_and_not_used(
 def test_studies_that_are_missing_or_not_linked_are_reported(tree: pathlib.Path) -> None:
     (tree / "link.csv").write_text("patient_id,original_id\nPHANTOM001,PH-1\nPHANTOM009,PH-2\n")
     assert findings_of(tree) == {
-        "missing_study": [
-            "dicoms/PHANTOM009: link.csv names it, but there is no dicoms/PHANTOM009; add the files or remove the row"
-        ],
-        "unlinked_study": ["dicoms/PHANTOM002: no row of link.csv names this folder; add one if it is wanted"],
+        "missing_study": ["dicoms/PHANTOM009: link.csv names it, but there is no dicoms/PHANTOM009"],
+        "unlinked_study": ["dicoms/PHANTOM002: no row of link.csv names this folder"],
     }
 
 
@@ -167,12 +165,8 @@ def test_two_files_of_one_number_are_both_left_out(tree: pathlib.Path) -> None:
     assert 1 not in studies[0].images
     assert 9 not in studies[0].contours["i"]
     found = findings_of(tree)
-    assert [line.rpartition(": ")[2] for line in found["duplicate_image"]] == [
-        "2 files bear the number 1; keep one"
-    ] * 2
-    assert [line.rpartition(": ")[2] for line in found["duplicate_contour"]] == [
-        "2 files bear the number 9; keep one"
-    ] * 2
+    assert [line.rpartition(": ")[2] for line in found["duplicate_image"]] == ["2 files have the number 1"] * 2
+    assert [line.rpartition(": ")[2] for line in found["duplicate_contour"]] == ["2 files have the number 9"] * 2
 
 
 def test_a_link_to_a_folder_above_it_is_not_followed(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -183,7 +177,7 @@ def test_a_link_to_a_folder_above_it_is_not_followed(tree: pathlib.Path, tmp_pat
     studies, findings = discover(open_source(root))
     assert len(studies) == 2
     assert [(finding.reason, finding.path) for finding in findings] == [("circular_link", "data/loop")]
-    assert findings[0].detail == "leads back to a folder that it lies in, and is not followed; remove the link"
+    assert findings[0].detail == "leads back to a folder that contains it, and is not followed"
 
 
 def test_folders_that_links_share_are_listed_under_each_path(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -211,7 +205,9 @@ def test_links_that_multiply_paths_are_refused(
             (tmp_path / f"{level}" / f"{number}").symlink_to(tmp_path / f"{level + 1}")
     (tree / "links").symlink_to(tmp_path / "0")
     monkeypatch.setattr(folders, "MAX_REPEATED", 10_000)
-    with pytest.raises(InputError, match="links lead to the same folders again and again: over 10000 names are listed"):
+    with pytest.raises(
+        FatalInputError, match="links lead to the same folders again and again: over 10000 names are listed"
+    ):
         open_source(tree)
 
 
@@ -304,10 +300,10 @@ def test_data_that_cannot_be_listed_at_all_is_refused(
     tree: pathlib.Path, forbidden: Callable[[pathlib.Path], None]
 ) -> None:
     forbidden(tree / "dicoms")
-    with pytest.raises(InputError, match=r"holds no folder named dicoms; .*; dicoms cannot be listed"):
+    with pytest.raises(FatalInputError, match=r"holds no folder named dicoms; .*; dicoms cannot be listed"):
         discover(open_source(tree))
     forbidden(tree)
-    with pytest.raises(InputError, match="tree: cannot be listed: Permission denied"):
+    with pytest.raises(FatalInputError, match="tree: cannot be listed: Permission denied"):
         open_source(tree)
 
 
@@ -324,13 +320,15 @@ def test_data_that_cannot_be_listed_at_all_is_refused(
 )
 def test_a_part_that_is_missing_is_named(tree: pathlib.Path, remove: str, message: str) -> None:
     (tree / remove).rename(tree / "elsewhere")
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(FatalInputError, match=message):
         discover(open_source(tree))
 
 
 def test_a_part_that_is_there_twice_is_refused(tree: pathlib.Path) -> None:
     shutil.copytree(tree / "dicoms", tree / "copy" / "dicoms")
-    with pytest.raises(InputError, match="holds 2 folders named dicoms: copy/dicoms, dicoms; pass the folder of one"):
+    with pytest.raises(
+        FatalInputError, match="holds 2 folders named dicoms: copy/dicoms, dicoms; pass the folder of one"
+    ):
         discover(open_source(tree))
 
 
@@ -352,18 +350,18 @@ def test_a_part_that_is_there_twice_is_refused(tree: pathlib.Path) -> None:
 )
 def test_a_malformed_link_csv_is_refused(tree: pathlib.Path, content: bytes, message: str) -> None:
     (tree / "link.csv").write_bytes(content)
-    with pytest.raises(InputError, match=rf"link\.csv: .*{message}"):
+    with pytest.raises(FatalInputError, match=rf"link\.csv: .*{message}"):
         discover(open_source(tree))
 
 
 def test_data_that_is_not_there_is_refused(tmp_path: pathlib.Path) -> None:
     expected = r"nowhere: no such folder or zip archive; pass one as --data_dir \(make records DATA=…\)"
-    with pytest.raises(InputError, match=expected):
+    with pytest.raises(FatalInputError, match=expected):
         open_source(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="cannot be opened: File name too long"):
+    with pytest.raises(FatalInputError, match="cannot be opened: File name too long"):
         open_source(tmp_path / ("f" * 300))
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="pipe: is neither a folder nor a file"):
+    with pytest.raises(FatalInputError, match="pipe: is neither a folder nor a file"):
         open_source(tmp_path / "pipe")
 
 
@@ -389,5 +387,5 @@ def test_a_file_that_is_not_a_zip_archive_is_refused(
 ) -> None:
     path = tmp_path / "data.zip"
     path.write_bytes(make(tree, tmp_path / "other"))
-    with pytest.raises(InputError, match=rf"data\.zip: {message}"):
+    with pytest.raises(FatalInputError, match=rf"data\.zip: {message}"):
         open_source(path)

@@ -14,7 +14,7 @@ import pytest
 
 from preprocess.config import Config
 from preprocess.engines.local import Local
-from preprocess.findings import InputError
+from preprocess.findings import FatalInputError
 from preprocess.inputs.sources import Source
 
 from .helpers import PATIENCE_SECONDS, ROOT
@@ -181,7 +181,7 @@ def cannot_be_sent(source: Source, config: Config, item: int) -> bytes:
 )
 def test_a_failure_that_no_file_causes_ends_the_job_in_one_line(config: Config, work: Any, message: str) -> None:
     (config.data_dir / "a").touch()
-    with Local(config, worker_bytes=1 << 30) as engine, pytest.raises(InputError, match=message) as caught:
+    with Local(config, worker_bytes=1 << 30) as engine, pytest.raises(FatalInputError, match=message) as caught:
         list(engine.map(work, [7, 7, 7]))
     assert "\n" not in str(caught.value)
 

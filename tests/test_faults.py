@@ -26,7 +26,7 @@ from preprocess import engines, phantom
 from preprocess import run as run_module
 from preprocess.config import Config
 from preprocess.engines.local import Local
-from preprocess.findings import InputError
+from preprocess.findings import FatalInputError
 from preprocess.inputs import challenge, sources
 from preprocess.run import run
 from preprocess.stages import render
@@ -207,7 +207,7 @@ def test_a_full_disk_is_an_error_that_leaves_nothing(tree: pathlib.Path, tmp_pat
     if mounted.returncode:
         pytest.skip("this user may not mount a small disk; the test above takes its place")
     try:
-        with pytest.raises(InputError, match="records: cannot be written: No space left on device"):
+        with pytest.raises(FatalInputError, match="records: cannot be written: No space left on device"):
             run(Config(data_dir=tree, output_dir=disk / "records"))
         assert os.listdir(disk) == []
     finally:
@@ -294,7 +294,7 @@ def test_an_archive_that_changes_while_it_is_read_ends_the_job(
         return found
 
     monkeypatch.setattr(module, name, then_change)
-    with pytest.raises(InputError, match=r"data\.zip: changed while it was read; run the job again") as raised:
+    with pytest.raises(FatalInputError, match=r"data\.zip: changed while it was read; run the job again") as raised:
         run(Config(path, tmp_path / "records"))
     assert "\n" not in str(raised.value)
     assert "Traceback" not in capfd.readouterr().err
@@ -338,7 +338,9 @@ def test_an_image_that_is_replaced_after_it_was_examined_is_left_out(
 
         patch.setattr(run_module, "_examine", examine_and_replace)
         audit = records_of(tree, tmp_path / "records")["audit.csv"].decode()
-    row = "PHANTOM001,image,dicoms/PHANTOM001/9.dcm,9,error,changed_image,it changed while the job ran; run it again"
+    row = (
+        "PHANTOM001,image,dicoms/PHANTOM001/9.dcm,9,error,changed_image,it changed while the job ran; run the job again"
+    )
     assert row in audit.splitlines()
     assert DatasetInfo.load(tmp_path / "records").splits["train"].count == 7
 

@@ -37,7 +37,7 @@ from pipeline.index import read_index
 from pipeline.manifest import ShardInfo
 from preprocess.config import Config
 from preprocess.dicom import part10, reader
-from preprocess.findings import InputError
+from preprocess.findings import FatalInputError, InputError
 from preprocess.geometry import masks, polygons, self_intersections
 from preprocess.inputs import archives, contours, folders
 from preprocess.inputs.challenge import discover
@@ -54,9 +54,9 @@ from .helpers.trees import contents, contour, image, zipped
 MIB = 1 << 20
 
 READERS = (
-    lambda file: reader.read_header(file, "a.dcm", LIMIT),
-    lambda file: reader.read_fingerprint(file, "a.dcm", LIMIT),
-    lambda file: reader.read_pixels(file, "a.dcm", LIMIT),
+    lambda file: reader.read_header(file, LIMIT),
+    lambda file: reader.read_fingerprint(file, LIMIT),
+    lambda file: reader.read_pixels(file, LIMIT),
 )
 
 
@@ -119,7 +119,7 @@ def test_a_symbolic_link_in_an_archive_is_not_followed(tree: pathlib.Path, tmp_p
     (row,) = [row for row in audit_of(tmp_path / "records") if row["reason"] == "unreadable_image"]
     assert row["path"] == "dicoms/PHANTOM001/9.dcm"
     assert row["detail"] == (
-        "cannot be read: it is a symbolic link, which is not followed in an archive; put the file in its place"
+        "cannot be read: it is a symbolic link, which is not followed in an archive; put a readable file in its place"
     )
 
 
@@ -138,8 +138,8 @@ def test_links_in_a_folder_are_followed_and_loops_end(tree: pathlib.Path, tmp_pa
     ]
     rows = [row for row in audit_of(tmp_path / "records") if row["level"] == "error"]
     assert [(row["instance_number"], row["detail"]) for row in rows] == [
-        ("30", "cannot be read: Too many levels of symbolic links"),
-        ("31", "cannot be read: No such file or directory"),
+        ("30", "cannot be read: Too many levels of symbolic links; put a readable file in its place"),
+        ("31", "cannot be read: No such file or directory; put a readable file in its place"),
     ]
 
 
@@ -152,7 +152,9 @@ def test_a_file_that_is_not_regular_is_not_opened(
         make(path)
     assert run(Config(tree, tmp_path / "records")).records == {"train": 6}
     rows = [row for row in audit_of(tmp_path / "records") if row["reason"].startswith("unreadable")]
-    assert [row["detail"] for row in rows] == ["cannot be read: it is not a regular file"] * 2
+    assert [row["detail"] for row in rows] == [
+        "cannot be read: it is not a regular file; put a readable file in its place"
+    ] * 2
 
 
 def test_a_file_of_ten_gigabytes_is_not_read(
@@ -240,7 +242,7 @@ def test_entries_that_overlap_are_refused_with_their_archive(tree: pathlib.Path,
     count = struct.unpack_from("<H", content, end + 10)[0] + 1000
     tail = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, count, count, len(directory), start, 0)
     path.write_bytes(content[:start] + directory + tail)
-    with pytest.raises(InputError, match=r"data\.zip: its entries claim 10\d+ bytes, at most 1032 times"):
+    with pytest.raises(FatalInputError, match=r"data\.zip: its entries claim 10\d+ bytes, at most 1032 times"):
         open_source(path)
 
 
@@ -253,7 +255,7 @@ def test_a_directory_of_very_many_entries_is_not_read(
     expected = (
         r"data\.zip: cannot be read as a zip archive \(its directory has \d+ bytes, at most 100000 expected; divide"
     )
-    with pytest.raises(InputError, match=expected):
+    with pytest.raises(FatalInputError, match=expected):
         open_source(path)
 
 
@@ -293,7 +295,7 @@ def test_a_damaged_directory_gives_studies_or_an_error(tree: pathlib.Path, tmp_p
         try:
             source = open_source(path)
             discover(source)
-        except InputError:
+        except FatalInputError:
             refused += 1
             continue
         for name in source.paths:
@@ -307,7 +309,7 @@ def test_a_damaged_directory_gives_studies_or_an_error(tree: pathlib.Path, tmp_p
 def test_link_csv_has_a_limit(tree: pathlib.Path) -> None:
     with (tree / "link.csv").open("a") as file:
         file.write("PHANTOM001,PH-1\n" * 270_000)
-    with pytest.raises(InputError, match=r"link\.csv: over 4194304 bytes, a row of two ids per study expected"):
+    with pytest.raises(FatalInputError, match=r"link\.csv: over 4194304 bytes, a row of two ids per study expected"):
         discover(open_source(tree))
 
 
@@ -339,7 +341,7 @@ def test_a_deflated_bomb_is_not_inflated(allocated: Callable[[], int]) -> None:
     bomb += b"".join(deflater.compress(bytes(MIB)) for _ in range(200)) + deflater.flush()
     assert len(bomb) < 210_000
     for read in READERS:
-        with pytest.raises(InputError, match=r"^a\.dcm: it inflates to over 13\d{7} bytes; raise --max_image_pixels"):
+        with pytest.raises(InputError, match=r"^it inflates to over 13\d{7} bytes; raise --max_image_pixels"):
             read(io.BytesIO(content[:start] + bomb))
     assert allocated() < 300 * MIB
 
@@ -364,7 +366,7 @@ def test_run_lengths_that_unpack_to_gigabytes_are_refused(allocated: Callable[[]
     frame = struct.pack("<16I", 2, 64, 64, *[0] * 13) + segment
     expected = r"a run-length segment unpacks to more than Rows × Columns, 64 × 64, bytes"
     with pytest.raises(InputError, match=expected):
-        reader.read_pixels(encapsulated(frame, RLELossless), "a.dcm", LIMIT)
+        reader.read_pixels(encapsulated(frame, RLELossless), LIMIT)
     assert allocated() < 32 * MIB
 
 
@@ -377,10 +379,10 @@ def test_frames_behind_the_first_are_not_decoded(allocated: Callable[[], int]) -
         dataset.PixelData = pydicom.encaps.encapsulate([frame] * 50)
         dataset["PixelData"].is_undefined_length = True
 
-    pixels = reader.read_pixels(changed(change, "MR_small_RLE.dcm"), "a.dcm", LIMIT)
+    pixels = reader.read_pixels(changed(change, "MR_small_RLE.dcm"), LIMIT)
     assert pixels.shape == (64, 64)
     native = pydicom.dcmread(get_testdata_file("MR_small.dcm")).PixelData
-    assert reader.read_pixels(changed(setting(PixelData=native * 50)), "a.dcm", LIMIT).shape == (64, 64)
+    assert reader.read_pixels(changed(setting(PixelData=native * 50)), LIMIT).shape == (64, 64)
 
 
 def claiming(name: str, rows: int, columns: int, samples: int | None = None) -> bytes:
@@ -415,7 +417,7 @@ def test_a_codestream_that_claims_other_dimensions_is_refused(
     file = encapsulated(claiming(name, rows, columns, samples), syntax)
     expected = rf"its compressed pixels are {rows} × {columns} with {samples or 1} samples, 64 × 64 with 1 expected"
     with pytest.raises(InputError, match=expected):
-        reader.read_pixels(file, "a.dcm", LIMIT)
+        reader.read_pixels(file, LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -432,13 +434,13 @@ def test_a_codestream_that_claims_other_dimensions_is_refused(
 )
 def test_a_codestream_that_claims_nothing_is_refused(syntax: UID, frame: bytes) -> None:
     with pytest.raises(InputError, match=r"its compressed pixels have no frame header|cannot be decoded"):
-        reader.read_pixels(encapsulated(frame, syntax), "a.dcm", LIMIT)
+        reader.read_pixels(encapsulated(frame, syntax), LIMIT)
 
 
 @pytest.mark.parametrize(("bits", "message"), [(65535, "is 65535, 1, 8, 16, 32 or 64 expected"), (12, "is 12, 1, 8")])
 def test_bits_allocated_that_cannot_be_are_refused(bits: int, message: str) -> None:
     with pytest.raises(InputError, match=rf"Bits Allocated \(0028,0100\) {message}") as raised:
-        reader.read_header(changed(setting(BitsAllocated=bits)), "a.dcm", LIMIT)
+        reader.read_header(changed(setting(BitsAllocated=bits)), LIMIT)
     assert raised.value.reason == "unsupported_image"
 
 
@@ -453,7 +455,7 @@ def test_an_element_that_claims_four_gigabytes_is_refused(allocated: Callable[[]
     for tag in (0x0010_0020, 0x0009_0001, 0x0028_3000):
         element = struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, b"UN", 0, 0xFFFF_FFFE)
         for read in READERS:
-            with pytest.raises(InputError, match=r"^a\.dcm: "):
+            with pytest.raises(InputError, match=r"claims 4294967294 bytes|it has no pixels"):
                 read(io.BytesIO(with_element(element)))
     assert allocated() < 128 * MIB
 
@@ -468,14 +470,14 @@ def test_a_header_that_takes_too_long_to_parse_is_refused(allocated: Callable[[]
             read(io.BytesIO(with_element(element)))
     # A private element of the same size is skipped.
     element = struct.pack("<HH2sHI", 0x0027, 0x1010, b"OB", 0, len(items)) + items
-    assert reader.read_header(io.BytesIO(with_element(element)), "a.dcm", LIMIT).shape == (64, 64)
+    assert reader.read_header(io.BytesIO(with_element(element)), LIMIT).shape == (64, 64)
     assert allocated() < 600 * MIB
 
 
 def test_more_pixels_than_are_allowed_are_not_read() -> None:
     pixels = bytes(8 * 4096 + part10.MAX_HEADER_BYTES + 2)
     file = changed(setting(PixelData=pixels))
-    for read in (lambda: reader.read_fingerprint(file, "a.dcm", 4096), lambda: reader.read_pixels(file, "a.dcm", 4096)):
+    for read in (lambda: reader.read_fingerprint(file, 4096), lambda: reader.read_pixels(file, 4096)):
         file.seek(0)
         with pytest.raises(InputError, match="its pixels take over 32768 bytes; raise --max_image_pixels"):
             read()
@@ -485,7 +487,7 @@ def test_more_pixels_than_are_allowed_are_not_read() -> None:
 def test_sequences_nested_deeply_are_refused(depth: int) -> None:
     nested = struct.pack("<HH2sHI", 0x0027, 0x1010, b"SQ", 0, 0xFFFF_FFFF) + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
     for read in READERS:
-        with pytest.raises(InputError, match=r"^a\.dcm: "):
+        with pytest.raises(InputError, match=r"it cannot be read as a DICOM file"):
             read(io.BytesIO(with_element(nested * depth)))
 
 
@@ -506,7 +508,7 @@ def test_numbers_that_measure_nothing_are_refused(elements: dict[str, object], m
     # Implicit VR has lengths of 32 bits, so that text may have any length.
     file = changed(setting(**elements), "MR_small_implicit.dcm")
     with pytest.raises(InputError, match=message) as raised:
-        reader.read_header(file, "a.dcm", LIMIT)
+        reader.read_header(file, LIMIT)
     assert raised.value.reason == "unreadable_image"
 
 
@@ -518,7 +520,7 @@ def test_a_lookup_table_of_a_billion_bits_is_refused() -> None:
         dataset.ModalityLUTSequence = [item]
 
     with pytest.raises(InputError, match=r"LUT Descriptor \(0028,3002\) does not say 1 to 16 bits"):
-        reader.read_header(changed(change), "a.dcm", LIMIT)
+        reader.read_header(changed(change), LIMIT)
 
 
 def test_a_file_cut_at_any_length_is_refused() -> None:
@@ -529,9 +531,9 @@ def test_a_file_cut_at_any_length_is_refused() -> None:
             # The header may be complete, and a digest covers what is there.
             with contextlib.suppress(InputError):
                 read(io.BytesIO(content[:length]))
-        with pytest.raises(InputError, match=r"^a\.dcm: "):
-            reader.read_pixels(io.BytesIO(content[:length]), "a.dcm", LIMIT)
-    assert reader.read_pixels(io.BytesIO(content), "a.dcm", LIMIT).shape == (4, 4)
+        with pytest.raises(InputError, match=r"cannot be (read|decoded)|it has no|is missing"):
+            reader.read_pixels(io.BytesIO(content[:length]), LIMIT)
+    assert reader.read_pixels(io.BytesIO(content), LIMIT).shape == (4, 4)
 
 
 @pytest.mark.parametrize("content", [b"", bytes(150), b"\xff" * 150, bytes(128) + b"DICM" + bytes(18)])
@@ -596,8 +598,8 @@ def test_a_contour_that_would_take_too_long_is_refused(
 
 @pytest.mark.parametrize(("count", "decimals"), [(40, 1), (400, 1), (10_000, 2), (100_000, 2), (100_000, 17)])
 def test_an_outline_of_any_density_is_drawn(count: int, decimals: int) -> None:
-    polygon = contours.read_contour(io.BytesIO(text(circle(count, decimals))), "c.txt")
-    area = masks.rasterize(polygon, (256, 256), "c.txt").sum()
+    polygon = contours.read_contour(io.BytesIO(text(circle(count, decimals))))
+    area = masks.rasterize(polygon, (256, 256)).sum()
     assert area == pytest.approx(np.pi * 24**2, rel=0.01)
     assert polygons.area(polygon) == pytest.approx(np.pi * 24**2, rel=0.01)
 

@@ -1,3 +1,4 @@
+import io
 import pathlib
 
 import hypothesis
@@ -10,6 +11,7 @@ from scipy import stats
 from benchmarks.exact import pixel_areas
 from preprocess.findings import InputError
 from preprocess.geometry.masks import rasterize
+from preprocess.inputs.contours import read_contour
 
 SHAPE = (40, 44)
 
@@ -34,7 +36,7 @@ on_half_pixels = st.integers(2, 78).map(lambda n: n / 2)
 def test_masks_of_random_polygons_follow_the_area_rule(polygon: np.ndarray) -> None:
     areas = pixel_areas(polygon, SHAPE)
     try:
-        mask = rasterize(polygon, SHAPE, "c.txt")
+        mask = rasterize(polygon, SHAPE)
     except InputError as error:
         assert error.reason == "degenerate_contour"
         mask = np.zeros(SHAPE, np.bool_)
@@ -52,7 +54,7 @@ def test_masks_of_random_outlines_follow_the_area_rule() -> None:
         polygon = np.rint(polygon * 2) / 2 if rng.random() < 0.5 else polygon
         areas = pixel_areas(polygon, SHAPE)
         if (areas > 0.65).any():
-            assert doubt(rasterize(polygon, SHAPE, "c.txt"), areas) <= 0.1
+            assert doubt(rasterize(polygon, SHAPE), areas) <= 0.1
             judged += 1
     assert judged > 50
 
@@ -61,7 +63,7 @@ def test_real_contours_have_no_wrong_pixel(real_data: pathlib.Path) -> None:
     biases = []
     for path in sorted(real_data.rglob("IM-*contour-manual.txt")):
         polygon = np.loadtxt(path)
-        mask = rasterize(polygon, (256, 256), path.name)
+        mask = rasterize(polygon, (256, 256))
         areas = pixel_areas(polygon, (256, 256))
         # Vertices lie on half pixels, so the contour halves some pixels exactly; those are ignored.
         assert doubt(mask, areas) < 1e-9, path.name
@@ -86,7 +88,7 @@ def test_real_contours_have_no_wrong_pixel(real_data: pathlib.Path) -> None:
 def test_masks_are_those_drawn_by_hand(
     polygon: list[tuple[float, float]], shape: tuple[int, int], expected: list[list[int]]
 ) -> None:
-    assert np.argwhere(rasterize(np.array(polygon, float), shape, "c.txt")).tolist() == expected
+    assert np.argwhere(rasterize(np.array(polygon, float), shape)).tolist() == expected
 
 
 def circle(turns: float, radius: float = 10.0) -> np.ndarray:
@@ -97,22 +99,23 @@ def circle(turns: float, radius: float = 10.0) -> np.ndarray:
 
 @pytest.mark.parametrize("turns", [1.1, 1.5, 2, 2.5])
 def test_an_outline_drawn_more_than_once_around_encloses_the_same_pixels(turns: float) -> None:
-    assert np.array_equal(rasterize(circle(turns), SHAPE, "c.txt"), rasterize(circle(1), SHAPE, "c.txt"))
+    assert np.array_equal(rasterize(circle(turns), SHAPE), rasterize(circle(1), SHAPE))
 
 
 def test_both_lobes_of_a_figure_of_eight_are_inside() -> None:
     lobes = circle(1, 6) - (6, 0), circle(1, 6) + (6, 0)
     # Both start where they meet; one goes clockwise, the other counterclockwise.
     eight = np.vstack([lobes[0], np.roll(lobes[1], 15, axis=0)[::-1]])
-    union = np.logical_or(*(rasterize(lobe, SHAPE, "c.txt") for lobe in lobes))
-    assert (rasterize(eight, SHAPE, "c.txt") != union).sum() <= 2
+    union = np.logical_or(*(rasterize(lobe, SHAPE) for lobe in lobes))
+    assert (rasterize(eight, SHAPE) != union).sum() <= 2
 
 
 def test_the_center_convention_moves_the_contour_by_half_a_pixel() -> None:
     square = np.array([(10.0, 12.0), (20.0, 12.0), (20.0, 22.0), (10.0, 22.0)])
-    corner = rasterize(square + 0.5, SHAPE, "c.txt", "corner")
-    assert np.array_equal(rasterize(square, SHAPE, "c.txt", "center"), corner)
-    assert not np.array_equal(rasterize(square + 0.25, SHAPE, "c.txt", "corner"), corner)
+    corner = rasterize(square + 0.5, SHAPE)
+    text = "".join(f"{x} {y}\n" for x, y in square).encode()
+    assert np.array_equal(rasterize(read_contour(io.BytesIO(text), "center"), SHAPE), corner)
+    assert not np.array_equal(rasterize(read_contour(io.BytesIO(text)), SHAPE), corner)
 
 
 def test_direction_and_first_vertex_do_not_matter_inside() -> None:
@@ -121,9 +124,9 @@ def test_direction_and_first_vertex_do_not_matter_inside() -> None:
     polygon = [20, 20] + 15 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     areas = pixel_areas(polygon, SHAPE)
     clear = np.abs(areas - 0.5) > 0.05
-    mask = rasterize(polygon, SHAPE, "c.txt")
+    mask = rasterize(polygon, SHAPE)
     for other in (polygon[::-1], np.roll(polygon, 7, axis=0), np.vstack([polygon, polygon[:1]])):
-        assert np.array_equal(rasterize(other, SHAPE, "c.txt")[clear], mask[clear])
+        assert np.array_equal(rasterize(other, SHAPE)[clear], mask[clear])
 
 
 def test_pixels_in_doubt_lean_to_neither_side() -> None:
@@ -134,7 +137,7 @@ def test_pixels_in_doubt_lean_to_neither_side() -> None:
     for _ in range(200):
         radius, center = rng.uniform(4, 15), rng.uniform(18, 22, 2)
         polygon = center + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        biases.append(rasterize(polygon, SHAPE, "c.txt").sum() - np.pi * radius**2)
+        biases.append(rasterize(polygon, SHAPE).sum() - np.pi * radius**2)
     assert stats.ttest_1samp(biases, 0).pvalue > 1e-3
 
 
@@ -151,14 +154,14 @@ def test_pixels_in_doubt_lean_to_neither_side() -> None:
 def test_a_vertex_outside_the_image_is_refused(vertex: tuple[float, float], shape: tuple[int, int]) -> None:
     polygon = np.array([vertex, (5, 5), (6, 8)], float)
     with pytest.raises(InputError, match=r"lies beyond the image's 30 columns and 20 rows") as raised:
-        rasterize(polygon, shape, "c.txt")
+        rasterize(polygon, shape)
     assert raised.value.reason == "outside_image"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
 def test_a_vertex_that_is_infinite_or_not_a_number_is_refused(bad: float) -> None:
     with pytest.raises(InputError, match="lies beyond"):
-        rasterize(np.array([(bad, 5), (5, 5), (6, 8)], float), SHAPE, "c.txt")
+        rasterize(np.array([(bad, 5), (5, 5), (6, 8)], float), SHAPE)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +174,7 @@ def test_a_vertex_that_is_infinite_or_not_a_number_is_refused(bad: float) -> Non
 )
 def test_a_contour_that_covers_no_pixel_is_refused(polygon: list[tuple[float, float]]) -> None:
     with pytest.raises(InputError, match="no pixel has more than half of its area inside") as raised:
-        rasterize(np.array(polygon, float), SHAPE, "c.txt")
+        rasterize(np.array(polygon, float), SHAPE)
     assert raised.value.reason == "degenerate_contour"
 
 
@@ -180,4 +183,4 @@ def test_a_contour_drawn_in_bands_follows_the_area_rule(monkeypatch: pytest.Monk
     angles = np.sort(rng.uniform(0, 2 * np.pi, 60))
     polygon = [20, 20] + rng.uniform(5, 18, (60, 1)) * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     monkeypatch.setattr("preprocess.geometry.masks._MAX_SUBPIXELS", 1)
-    assert doubt(rasterize(polygon, SHAPE, "c.txt"), pixel_areas(polygon, SHAPE)) <= 0.1
+    assert doubt(rasterize(polygon, SHAPE), pixel_areas(polygon, SHAPE)) <= 0.1

@@ -55,9 +55,9 @@ def test_registration_finds_a_known_move(move: tuple[float, float]) -> None:
     registration = Registration()
     for radius in (9, 12, 15):
         # The blood pool is where the contour would be after the move, with its edge pixels partly filled.
-        fine = rasterize(disk(4 * (32 + move[0]), 4 * (32 + move[1]), 4 * radius), (256, 256), "c.txt")
+        fine = rasterize(disk(4 * (32 + move[0]), 4 * (32 + move[1]), 4 * radius), (256, 256))
         image = 100 + 300 * fine.reshape(64, 4, 64, 4).mean(axis=(1, 3))
-        registration.add(image, rasterize(disk(32, 32, radius), (64, 64), "c.txt"))
+        registration.add(image, rasterize(disk(32, 32, radius), (64, 64)))
     dx, dy, peak, rest = registration.peak()
     # The bands begin a pixel from the edge, so the curve is flat about its peak.
     assert (dx, dy) == pytest.approx(move, abs=0.75)
@@ -77,7 +77,7 @@ def test_registration_of_nothing_is_unknown() -> None:
 
 def test_a_contour_that_lacks_points_at_its_end_is_open(phantom_dir: pathlib.Path) -> None:
     points = np.loadtxt(next(phantom_dir.rglob("*-icontour-manual.txt")))
-    whole = rasterize(points, (256, 256), "c.txt")
+    whole = rasterize(points, (256, 256))
 
     def is_open(polygon: np.ndarray) -> bool:
         return len(checks.open_contours([dataclasses.replace(synthetic_pair(1), polygon=polygon)])) == 1
@@ -86,7 +86,7 @@ def test_a_contour_that_lacks_points_at_its_end_is_open(phantom_dir: pathlib.Pat
     # Where the outline is begins does not matter, nor does a last point that repeats the first.
     assert not is_open(np.vstack([points[50:], points[:51]]))
     for count in range(40, len(points), 5):
-        mask = rasterize(points[:count], (256, 256), "c.txt")
+        mask = rasterize(points[:count], (256, 256))
         dice = 2 * (mask & whole).sum() / (mask.sum() + whole.sum())
         assert is_open(points[:count]) or dice > 0.99, count
     # The last number of 150.5 cut down to 1.

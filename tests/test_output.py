@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import DatasetInfo, verify
 from preprocess.config import Config
-from preprocess.findings import InputError
+from preprocess.findings import FatalInputError
 from preprocess.output import publication
 from preprocess.run import run
 
@@ -38,7 +38,9 @@ def test_a_published_directory_has_the_mode_of_any(tmp_path: pathlib.Path) -> No
 def test_an_existing_output_is_not_touched(tmp_path: pathlib.Path) -> None:
     write_small(tmp_path / "records")
     before = contents(tmp_path)
-    with pytest.raises(InputError, match=r"records: exists already; choose another --output_dir, or pass --overwrite"):
+    with pytest.raises(
+        FatalInputError, match=r"records: exists already; choose another --output_dir, or pass --overwrite"
+    ):
         write_small(tmp_path / "records", count=5)
     assert contents(tmp_path) == before
 
@@ -49,10 +51,10 @@ def test_a_directory_without_records_is_never_replaced(tmp_path: pathlib.Path, c
     if content:
         (tmp_path / "home" / content).write_text("{}")
     message = "is not a records directory with an intact manifest, so it is not replaced; choose another --output_dir"
-    with pytest.raises(InputError, match=f"home: {message}$"):
+    with pytest.raises(FatalInputError, match=f"home: {message}$"):
         write_small(tmp_path / "home", overwrite=True)
     (tmp_path / "file").write_text("text")
-    with pytest.raises(InputError, match="file: is not a records directory"):
+    with pytest.raises(FatalInputError, match="file: is not a records directory"):
         write_small(tmp_path / "file", overwrite=True)
     assert (tmp_path / "file").read_text() == "text"
 
@@ -73,7 +75,9 @@ def test_records_with_other_files_beside_them_are_not_replaced(
         (path / name).parent.mkdir(exist_ok=True)
         (path / name).write_text("kept")
     before = contents(tmp_path)
-    with pytest.raises(InputError, match=rf"records: holds {message}, so it is not replaced; choose another --outp"):
+    with pytest.raises(
+        FatalInputError, match=rf"records: holds {message}, so it is not replaced; choose another --outp"
+    ):
         write_small(path, count=5, overwrite=True)
     assert contents(tmp_path) == before
 
@@ -84,7 +88,7 @@ def test_a_file_that_is_put_there_meanwhile_is_kept(tmp_path: pathlib.Path) -> N
     with publication.claimed(path, True) as partial:
         (partial / "records").mkdir()
         (path / "best.keras").write_text("kept")
-        with pytest.raises(InputError, match="holds an entry that its manifest does not name"):
+        with pytest.raises(FatalInputError, match="holds an entry that its manifest does not name"):
             publication.publish(partial / "records", path, True)
     assert (path / "best.keras").read_text() == "kept"
     assert DatasetInfo.load(path).cardinality == 4
@@ -94,7 +98,7 @@ def test_a_symbolic_link_is_not_replaced(tmp_path: pathlib.Path) -> None:
     write_small(tmp_path / "disk")
     (tmp_path / "records").symlink_to("disk")
     message = f"records: is a symbolic link, which is not replaced; pass --output_dir={tmp_path / 'disk'}$"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(FatalInputError, match=message):
         write_small(tmp_path / "records", count=5, overwrite=True)
     assert os.readlink(tmp_path / "records") == "disk"
     assert DatasetInfo.load(tmp_path / "records").cardinality == 4
@@ -116,7 +120,7 @@ def test_records_of_other_studies_are_not_replaced(tree: pathlib.Path, tmp_path:
     message = (
         r"holds records of a study that --data_dir does not name \(PHANTOM002\); choose another --output_dir, or mo"
     )
-    with pytest.raises(InputError, match=f"records: {message}"):
+    with pytest.raises(FatalInputError, match=f"records: {message}"):
         run(Config(tree, path, overwrite=True))
     assert contents(path) == before
     assert not (tmp_path / ".records.partial").exists()
@@ -221,7 +225,7 @@ def test_an_output_that_appears_meanwhile_is_kept(tmp_path: pathlib.Path) -> Non
     with publication.claimed(path, False) as partial:
         (partial / "records").mkdir()
         path.mkdir()
-        with pytest.raises(InputError, match="records: exists already"):
+        with pytest.raises(FatalInputError, match="records: exists already"):
             publication.publish(partial / "records", path, False)
     assert list(path.iterdir()) == []
 
@@ -279,7 +283,7 @@ def test_a_folder_that_another_program_made_is_never_emptied(tmp_path: pathlib.P
         os.chown(partial, 65534, 65534)
     before = contents(tmp_path)
     with pytest.raises(
-        InputError, match=r"\.records\.partial: is where .* another program or user made it; move it away"
+        FatalInputError, match=r"\.records\.partial: is where .* another program or user made it; move it away"
     ):
         write_small(tmp_path / "records")
     assert contents(tmp_path) == before
@@ -296,7 +300,7 @@ def test_leftovers_are_kept_on_a_file_system_without_locks(
     monkeypatch.setattr("fcntl.flock", no_locks)
     before = contents(tmp_path)
     with pytest.raises(
-        InputError, match=r"partial: belongs to a job that is running or was killed; if none is running, r"
+        FatalInputError, match=r"partial: belongs to a job that is running or was killed; if none is running, r"
     ):
         write_small(tmp_path / "records")
     assert contents(tmp_path) == before
@@ -308,7 +312,9 @@ def test_leftovers_are_kept_on_a_file_system_without_locks(
 def test_a_second_job_to_one_output_is_refused(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "records"
     with publication.claimed(path, False):
-        with pytest.raises(InputError, match="records: another job is writing it now; wait for it, or choose another"):
+        with pytest.raises(
+            FatalInputError, match="records: another job is writing it now; wait for it, or choose another"
+        ):
             publication.claimed(path, False).__enter__()
         with publication.claimed(tmp_path / "others", False):
             pass
@@ -330,13 +336,13 @@ def test_an_output_that_cannot_be_written_is_named(
     make(tmp_path)
     if "Permission" in message and os.access(tmp_path / "new", os.W_OK):
         pytest.skip("this user may write everywhere")
-    with pytest.raises(InputError, match=rf"records: cannot be written: ({message})"):
+    with pytest.raises(FatalInputError, match=rf"records: cannot be written: ({message})"):
         publication.claimed(tmp_path / "new" / "records", False).__enter__()
 
 
 def test_no_space_is_an_error_about_the_output(tmp_path: pathlib.Path) -> None:
     with (
-        pytest.raises(InputError, match="records: cannot be written: No space left on device"),
+        pytest.raises(FatalInputError, match="records: cannot be written: No space left on device"),
         publication.writing(tmp_path / "records"),
     ):
         pathlib.Path("/dev/full").write_text("text")

@@ -9,7 +9,7 @@ from preprocess.model import ImageHeader, Study
 from preprocess.quality.measurements import Outline
 from preprocess.stages import pairing
 
-from .helpers.synthetic import AXIAL, UNREAD, header_of, synthetic_pair
+from .helpers.synthetic import AXIAL, GRID, UNREAD, header_of, synthetic_pair
 
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 SQUARE = np.array([(1, 1), (3, 1), (3, 3)], float)
@@ -105,7 +105,15 @@ def test_images_and_contours_without_a_partner_are_reported() -> None:
     }
     polygons = dict.fromkeys((1, 2, 3, 4, 9), SQUARE)
     confirmed, findings = pairing.confirm(study, headers)
-    pairs = pairing.pair(study, "i", confirmed, pairing.locate(confirmed), dict.fromkeys(confirmed, UNREAD), polygons)
+    pairs = pairing.pair(
+        study,
+        "i",
+        confirmed,
+        pairing.locate(confirmed),
+        dict.fromkeys(confirmed, UNREAD),
+        dict.fromkeys(confirmed, GRID),
+        polygons,
+    )
     findings += pairing.left_over(study, "i", headers, polygons) + pairing.unlabeled(study, "i")
     assert [(pair.number, pair.image_path, pair.contour_path) for pair in pairs] == [
         (1, "dicoms/S/1.dcm", "contourfiles/C/1"),

@@ -20,7 +20,7 @@ from selenium.webdriver.support.ui import Select
 from pipeline import RecordsError
 from preprocess import phantom
 from preprocess.config import Config
-from preprocess.findings import InputError
+from preprocess.findings import FatalInputError
 from preprocess.report.page import write_report
 from preprocess.run import run
 
@@ -96,7 +96,7 @@ def test_headings_are_in_order(page: pathlib.Path) -> None:
 
 
 def test_other_data_than_the_records_were_made_from_is_refused(page: pathlib.Path, tree: pathlib.Path) -> None:
-    with pytest.raises(InputError, match=r"is not there; pass the --data_dir that the records were made from"):
+    with pytest.raises(FatalInputError, match=r"is not there; pass the --data_dir that the records were made from"):
         write_report(tree, page.parent.parent / "records", page.parent)
 
 
@@ -111,7 +111,7 @@ def test_what_is_not_a_report_is_not_replaced(
         (tmp_path / "index.html").write_text("<title>Somebody's home page</title>")
     before = contents(tmp_path)
     with pytest.raises(
-        InputError, match=r"index.html: is not a report of this version, so it is not replaced; choose an"
+        FatalInputError, match=r"index.html: is not a report of this version, so it is not replaced; choose an"
     ):
         write_report(data, page.parent.parent / "records", tmp_path)
     assert contents(tmp_path) == before
@@ -125,7 +125,7 @@ def test_a_report_is_replaced_by_one_of_the_same_studies_only(
     message = (
         r"index.html: is a report of studies that the records do not hold \(PHANTOM003\); choose another --output_dir"
     )
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(FatalInputError, match=message):
         write_report(tree, tmp_path / "records", tmp_path)
     (tree / "link.csv").write_text("patient_id,original_id\nPHANTOM001,PH-1\n")
     run(Config(tree, tmp_path / "fewer"))

@@ -12,9 +12,8 @@ import pytest
 from pipeline import DatasetInfo, iterate_batches, verify
 from preprocess import phantom
 from preprocess import run as run_module
-from preprocess.audit_table import LEVELS
 from preprocess.config import Config
-from preprocess.findings import InputError
+from preprocess.findings import FatalInputError, Reason
 from preprocess.model import ContourKind, Origin
 from preprocess.report.page import write_report
 from preprocess.run import run
@@ -193,7 +192,7 @@ def test_a_flaw_is_reported_and_costs_its_pair_alone(
     first = next(row for row in rows if row["reason"] == reasons[0])
     assert first["kind"] == kind
     for row in rows:
-        assert row["level"] == LEVELS[row["reason"]]
+        assert row["level"] == Reason[row["reason"].upper()].levels[0]
         assert row["detail"]
         assert not row["path"].startswith("/")
         if kind in ("image", "contour", "pair"):
@@ -319,7 +318,7 @@ def test_every_reason_is_provoked() -> None:
         "changed_image",
         "incomplete_volumes",
     }
-    assert provoked | own_tests == set(LEVELS)
+    assert provoked | own_tests == set(Reason)
 
 
 def test_unlabeled_images_are_counted_by_study(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -371,7 +370,7 @@ def test_a_split_of_studies_that_are_not_there_is_refused_before_images_are_read
     tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, rule: str
 ) -> None:
     monkeypatch.setattr(run_module, "examine", None)
-    with pytest.raises(InputError, match=r"can be(?: used)?: PHANTOM001, PHANTOM002"):
+    with pytest.raises(FatalInputError, match=r"can be(?: used)?: PHANTOM001, PHANTOM002"):
         run(Config(tree, tmp_path / "records", split=rule))
 
 
@@ -435,7 +434,7 @@ def test_where_nothing_can_be_paired_nothing_is_published(tree: pathlib.Path, tm
     for path in (tree / "contourfiles").rglob("*.txt"):
         path.write_text("no contour\n")
     with pytest.raises(
-        InputError, match=r"no image and contour could be paired\n  unreadable_contour: contourfiles/PH-1"
+        FatalInputError, match=r"no image and contour could be paired\n  unreadable_contour: contourfiles/PH-1"
     ):
         run(Config(tree, tmp_path / "records"))
     assert not (tmp_path / "records").exists()
@@ -444,7 +443,7 @@ def test_where_nothing_can_be_paired_nothing_is_published(tree: pathlib.Path, tm
 def test_a_split_that_is_left_empty_is_an_error(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     for path in (tree / "dicoms" / "PHANTOM002").iterdir():
         path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(InputError, match="no image and contour could be paired in split val"):
+    with pytest.raises(FatalInputError, match="no image and contour could be paired in split val"):
         run(Config(tree, tmp_path / "records", split="val=PHANTOM002"))
     assert not (tmp_path / "records").exists()
 
@@ -452,7 +451,9 @@ def test_a_split_that_is_left_empty_is_an_error(tree: pathlib.Path, tmp_path: pa
 def test_strict_publishes_nothing_where_there_is_an_error(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert run(Config(tree, tmp_path / "flawless", strict=True)).records == {"train": 8}
     cut_pixels(tree)
-    with pytest.raises(InputError, match=r"--strict: nothing published, for the audit has errors\n  no_image: .*9"):
+    with pytest.raises(
+        FatalInputError, match=r"--strict: nothing published, for the audit has errors\n  no_image: .*9"
+    ):
         run(Config(tree, tmp_path / "records", strict=True))
     assert not (tmp_path / "records").exists()
 

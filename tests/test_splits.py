@@ -4,7 +4,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from preprocess.findings import InputError
+from preprocess.findings import FatalInputError
 from preprocess.output import splits
 
 FOUR = ("A", "B", "C", "D")
@@ -73,7 +73,7 @@ def test_a_malformed_rule_is_refused(rule: str, message: str) -> None:
     for check in (splits.check, lambda rule: splits.assign(rule, FOUR)):
         with pytest.raises(ValueError, match=message) as raised:
             check(rule)
-        assert not isinstance(raised.value, InputError)
+        assert not isinstance(raised.value, FatalInputError)
 
 
 @pytest.mark.parametrize(
@@ -87,12 +87,12 @@ def test_a_malformed_rule_is_refused(rule: str, message: str) -> None:
 )
 def test_a_rule_that_the_studies_cannot_satisfy_is_refused(rule: str, message: str) -> None:
     splits.check(rule)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(FatalInputError, match=message):
         splits.assign(rule, FOUR)
 
 
 def test_a_message_names_ten_studies_at_most() -> None:
-    with pytest.raises(InputError, match=r"these can be: 00, 01, 02, 03, 04, 05, 06, 07, 08, 09, 20 more$"):
+    with pytest.raises(FatalInputError, match=r"these can be: 00, 01, 02, 03, 04, 05, 06, 07, 08, 09, 20 more$"):
         splits.assign("val=X", [f"{number:02d}" for number in range(30)])
 
 

@@ -17,7 +17,7 @@ from pydicom.uid import (
     RLETransferSyntaxes,
 )
 
-from preprocess.findings import InputError
+from preprocess.findings import InputError, Reason
 
 # Frame headers, SOF (ISO/IEC 10918-1 table B.1; 0xF7 of ISO/IEC 14495-1), and DHP, which precedes a hierarchy of them.
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xDE, 0xF7}
@@ -54,14 +54,13 @@ class Claim(NamedTuple):
         return max(8, 1 << (self.precision - 1).bit_length())
 
 
-def check_codestream(frame: bytes, syntax: UID, shape: tuple[int, int], path: str) -> Claim | None:
+def check_codestream(frame: bytes, syntax: UID, shape: tuple[int, int]) -> Claim | None:
     """Compares what a frame of an encapsulated image claims to be with what its header says.
 
     Args:
         frame: all fragments of the frame (PS3.5 A.4).
         syntax: its transfer syntax; of one that is neither JPEG, JPEG-LS, JPEG 2000 nor RLE nothing is asked.
         shape: Rows and Columns.
-        path: what errors call the image.
 
     Returns:
         What it claims, None where it claims nothing.
@@ -72,7 +71,7 @@ def check_codestream(frame: bytes, syntax: UID, shape: tuple[int, int], path: st
     if syntax in RLETransferSyntaxes:
         if _unpacks_beyond(frame, shape[0] * shape[1]):
             detail = f"a run-length segment unpacks to more than Rows × Columns, {shape[0]} × {shape[1]}, bytes"
-            raise InputError(path, detail, "unreadable_image")
+            raise InputError(Reason.UNREADABLE_IMAGE, detail)
         return None
     if syntax in JPEG2000TransferSyntaxes:
         claim = _claim_of_jpeg_2000(frame)
@@ -81,10 +80,10 @@ def check_codestream(frame: bytes, syntax: UID, shape: tuple[int, int], path: st
     else:
         return None
     if claim is None:
-        raise InputError(path, "its compressed pixels have no frame header", "unreadable_image")
+        raise InputError(Reason.UNREADABLE_IMAGE, "its compressed pixels have no frame header")
     if claim[:3] != (*shape, 1):
         detail = "its compressed pixels are {} × {} with {} samples, {} × {} with 1 expected".format(*claim[:3], *shape)
-        raise InputError(path, detail, "unreadable_image")
+        raise InputError(Reason.UNREADABLE_IMAGE, detail)
     return claim
 
 

@@ -14,7 +14,7 @@ import pydicom
 from pydicom.datadict import dictionary_description
 from pydicom.tag import BaseTag, Tag
 
-from preprocess.findings import InputError
+from preprocess.findings import InputError, Reason
 
 LARGEST = 1e6
 """Millimeters, milliseconds and direction cosines beyond this measure nothing: a kilometer, a quarter of an hour."""
@@ -22,7 +22,7 @@ LARGEST = 1e6
 _Value = TypeVar("_Value")
 
 
-def element(dataset: pydicom.Dataset, path: str, keyword: str | int, convert: Callable[[Any], _Value]) -> _Value | None:
+def element(dataset: pydicom.Dataset, keyword: str | int, convert: Callable[[Any], _Value]) -> _Value | None:
     """One element's value, by keyword or tag; None when it is absent or empty.
 
     Raises:
@@ -31,22 +31,22 @@ def element(dataset: pydicom.Dataset, path: str, keyword: str | int, convert: Ca
     tag = _tag(keyword)
     if tag not in dataset:
         return None
-    with foreign_code(path, f"{describe(keyword)} cannot be read"):
+    with foreign_code(f"{describe(keyword)} cannot be read"):
         value = dataset[tag].value
         return None if value is None or value == "" else convert(value)
 
 
-def floats(dataset: pydicom.Dataset, path: str, keyword: str, count: int) -> tuple[float, ...] | None:
+def floats(dataset: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
     """The finite numbers of one element, None when it is absent or empty.
 
     Raises:
         InputError: ``unreadable_image``, there are not ``count`` of them, or one goes beyond ``LARGEST``.
     """
-    values = element(dataset, path, keyword, lambda value: tuple(float(number) for number in value))
+    values = element(dataset, keyword, lambda value: tuple(float(number) for number in value))
     if values is not None and (len(values) != count or not all(map(math.isfinite, values))):
-        raise InputError(path, f"{describe(keyword)} is not {count} finite numbers", "unreadable_image")
+        raise InputError(Reason.UNREADABLE_IMAGE, f"{describe(keyword)} is not {count} finite numbers")
     if values is not None and any(abs(value) > LARGEST for value in values):
-        raise InputError(path, f"{describe(keyword)} goes beyond ±{LARGEST:g}", "unreadable_image")
+        raise InputError(Reason.UNREADABLE_IMAGE, f"{describe(keyword)} goes beyond ±{LARGEST:g}")
     return values
 
 
@@ -88,7 +88,7 @@ def silent() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def foreign_code(path: str, detail: str) -> Iterator[None]:
+def foreign_code(detail: str) -> Iterator[None]:
     """Makes whatever pydicom and its codecs raise on a bad file an error about that file.
 
     They raise nearly every built-in exception, so there is no shorter list; our own code stays outside this block.
@@ -99,4 +99,4 @@ def foreign_code(path: str, detail: str) -> Iterator[None]:
     except (InputError, MemoryError):
         raise
     except Exception as error:
-        raise InputError(path, f"{detail} ({type(error).__name__})", "unreadable_image") from error
+        raise InputError(Reason.UNREADABLE_IMAGE, f"{detail} ({type(error).__name__})") from error

@@ -20,7 +20,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from preprocess.dicom.elements import describe, foreign_code
-from preprocess.findings import InputError
+from preprocess.findings import InputError, Reason
 
 MAX_HEADER_BYTES = 1 << 19
 """Bytes that may be parsed besides the pixels. What is passed over, as private elements are, is not counted."""
@@ -33,6 +33,9 @@ characters; and of each number of a byte an object of a hundred would be made.""
 
 # The largest pixels are those of Double Float Pixel Data (PS3.3 C.7.6.26).
 _MAX_BYTES_PER_PIXEL = 8
+
+RAISE_THE_LIMIT = "raise --max_image_pixels if this is right"
+"""What to do about an image that is larger than is allowed."""
 
 
 Names = tuple[str | int, ...]
@@ -53,12 +56,11 @@ class Elements(NamedTuple):
     digest: bytes
 
 
-def read_elements(file: BinaryIO, path: str, names: Names, max_image_pixels: int) -> Elements:
+def read_elements(file: BinaryIO, names: Names, max_image_pixels: int) -> Elements:
     """Reads elements of a DICOM file, and nothing behind its pixels.
 
     Args:
         file: a DICOM file (PS3.10).
-        path: what errors call it.
         names: the elements to read; where no pixels are among them, the file is read up to those.
         max_image_pixels: how many pixels it may have.
 
@@ -66,15 +68,15 @@ def read_elements(file: BinaryIO, path: str, names: Names, max_image_pixels: int
         InputError: ``unreadable_image``, or ``unsupported_image`` where it is over a limit.
     """
     max_pixel_bytes = _MAX_BYTES_PER_PIXEL * max_image_pixels
-    with foreign_code(path, "it cannot be read as a DICOM file"):
+    with foreign_code("it cannot be read as a DICOM file"):
         try:
-            elements = _parse(_Bounded(file, path, max_pixel_bytes), names)
+            elements = _parse(_Bounded(file, max_pixel_bytes), names)
         except _DeflatedError as deflated:
-            inflated = _inflate(file, path, deflated.start, MAX_HEADER_BYTES + max_pixel_bytes)
-            elements = _parse(_Bounded(inflated, path, max_pixel_bytes), names)
+            inflated = _inflate(file, deflated.start, MAX_HEADER_BYTES + max_pixel_bytes)
+            elements = _parse(_Bounded(inflated, max_pixel_bytes), names)
         if elements.dataset.file_meta.get("TransferSyntaxUID"):
             return elements
-    raise InputError(path, "it has no Transfer Syntax UID (0002,0010); the file may be cut short", "unreadable_image")
+    raise InputError(Reason.UNREADABLE_IMAGE, "it has no Transfer Syntax UID (0002,0010); the file may be cut short")
 
 
 def _parse(file: _Bounded, names: Names) -> Elements:
@@ -85,7 +87,7 @@ def _parse(file: _Bounded, names: Names) -> Elements:
     def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
         if length > MAX_VALUE_BYTES and tag in short:
             detail = f"{describe(tag)} claims {length} bytes, at most {MAX_VALUE_BYTES} expected"
-            raise InputError(file.path, detail, "unreadable_image")
+            raise InputError(Reason.UNREADABLE_IMAGE, detail)
         if tag in pixels and not file.at_pixels:
             reached.append(str(pixels[tag]))
         if tag in pixels and tag in wanted and not file.at_pixels:
@@ -111,7 +113,7 @@ def _short(names: Names) -> frozenset[int]:
     )
 
 
-def _inflate(file: BinaryIO, path: str, start: int, limit: int) -> BinaryIO:
+def _inflate(file: BinaryIO, start: int, limit: int) -> BinaryIO:
     """The file as it would be, were its elements not deflated (PS3.5 A.5)."""
     file.seek(0)
     uid = DeflatedExplicitVRLittleEndian.encode()
@@ -122,10 +124,9 @@ def _inflate(file: BinaryIO, path: str, start: int, limit: int) -> BinaryIO:
     while not inflater.eof and (piece := inflater.unconsumed_tail or file.read(1 << 16)):
         content.write(inflater.decompress(piece, limit + 1 - content.tell()))
         if content.tell() > limit:
-            detail = f"it inflates to over {limit} bytes; raise --max_image_pixels if this is right"
-            raise InputError(path, detail, "unsupported_image")
+            raise InputError(Reason.UNSUPPORTED_IMAGE, f"it inflates to over {limit} bytes", RAISE_THE_LIMIT)
     if not inflater.eof:
-        raise InputError(path, "its deflated elements are cut short", "unreadable_image")
+        raise InputError(Reason.UNREADABLE_IMAGE, "its deflated elements are cut short")
     content.seek(0)
     return content
 
@@ -142,12 +143,10 @@ class _Bounded:
     """As much of a file as may be parsed: the header first, and once they are reached, the pixels.
 
     Attributes:
-        path: what errors call it.
         at_pixels: they are what is being read.
     """
 
-    def __init__(self, file: BinaryIO, path: str, max_pixel_bytes: int) -> None:
-        self.path = path
+    def __init__(self, file: BinaryIO, max_pixel_bytes: int) -> None:
         self.at_pixels = False
         self.seek = file.seek
         self.tell = file.tell
@@ -171,7 +170,7 @@ class _Bounded:
         if self._left >= 0:
             return content
         if self.at_pixels:
-            detail = f"its pixels take over {self._max_pixel_bytes} bytes; raise --max_image_pixels if this is right"
-        else:
-            detail = f"its header takes over {MAX_HEADER_BYTES} bytes to parse; keep sequences and text out of it"
-        raise InputError(self.path, detail, "unsupported_image")
+            detail = f"its pixels take over {self._max_pixel_bytes} bytes"
+            raise InputError(Reason.UNSUPPORTED_IMAGE, detail, RAISE_THE_LIMIT)
+        detail = f"its header takes over {MAX_HEADER_BYTES} bytes to parse"
+        raise InputError(Reason.UNSUPPORTED_IMAGE, detail, "remove sequences and long texts from it")

@@ -17,7 +17,7 @@ from preprocess.dicom.codestream import check_codestream
 from preprocess.dicom.elements import LARGEST, element, floats, foreign_code, silent, unsigned_short
 from preprocess.dicom.part10 import PIXEL_KEYWORDS, Elements, read_elements
 from preprocess.dicom.stored import OVERLAY_BIT_POSITIONS, from_cells, from_numbers, read_layout, read_overlays
-from preprocess.findings import InputError
+from preprocess.findings import InputError, Reason
 from preprocess.model import Fingerprint, ImageHeader
 
 _HEADER_KEYWORDS = (
@@ -57,23 +57,22 @@ _ENHANCED = frozenset(
 _MAX_INTEGER = 1 << 62
 
 
-def read_header(file: BinaryIO, path: str, max_image_pixels: int) -> ImageHeader:
+def read_header(file: BinaryIO, max_image_pixels: int) -> ImageHeader:
     """Reads the header of an image, never its pixels.
 
     Args:
         file: a DICOM file (PS3.10).
-        path: what errors call it.
         max_image_pixels: rows × columns allowed.
 
     Raises:
         InputError: ``unreadable_image`` or ``unsupported_image``.
     """
     with silent():
-        return _header(read_elements(file, path, _HEADER_KEYWORDS, max_image_pixels), path, max_image_pixels)
+        return _header(read_elements(file, _HEADER_KEYWORDS, max_image_pixels), max_image_pixels)
 
 
 def read_pixels(
-    file: BinaryIO, path: str, max_image_pixels: int, fingerprint: Fingerprint | None = None
+    file: BinaryIO, max_image_pixels: int, fingerprint: Fingerprint | None = None
 ) -> npt.NDArray[np.generic]:
     """Reads an image's modality values: stored values × Rescale Slope + Rescale Intercept (PS3.3 C.11.1.1.2).
 
@@ -82,7 +81,6 @@ def read_pixels(
 
     Args:
         file: a DICOM file (PS3.10).
-        path: what errors call it.
         max_image_pixels: rows × columns allowed; checked before anything is decoded.
         fingerprint: what ``read_fingerprint`` has found, where it has been read before.
 
@@ -93,16 +91,16 @@ def read_pixels(
         InputError: ``unreadable_image``, ``unsupported_image``, or ``changed_image`` where the fingerprint is another.
     """
     with silent():
-        elements = read_elements(file, path, _IMAGE_NAMES, max_image_pixels)
+        elements = read_elements(file, _IMAGE_NAMES, max_image_pixels)
         if fingerprint is not None and elements.digest != fingerprint.file:
-            raise InputError(path, "it changed while the job ran; run it again", "changed_image")
-        header, dataset = _header(elements, path, max_image_pixels), elements.dataset
-        pixels = _stored_values(elements, header.shape, path)
+            raise InputError(Reason.CHANGED_IMAGE, "it changed while the job ran")
+        header, dataset = _header(elements, max_image_pixels), elements.dataset
+        pixels = _stored_values(elements, header.shape)
         if "ModalityLUTSequence" in dataset:
-            with foreign_code(path, "Modality LUT Sequence (0028,3000) cannot be applied"):
+            with foreign_code("Modality LUT Sequence (0028,3000) cannot be applied"):
                 # Of the pixels' own dtype, the difference to the first value mapped may wrap.
                 return apply_modality_lut(pixels.astype(np.int64), dataset)
-        slope, intercept = _rescale(dataset, path)
+        slope, intercept = _rescale(dataset)
         if (slope, intercept) == (1, 0):
             return pixels
         if header.value_range is not None:
@@ -110,45 +108,44 @@ def read_pixels(
         return pixels.astype(np.float64) * slope + intercept
 
 
-def read_fingerprint(file: BinaryIO, path: str, max_image_pixels: int) -> tuple[ImageHeader, Fingerprint]:
+def read_fingerprint(file: BinaryIO, max_image_pixels: int) -> tuple[ImageHeader, Fingerprint]:
     """Reads all of an image and decodes nothing.
 
     Args:
         file: a DICOM file (PS3.10).
-        path: what errors call it.
         max_image_pixels: rows × columns allowed, at 8 bytes each.
 
     Raises:
         InputError: ``unreadable_image`` or ``unsupported_image``.
     """
     with silent():
-        elements = read_elements(file, path, _IMAGE_NAMES, max_image_pixels)
-        header = _header(elements, path, max_image_pixels)
-        keyword = _pixel_keyword(elements, path)
-        with foreign_code(path, "the pixels cannot be read"):
+        elements = read_elements(file, _IMAGE_NAMES, max_image_pixels)
+        header = _header(elements, max_image_pixels)
+        keyword = _pixel_keyword(elements)
+        with foreign_code("the pixels cannot be read"):
             return header, Fingerprint(hashlib.sha256(elements.dataset[keyword].value).digest(), elements.digest)
 
 
-def _pixel_keyword(elements: Elements, path: str) -> str:
+def _pixel_keyword(elements: Elements) -> str:
     """Which element holds the pixels."""
     if elements.pixels is None:
-        raise _unsupported(path, "it has no pixels")
+        raise _unsupported("it has no pixels")
     return elements.pixels
 
 
-def _stored_values(elements: Elements, shape: tuple[int, int], path: str) -> npt.NDArray[np.generic]:
+def _stored_values(elements: Elements, shape: tuple[int, int]) -> npt.NDArray[np.generic]:
     """An image's pixels before slope and intercept (PS3.5 8.1.1 and 8.2), float where their element is."""
-    dataset, keyword = elements.dataset, _pixel_keyword(elements, path)
-    _check_codec(dataset, path)
+    dataset, keyword = elements.dataset, _pixel_keyword(elements)
+    _check_codec(dataset)
     syntax, floating, claim = UID(dataset.file_meta.TransferSyntaxUID), keyword != "PixelData", None
     if floating and syntax.is_encapsulated:
-        raise _unsupported(path, "its float pixels are compressed; decompress them")
+        raise _unsupported("its float pixels are compressed", "decompress them")
     # Cells are decoded as bits, a codestream as what it says it is. As the header states them, pydicom would mask and
     # wrap what contradicts it.
     stated: dict[str, Any] = {} if floating else {"pixel_representation": 0}
-    with foreign_code(path, "the pixels cannot be decoded"):
+    with foreign_code("the pixels cannot be decoded"):
         if syntax.is_encapsulated:
-            claim = check_codestream(get_frame(dataset[keyword].value, 0, number_of_frames=1), syntax, shape, path)
+            claim = check_codestream(get_frame(dataset[keyword].value, 0, number_of_frames=1), syntax, shape)
         if claim is not None:
             stated = {
                 "bits_allocated": claim.container,
@@ -159,46 +156,45 @@ def _stored_values(elements: Elements, shape: tuple[int, int], path: str) -> npt
         pixels = pixel_array(dataset, index=0, correct_unused_bits=False, **stated)
     if floating:
         return pixels
-    layout = read_layout(dataset, path)
+    layout = read_layout(dataset)
     if claim is None:
-        return from_cells(pixels, layout, path, read_overlays(dataset, path))
+        return from_cells(pixels, layout, read_overlays(dataset))
     if claim.signed is None:
-        return from_cells(pixels, layout, path, width=claim.precision)
-    return from_numbers(pixels, layout, path)
+        return from_cells(pixels, layout, width=claim.precision)
+    return from_numbers(pixels, layout)
 
 
-def _header(elements: Elements, path: str, max_image_pixels: int) -> ImageHeader:
+def _header(elements: Elements, max_image_pixels: int) -> ImageHeader:
     dataset = elements.dataset
-    if element(dataset, path, "SOPClassUID", str) in _ENHANCED:
-        raise _unsupported(path, "it is of an enhanced, multi-frame class; convert it to single-frame images")
-    rows, columns = (element(dataset, path, keyword, unsigned_short) for keyword in ("Rows", "Columns"))
+    if element(dataset, "SOPClassUID", str) in _ENHANCED:
+        raise _unsupported("it is of an enhanced, multi-frame class", "convert it to single-frame images")
+    rows, columns = (element(dataset, keyword, unsigned_short) for keyword in ("Rows", "Columns"))
     if not rows or not columns:
-        raise _unsupported(path, "it has no pixels: Rows (0028,0010) or Columns (0028,0011) is missing")
+        raise _unsupported("it has no pixels: Rows (0028,0010) or Columns (0028,0011) is missing")
     if rows * columns > max_image_pixels:
         raise _unsupported(
-            path,
             f"Rows × Columns is {rows} × {columns}, at most {max_image_pixels} pixels expected; "
             "raise --max_image_pixels if this is right",
         )
-    samples = element(dataset, path, "SamplesPerPixel", int)
-    photometric = element(dataset, path, "PhotometricInterpretation", str)
+    samples = element(dataset, "SamplesPerPixel", int)
+    photometric = element(dataset, "PhotometricInterpretation", str)
     if samples not in (None, 1) or photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise _unsupported(path, "it is not grayscale: MONOCHROME1 or MONOCHROME2, with 1 sample per pixel, expected")
-    frames = element(dataset, path, "NumberOfFrames", unsigned_short)
+        raise _unsupported("it is not grayscale: MONOCHROME1 or MONOCHROME2, with 1 sample per pixel, expected")
+    frames = element(dataset, "NumberOfFrames", unsigned_short)
     if frames not in (None, 1):
-        raise _unsupported(path, f"NumberOfFrames (0028,0008) is {frames}, 1 expected; split it into images")
-    value_range = _value_range(elements, path)
-    spacing = floats(dataset, path, "PixelSpacing", 2) or (math.nan, math.nan)
-    orientation = floats(dataset, path, "ImageOrientationPatient", 6)
-    position = floats(dataset, path, "ImagePositionPatient", 3)
-    trigger_time = element(dataset, path, "TriggerTime", float)
+        raise _unsupported(f"NumberOfFrames (0028,0008) is {frames}, 1 expected", "split it into images")
+    value_range = _value_range(elements)
+    spacing = floats(dataset, "PixelSpacing", 2) or (math.nan, math.nan)
+    orientation = floats(dataset, "ImageOrientationPatient", 6)
+    position = floats(dataset, "ImagePositionPatient", 3)
+    trigger_time = element(dataset, "TriggerTime", float)
     if trigger_time is not None and not abs(trigger_time) <= LARGEST:
-        raise InputError(path, f"Trigger Time (0018,1060) goes beyond ±{LARGEST:g}", "unreadable_image")
+        raise InputError(Reason.UNREADABLE_IMAGE, f"Trigger Time (0018,1060) goes beyond ±{LARGEST:g}")
     if not all(distance > 0 for distance in spacing if not math.isnan(distance)):
-        raise InputError(path, "Pixel Spacing (0028,0030) is not above 0", "unreadable_image")
+        raise InputError(Reason.UNREADABLE_IMAGE, "Pixel Spacing (0028,0030) is not above 0")
     return ImageHeader(
-        patient_id=element(dataset, path, "PatientID", lambda value: str(value).strip()) or None,
-        instance_number=element(dataset, path, "InstanceNumber", int),
+        patient_id=element(dataset, "PatientID", lambda value: str(value).strip()) or None,
+        instance_number=element(dataset, "InstanceNumber", int),
         shape=(rows, columns),
         value_range=value_range,
         pixel_spacing_mm=(spacing[0], spacing[1]),
@@ -209,49 +205,49 @@ def _header(elements: Elements, path: str, max_image_pixels: int) -> ImageHeader
     )
 
 
-def _value_range(elements: Elements, path: str) -> tuple[int, int] | None:
+def _value_range(elements: Elements) -> tuple[int, int] | None:
     """Lowest and highest modality value that the header allows; None where they are not all integers."""
     dataset = elements.dataset
     # Float pixels may have Bits Stored, too, which then says nothing of them (PS3.3 C.7.6.24).
-    layout = read_layout(dataset, path) if elements.pixels in (None, "PixelData") else None
+    layout = read_layout(dataset) if elements.pixels in (None, "PixelData") else None
     if "ModalityLUTSequence" in dataset:
         if layout is None:
-            raise _unsupported(path, "it has a Modality LUT Sequence (0028,3000), which float pixels cannot index")
-        with foreign_code(path, "Modality LUT Sequence (0028,3000) cannot be read"):
+            raise _unsupported("it has a Modality LUT Sequence (0028,3000), which float pixels cannot index")
+        with foreign_code("Modality LUT Sequence (0028,3000) cannot be read"):
             bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
         if bits not in _LUT_BITS:
-            raise _unsupported(path, f"LUT Descriptor (0028,3002) does not say {_LUT_BITS[0]} to {_LUT_BITS[-1]} bits")
+            raise _unsupported(f"LUT Descriptor (0028,3002) does not say {_LUT_BITS[0]} to {_LUT_BITS[-1]} bits")
         return 0, (1 << bits) - 1
-    slope, intercept = _rescale(dataset, path)
+    slope, intercept = _rescale(dataset)
     if layout is None or not slope.is_integer() or not intercept.is_integer():
         return None
     ends = sorted(value * int(slope) + int(intercept) for value in layout.limits)
     return (ends[0], ends[1]) if ends[0] >= -_MAX_INTEGER and ends[1] <= _MAX_INTEGER else None
 
 
-def _rescale(dataset: pydicom.Dataset, path: str) -> tuple[float, float]:
+def _rescale(dataset: pydicom.Dataset) -> tuple[float, float]:
     """Rescale Slope, 1 when absent, and Rescale Intercept, 0 when absent."""
-    slope = element(dataset, path, "RescaleSlope", float)
-    intercept = element(dataset, path, "RescaleIntercept", float)
+    slope = element(dataset, "RescaleSlope", float)
+    intercept = element(dataset, "RescaleIntercept", float)
     slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
     if not math.isfinite(slope) or not math.isfinite(intercept) or slope == 0:
-        raise InputError(path, "Rescale Slope and Intercept are not a finite scale", "unreadable_image")
+        raise InputError(Reason.UNREADABLE_IMAGE, "Rescale Slope and Intercept are not a finite scale")
     return slope, intercept
 
 
-def _check_codec(dataset: pydicom.FileDataset, path: str) -> None:
+def _check_codec(dataset: pydicom.FileDataset) -> None:
     syntax = dataset.file_meta.TransferSyntaxUID
     # An unknown UID's text comes from the header, so it is not repeated.
     name = syntax.name if UID(syntax).is_transfer_syntax else "unknown"
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
-        raise _unsupported(path, f"no codec for its transfer syntax ({name})") from error
+        raise _unsupported(f"no codec for its transfer syntax ({name})") from error
     if not decoder.is_available:
         raise _unsupported(
-            path, f"the codec for {name} is not installed; pip install '.[preprocess,jpeg]' in the project's folder"
+            f"the codec for {name} is not installed", "pip install '.[preprocess,jpeg]' in the project's folder"
         )
 
 
-def _unsupported(path: str, detail: str) -> InputError:
-    return InputError(path, detail, "unsupported_image")
+def _unsupported(detail: str, remedy: str = "") -> InputError:
+    return InputError(Reason.UNSUPPORTED_IMAGE, detail, remedy)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pydicom
 
 from preprocess.dicom.elements import element, unsigned_short
-from preprocess.findings import InputError
+from preprocess.findings import InputError, Reason
 
 _BITS_ALLOCATED = (1, 8, 16, 32, 64)
 """What images may have (PS3.5 8.1.1, PS3.3 C.7.6.24 and C.7.6.25)."""
@@ -46,45 +46,44 @@ class Layout(NamedTuple):
         return (-(1 << self.stored - 1), (1 << self.stored - 1) - 1) if self.signed else (0, (1 << self.stored) - 1)
 
 
-def read_layout(dataset: pydicom.Dataset, path: str) -> Layout:
+def read_layout(dataset: pydicom.Dataset) -> Layout:
     """The layout that a header states, of pixels that are integers.
 
     Raises:
         InputError: ``unsupported_image``, it is incomplete or contradicts itself.
     """
-    allocated = element(dataset, path, "BitsAllocated", unsigned_short)
+    allocated = element(dataset, "BitsAllocated", unsigned_short)
     if allocated not in _BITS_ALLOCATED:
-        raise _unsupported(path, f"Bits Allocated (0028,0100) is {_shown(allocated)}, 1, 8, 16, 32 or 64 expected")
-    stored = element(dataset, path, "BitsStored", unsigned_short)
+        raise _unsupported(f"Bits Allocated (0028,0100) is {_shown(allocated)}, 1, 8, 16, 32 or 64 expected")
+    stored = element(dataset, "BitsStored", unsigned_short)
     most = min(_MAX_BITS_STORED, allocated)
     if stored is None or not 1 <= stored <= most:
-        raise _unsupported(path, f"Bits Stored (0028,0101) is {_shown(stored)}, 1 to {most} expected")
-    high = element(dataset, path, "HighBit", unsigned_short)
+        raise _unsupported(f"Bits Stored (0028,0101) is {_shown(stored)}, 1 to {most} expected")
+    high = element(dataset, "HighBit", unsigned_short)
     high = stored - 1 if high is None else high
     if not stored - 1 <= high < allocated:
-        raise _unsupported(path, f"High Bit (0028,0102) is {high}, {stored - 1} to {allocated - 1} expected")
-    representation = element(dataset, path, "PixelRepresentation", unsigned_short)
+        raise _unsupported(f"High Bit (0028,0102) is {high}, {stored - 1} to {allocated - 1} expected")
+    representation = element(dataset, "PixelRepresentation", unsigned_short)
     if representation not in (0, 1):
-        raise _unsupported(path, f"Pixel Representation (0028,0103) is {_shown(representation)}, 0 or 1 expected")
+        raise _unsupported(f"Pixel Representation (0028,0103) is {_shown(representation)}, 0 or 1 expected")
     return Layout(allocated, stored, high, representation == 1)
 
 
-def read_overlays(dataset: pydicom.Dataset, path: str) -> tuple[int, ...]:
+def read_overlays(dataset: pydicom.Dataset) -> tuple[int, ...]:
     """Positions of the bits of a cell that hold overlays, which the standard has retired."""
-    positions = (element(dataset, path, tag, unsigned_short) for tag in OVERLAY_BIT_POSITIONS)
+    positions = (element(dataset, tag, unsigned_short) for tag in OVERLAY_BIT_POSITIONS)
     # 0 is what an overlay with data of its own has.
     return tuple(position for position in positions if position)
 
 
 def from_cells(
-    cells: npt.NDArray[Any], layout: Layout, path: str, overlays: Iterable[int] = (), width: int | None = None
+    cells: npt.NDArray[Any], layout: Layout, overlays: Iterable[int] = (), width: int | None = None
 ) -> npt.NDArray[np.generic]:
     """Stored values out of pixel cells.
 
     Args:
         cells: unsigned integers.
         layout: which of their bits are the value.
-        path: what errors call the image.
         overlays: positions of bits that hold overlays.
         width: bits of a cell, where a codec keeps fewer than are allocated.
 
@@ -112,15 +111,15 @@ def from_cells(
     signless = layout.signed and width <= layout.high and bool((cells >> (width - 1)).any())
     if not whole or signless:
         raise InputError(
-            path,
+            Reason.UNREADABLE_IMAGE,
             f"bits other than those of Bits Stored (0028,0101), {layout.stored}, up to High Bit (0028,0102), "
-            f"{layout.high}, are in use and no overlay; correct the elements",
-            "unreadable_image",
+            f"{layout.high}, are in use and are not an overlay",
+            "correct the elements",
         )
     return values
 
 
-def from_numbers(numbers: npt.NDArray[Any], layout: Layout, path: str) -> npt.NDArray[np.generic]:
+def from_numbers(numbers: npt.NDArray[Any], layout: Layout) -> npt.NDArray[np.generic]:
     """Stored values out of the numbers that a codestream holds, which say their sign themselves.
 
     Raises:
@@ -129,10 +128,10 @@ def from_numbers(numbers: npt.NDArray[Any], layout: Layout, path: str) -> npt.ND
     low, high = layout.limits
     if numbers.min() < low or numbers.max() > high:
         raise InputError(
-            path,
+            Reason.UNREADABLE_IMAGE,
             "its compressed pixels go beyond the values of Bits Stored (0028,0101) and Pixel Representation "
-            f"(0028,0103), {low} to {high}; correct the elements, or compress it again",
-            "unreadable_image",
+            f"(0028,0103), {low} to {high}",
+            "correct the elements, or compress it again",
         )
     return numbers
 
@@ -141,5 +140,5 @@ def _shown(number: int | None) -> str:
     return "missing" if number is None else str(number)
 
 
-def _unsupported(path: str, detail: str) -> InputError:
-    return InputError(path, detail, "unsupported_image")
+def _unsupported(detail: str) -> InputError:
+    return InputError(Reason.UNSUPPORTED_IMAGE, detail)

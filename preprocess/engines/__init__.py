@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 from preprocess.config import Config
 from preprocess.engines.local import Local
 from preprocess.engines.worker import Work
-from preprocess.findings import InputError
+from preprocess.findings import FatalInputError
 from preprocess.inputs import sources
 
 _Item = TypeVar("_Item")
@@ -60,12 +60,12 @@ class Beam:
         staging: a directory that all workers see.
 
     Raises:
-        InputError: Beam is not installed.
+        FatalInputError: Beam is not installed.
     """
 
     def __init__(self, config: Config, staging: pathlib.Path) -> None:
         if importlib.util.find_spec("apache_beam") is None:
-            raise InputError("--engine=beam", "Apache Beam is not installed; pip install -r requirements-beam.txt")
+            raise FatalInputError("--engine=beam", "Apache Beam is not installed; pip install -r requirements-beam.txt")
         self._config = config
         self._staging = staging
 

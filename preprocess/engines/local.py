@@ -26,7 +26,7 @@ from typing import Any, Self, TypeVar
 from preprocess import interrupts
 from preprocess.config import Config
 from preprocess.engines.worker import OUT_OF_MEMORY, Fails, Gives, Opens, Order, Work, serve
-from preprocess.findings import InputError
+from preprocess.findings import FatalInputError
 
 _log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class Local:
                 self._idle.append(self._busy.pop(worker.connection))
                 results[worker.task.number] = result
             case Fails(path, detail):
-                raise InputError(path, detail)
+                raise FatalInputError(path, detail)
 
     def __enter__(self) -> Self:
         return self
@@ -157,11 +157,11 @@ class _Task:
             how: how it ended.
 
         Raises:
-            InputError: too many processes died without an open file.
+            FatalInputError: too many processes died without an open file.
         """
         if opened is None:
             if self.unexplained + 1 == _MAX_UNEXPLAINED:
-                raise InputError(
+                raise FatalInputError(
                     "worker process",
                     f"{how}; tried {_MAX_UNEXPLAINED} times, and it was not reading a file. Lower --workers, or raise "
                     "the limits on memory (ulimit -v) and open files (ulimit -n)",

@@ -17,7 +17,7 @@ from typing import BinaryIO, Generic, TypeVar
 import cv2
 
 from preprocess.config import Config
-from preprocess.findings import Finding, InputError
+from preprocess.findings import FatalInputError, Finding
 from preprocess.inputs import sources
 from preprocess.inputs.sources import Source
 
@@ -76,7 +76,7 @@ def serve(connection: Connection, config: Config, worker_bytes: int) -> None:
                 reply = _reply(_ReportingSource(source, connection, order.refused), config, order)
                 connection.send(Opens(None))
                 connection.send(reply)
-        except InputError as error:
+        except FatalInputError as error:
             connection.send(Fails(error.path, error.detail))
         except MemoryError:
             os._exit(OUT_OF_MEMORY)
@@ -93,7 +93,7 @@ def _limit_memory(more: int) -> None:
 def _reply(source: Source, config: Config, order: Order[_Item, _Result]) -> Gives[_Result] | Fails:
     try:
         return Gives(order.work(source, config, order.item))
-    except (InputError, MemoryError):
+    except (FatalInputError, MemoryError):
         raise
     except Exception as error:
         if isinstance(error, cv2.error) and error.code == cv2.Error.STS_NO_MEM:

@@ -27,8 +27,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.findings import InputError
-from preprocess.model import ImageHeader, Origin, Polygon
+from preprocess.findings import InputError, Reason
+from preprocess.geometry import Polygon
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Grid:
     @classmethod
     def of(
         cls,
-        header: ImageHeader,
-        path: str,
+        shape: tuple[int, int],
+        source_spacing_mm: tuple[float, float],
         image_size: tuple[int, int] | None,
         pixel_spacing_mm: float | None,
         max_pixels: int,
@@ -61,8 +61,8 @@ class Grid:
         """The grid of one image; the image's own where neither size nor spacing is given.
 
         Args:
-            header: of the image.
-            path: what errors call it.
+            shape: rows and columns of the image.
+            source_spacing_mm: of the image, between rows and between columns; NaN when unknown.
             image_size: rows and columns, or None for all that the image covers.
             pixel_spacing_mm: edge of the target's pixels, or None for the image's own.
             max_pixels: rows × columns allowed.
@@ -70,33 +70,31 @@ class Grid:
         Raises:
             InputError: ``unsupported_image``: Pixel Spacing is wanted and missing, or the target is too large.
         """
-        spacing_mm = header.pixel_spacing_mm if pixel_spacing_mm is None else (pixel_spacing_mm, pixel_spacing_mm)
+        spacing_mm = source_spacing_mm if pixel_spacing_mm is None else (pixel_spacing_mm, pixel_spacing_mm)
         scale = np.ones(2)
         if pixel_spacing_mm is not None:
             # NaN, when absent, is not above 0.
-            if not all(edge > 0 for edge in header.pixel_spacing_mm):
+            if not all(edge > 0 for edge in source_spacing_mm):
                 raise InputError(
-                    path,
-                    "Pixel Spacing (0028,0030) is missing or not above 0, and --pixel_spacing_mm needs it; "
-                    "add the element, leave the pair out with --exclude, or pass no --pixel_spacing_mm",
-                    "unsupported_image",
+                    Reason.UNSUPPORTED_IMAGE,
+                    "Pixel Spacing (0028,0030) is missing or not above 0, and --pixel_spacing_mm needs it",
+                    "add the element, leave the pair out with --exclude, or do not pass --pixel_spacing_mm",
                 )
-            scale = np.array(header.pixel_spacing_mm) / pixel_spacing_mm
-        covered = np.array(header.shape) * scale
+            scale = np.array(source_spacing_mm) / pixel_spacing_mm
+        covered = np.array(shape) * scale
         # As floats: a minute spacing may ask for more pixels than an integer holds.
         rows, columns = np.maximum(np.rint(covered), 1) if image_size is None else map(float, image_size)
         if rows * columns > max_pixels:
             raise InputError(
-                path,
-                f"--pixel_spacing_mm makes it {rows:g} × {columns:g} pixels, at most {max_pixels} expected; "
+                Reason.UNSUPPORTED_IMAGE,
+                f"--pixel_spacing_mm makes it {rows:g} × {columns:g} pixels, at most {max_pixels} expected",
                 "pass a larger spacing, or raise --max_image_pixels if this is right",
-                "unsupported_image",
             )
         offset = (np.array([rows, columns]) - covered) / 2
         # Where pixels keep their size they move by whole ones, and keep their values.
         offset = np.where(scale == 1, np.floor(offset), offset)
         return cls(
-            header.shape,
+            shape,
             (int(rows), int(columns)),
             spacing_mm,
             (float(scale[1]), float(scale[0])),
@@ -108,10 +106,9 @@ class Grid:
         """Whether these are the image's own pixels."""
         return self.shape == self.source_shape and self.scale == (1.0, 1.0) and self.offset == (0.0, 0.0)
 
-    def place(self, polygon: Polygon, origin: Origin) -> Polygon:
-        """A contour's vertices on the target, float64 ``(N, 2)``, (0, 0) its outer corner whatever the origin was."""
-        corners = polygon + 0.5 if origin == "center" else polygon
-        return np.asarray(corners * self.scale + self.offset)
+    def place(self, polygon: Polygon) -> Polygon:
+        """A contour's vertices on the target, float64 ``(N, 2)``."""
+        return np.asarray(polygon * self.scale + self.offset)
 
     def resample(self, pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """The image ``(H, W)`` on the target, of the same dtype: integers are rounded, halves to even."""

@@ -14,9 +14,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.findings import InputError
-from preprocess.geometry import polygons
-from preprocess.model import Origin, Polygon
+from preprocess.findings import InputError, Reason
+from preprocess.geometry import Polygon, polygons
 
 _FINE = 16
 """Subpixels along a pixel's edge."""
@@ -32,14 +31,12 @@ _BOUNDARY = _INSIDE // 2
 _MAX_SUBPIXELS = 1 << 26
 
 
-def rasterize(polygon: Polygon, shape: tuple[int, int], path: str, origin: Origin = "corner") -> npt.NDArray[np.bool_]:
+def rasterize(polygon: Polygon, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """Mask of the pixels of which more than half lies inside the polygon (nonzero winding rule: ``polygons.rings``).
 
     Args:
-        polygon: float ``(N, 2)``, columns x and y, in pixels.
+        polygon: float ``(N, 2)``, columns x and y, in pixels; (0, 0) is the outer corner of the top-left pixel.
         shape: rows and columns of the image.
-        path: what errors call the contour.
-        origin: which point of the top-left pixel is (0, 0), its outer ``corner`` or its ``center``.
 
     Returns:
         bool ``(H, W)``, True inside.
@@ -49,17 +46,16 @@ def rasterize(polygon: Polygon, shape: tuple[int, int], path: str, origin: Origi
             ``degenerate_contour`` when no pixel is inside.
     """
     rows, columns = shape
-    corners = polygon + 0.5 if origin == "center" else polygon
-    # Asked before drawing: far coordinates take OpenCV seconds, and NaN becomes a plausible wrong mask.
-    beyond = ~((corners >= -1) & (corners <= np.array([columns + 1, rows + 1]))).all(axis=1)
+    # Checked before drawing: far coordinates take OpenCV seconds, and NaN becomes a plausible wrong mask.
+    beyond = ~((polygon >= -1) & (polygon <= np.array([columns + 1, rows + 1]))).all(axis=1)
     if beyond.any():
         x, y = polygon[beyond][0]
         raise InputError(
-            path, f"x {x:g}, y {y:g} lies beyond the image's {columns} columns and {rows} rows", "outside_image"
+            Reason.OUTSIDE_IMAGE, f"x {x:g}, y {y:g} lies beyond the image's {columns} columns and {rows} rows"
         )
-    rings = polygons.rings(corners)
-    left, top = np.floor(corners.min(axis=0)).astype(int)
-    right, bottom = np.ceil(corners.max(axis=0)).astype(int) + 1
+    rings = polygons.rings(polygon)
+    left, top = np.floor(polygon.min(axis=0)).astype(int)
+    right, bottom = np.ceil(polygon.max(axis=0)).astype(int) + 1
     margin = 2
     mask = np.zeros((rows + 2 * margin, columns + 2 * margin), np.bool_)
     band = max(1, _MAX_SUBPIXELS // (_FINE * _FINE * int(right - left)))
@@ -69,7 +65,7 @@ def rasterize(polygon: Polygon, shape: tuple[int, int], path: str, origin: Origi
         mask[first + margin : last + margin, left + margin : right + margin] = inside
     mask = mask[margin:-margin, margin:-margin]
     if not mask.any():
-        raise InputError(path, "no pixel has more than half of its area inside", "degenerate_contour")
+        raise InputError(Reason.DEGENERATE_CONTOUR, "no pixel has more than half of its area inside")
     return mask
 
 

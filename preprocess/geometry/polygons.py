@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import shapely
 
-from preprocess.model import Polygon
+from preprocess.geometry import Polygon
 
 # Where a polygon crosses itself, its region's vertices lie on this grid, in pixels: without it, floating-point noding
 # fails on edges that almost coincide.

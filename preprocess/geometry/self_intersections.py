@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.model import Polygon
+from preprocess.geometry import Polygon
 
 MAX_NEIGHBORS = 1_000_000
 """Pairs of edges at one height that are looked at: any 1,400 edges, or 100,000 that go once around a smooth outline."""

@@ -18,7 +18,7 @@ import zipfile
 import zlib
 from typing import BinaryIO, Self
 
-from preprocess.findings import DATA_DIR, Finding, InputError
+from preprocess.findings import DATA_DIR, FatalInputError, Finding, Level, Reason
 from preprocess.inputs.folders import check_size
 
 MAX_DIRECTORY_BYTES = 1 << 26
@@ -54,23 +54,23 @@ class Archive:
         """Lists every file in the archive at ``root``.
 
         Raises:
-            InputError: it is not a zip archive, or its directory is too large or cannot be true.
+            FatalInputError: it is not a zip archive, or its directory is too large or cannot be true.
         """
         try:
             content = _BoundedFile(io.FileIO(root))
         except OSError as error:
-            raise InputError(os.fspath(root), f"cannot be read: {error.strerror}") from error
+            raise FatalInputError(os.fspath(root), f"cannot be read: {error.strerror}") from error
         try:
             file = zipfile.ZipFile(content)
         except _Refusal as error:
             detail = _why_not_a_zip(content, error)
             content.close()
-            raise InputError(os.fspath(root), detail) from error
+            raise FatalInputError(os.fspath(root), detail) from error
         status = os.fstat(content.fileno())
         entries = [entry for entry in file.infolist() if not entry.is_dir()]
         declared = sum(entry.file_size for entry in entries)
         if declared > _MAX_RATIO * status.st_size:
-            raise InputError(
+            raise FatalInputError(
                 os.fspath(root),
                 f"its entries claim {declared} bytes, at most {_MAX_RATIO} times the archive's own {status.st_size} "
                 "expected: they overlap or their sizes are wrong; make the archive again",
@@ -93,7 +93,7 @@ class Archive:
             raise OSError("the archive does not hold it any more") from None
         # The Unix mode is in the upper half (APPNOTE.TXT 4.4.15, as Info-ZIP uses it).
         if stat.S_ISLNK(entry.external_attr >> 16):
-            raise OSError("it is a symbolic link, which is not followed in an archive; put the file in its place")
+            raise OSError("it is a symbolic link, which is not followed in an archive")
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise OSError(f"it is compressed by method {entry.compress_type}, 0 (stored) or 8 (deflated) expected")
         check_size(entry.file_size)
@@ -144,9 +144,9 @@ def _state(status: os.stat_result) -> tuple[int, ...]:
 def _leading_out(count: int) -> Finding:
     detail = (
         f"{count} {'entry' if count == 1 else 'entries'} refused: the name leads out of the archive (.., an absolute "
-        "path, a drive, a backslash or a control character); make the archive again"
+        "path, a drive, a backslash or a control character)"
     )
-    return Finding("junk", "file", ".", detail, level="error", count=count)
+    return Finding(Reason.JUNK, "file", ".", detail, level=Level.ERROR, count=count)
 
 
 _KINDS_OF_ARCHIVES = {
@@ -190,7 +190,7 @@ class ReopenedArchive:
     def open(self, path: str) -> BinaryIO:
         try:
             return _archive(self.root, _state(os.stat(self.root))).open(path)
-        except InputError as error:
+        except FatalInputError as error:
             raise OSError(error.detail) from error
 
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
-from preprocess.findings import DATA_DIR, Finding, InputError
-from preprocess.inputs.sources import Source, opened
+from preprocess.findings import DATA_DIR, FatalInputError, Finding, Reason
+from preprocess.inputs.sources import Source
 from preprocess.inputs.tables import read_rows
 from preprocess.inputs.unused import Unused, some
 from preprocess.model import ContourKind, Study
@@ -32,7 +32,7 @@ def discover(source: Source) -> tuple[list[Study], list[Finding]]:
         The studies whose two folders are both there, sorted by id, and what was found odd or wrong.
 
     Raises:
-        InputError: one of the three is not there, or is there twice, or ``link.csv`` has not its columns.
+        FatalInputError: one of the three is not there, or is there twice, or ``link.csv`` has not its columns.
     """
     unused = Unused()
     kept = unused.without_junk(source.paths)
@@ -57,8 +57,8 @@ def discover(source: Source) -> tuple[list[Study], list[Finding]]:
         if absent:
             missing = [path for path in absent if path not in unlisted]
             if missing:
-                detail = f"{link} names it, but there is no {' and no '.join(missing)}; add the files or remove the row"
-                findings.append(Finding("missing_study", "study", missing[0], detail, study_id))
+                detail = f"{link} names it, but there is no {' and no '.join(missing)}"
+                findings.append(Finding(Reason.MISSING_STUDY, "study", missing[0], detail, study_id))
             continue
         images, problems = _images(study_id, images_root, image_folders[study_id], unused)
         findings += problems
@@ -68,8 +68,8 @@ def discover(source: Source) -> tuple[list[Study], list[Finding]]:
     named = {study_id for study_id, _ in rows}, {contour_id for _, contour_id in rows}
     for root, folders, ids in ((dicoms, image_folders, named[0]), (contourfiles, contour_folders, named[1])):
         for folder in sorted(folders.keys() - ids):
-            detail = f"no row of {link} names this folder; add one if it is wanted"
-            findings.append(Finding("unlinked_study", "study", f"{root}/{folder}", detail, folder))
+            detail = f"no row of {link} names this folder"
+            findings.append(Finding(Reason.UNLINKED_STUDY, "study", f"{root}/{folder}", detail, folder))
     return sorted(studies, key=lambda study: study.study_id), [*findings, *unused.findings(), *source.findings]
 
 
@@ -87,15 +87,14 @@ def _the_only(source: Source, kind: Literal["file", "folder"], name: str, found:
     there = sorted(path for path in found if path is not None)
     if not there:
         unlisted = [f"; {path} cannot be listed" for path in _unreadable_folders(source)[:1]]
-        raise InputError(
+        raise FatalInputError(
             source.name,
             f"holds no {kind} named {name}; dicoms/, contourfiles/ and link.csv are expected, at any depth of "
             f"{DATA_DIR}{''.join(unlisted)}",
         )
     if len(there) > 1:
-        raise InputError(
-            source.name,
-            f"holds {len(there)} {kind}s named {name}: {some(there)}; pass the folder of one as {DATA_DIR}",
+        raise FatalInputError(
+            source.name, f"holds {len(there)} {kind}s named {name}: {some(there)}; pass the folder of one as {DATA_DIR}"
         )
     return there[0]
 
@@ -115,13 +114,16 @@ def _folders_below(paths: Iterable[str], root: str, unused: Unused) -> dict[str,
 
 def _read_link(source: Source, link: str) -> tuple[list[tuple[str, str]], list[Finding]]:
     """Reads ``(study_id, contour_id)`` of each usable row."""
-    with opened(source, link, "") as file:
-        content = file.read(_MAX_LINK_BYTES + 1)
+    try:
+        with source.open(link) as file:
+            content = file.read(_MAX_LINK_BYTES + 1)
+    except OSError as error:
+        raise FatalInputError(link, f"cannot be read: {error.strerror or error}") from error
     if len(content) > _MAX_LINK_BYTES:
-        raise InputError(link, f"over {_MAX_LINK_BYTES} bytes, a row of two ids per study expected")
+        raise FatalInputError(link, f"over {_MAX_LINK_BYTES} bytes, a row of two ids per study expected")
     lines = read_rows(content, link, _LINK_COLUMNS)
     if not lines:
-        raise InputError(
+        raise FatalInputError(
             link, f"holds no row below the first line; add one of {','.join(_LINK_COLUMNS)} for each study"
         )
     rows: dict[tuple[str, str], None] = {}
@@ -132,13 +134,13 @@ def _read_link(source: Source, link: str) -> tuple[list[tuple[str, str]], list[F
         if not (_names_a_folder(study_id) and _names_a_folder(contour_id)):
             problem = "an id that names no folder directly below dicoms/ or contourfiles/"
         elif (study_id, contour_id) in rows:
-            problem = "the same row a second time; remove one"
+            problem = "the same row a second time"
         elif uses[0][study_id] > 1 or uses[1][contour_id] > 1:
-            problem = "an id that other rows link otherwise; keep one of them"
+            problem = "an id that other rows link otherwise"
         else:
             rows[study_id, contour_id] = None
             continue
-        findings.append(Finding("bad_link", "link", link, f"line {line}: {problem}"))
+        findings.append(Finding(Reason.BAD_LINK, "link", link, f"line {line}: {problem}"))
     return list(rows), findings
 
 
@@ -156,7 +158,7 @@ def _images(study_id: str, root: str, paths: Iterable[str], unused: Unused) -> t
             numbered.append((int(match[1]), path))
         else:
             unused.add(path)
-    return _unique("image", study_id, numbered)
+    return _unique(Reason.DUPLICATE_IMAGE, "image", study_id, numbered)
 
 
 def _contours(
@@ -172,25 +174,25 @@ def _contours(
             numbered[kind].append((int(match[1]), path))
         elif path[len(root) + 1 :] in _CONTOUR_FOLDERS:
             detail = "is neither a folder nor a link to one; put the contours there"
-            findings.append(Finding("unreadable_folder", "file", path, detail, study_id))
+            findings.append(Finding(Reason.UNREADABLE_FOLDER, "file", path, detail, study_id))
         else:
             unused.add(path)
     contours: dict[ContourKind, dict[int, str]] = {}
     for kind, found in numbered.items():
-        contours[kind], problems = _unique("contour", study_id, found)
+        contours[kind], problems = _unique(Reason.DUPLICATE_CONTOUR, "contour", study_id, found)
         findings += problems
     return contours, findings
 
 
-def _unique(kind: str, study_id: str, numbered: Iterable[tuple[int, str]]) -> tuple[dict[int, str], list[Finding]]:
+def _unique(
+    reason: Reason, kind: str, study_id: str, numbered: Iterable[tuple[int, str]]
+) -> tuple[dict[int, str], list[Finding]]:
     """Paths by number, without the numbers that two names share: nobody can tell which is meant."""
     paths: dict[int, list[str]] = collections.defaultdict(list)
     for number, path in numbered:
         paths[number].append(path)
     findings = [
-        Finding(
-            f"duplicate_{kind}", kind, path, f"{len(same)} files bear the number {number}; keep one", study_id, number
-        )
+        Finding(reason, kind, path, f"{len(same)} files have the number {number}", study_id, number)
         for number, same in sorted(paths.items())
         if len(same) > 1
         for path in same

@@ -8,9 +8,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from preprocess.findings import InputError
+from preprocess.findings import InputError, Reason
+from preprocess.geometry import Polygon
 from preprocess.geometry.self_intersections import MAX_NEIGHBORS, crossings, neighbors
-from preprocess.model import Polygon
+from preprocess.model import Origin
 
 MAX_POINTS = 100_000
 # Two numbers of 24 characters, what separates them, and the line's end.
@@ -30,15 +31,15 @@ _NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?nan|[-+]?inf(?:inity
 _LINE = re.compile(rf"\s*{_NUMBER}(?:\s*,\s*|\s+){_NUMBER}\s*", re.ASCII | re.IGNORECASE)
 
 
-def read_contour(file: BinaryIO, path: str) -> Polygon:
+def read_contour(file: BinaryIO, origin: Origin = "corner") -> Polygon:
     """Reads a contour: a line ``x y`` per vertex, separated by white space or a comma; blank lines are passed over.
 
     Args:
         file: text, UTF-8, line ends of any system.
-        path: what errors call the file.
+        origin: which point of the top-left pixel is (0, 0) in the file.
 
     Returns:
-        float64 ``(N, 2)``, columns x and y in pixels, as the file has them.
+        float64 ``(N, 2)``, columns x and y in pixels; (0, 0) is the outer corner of the top-left pixel.
 
     Raises:
         InputError: ``unreadable_contour`` (the message names the line, or the file is cut off), ``nonfinite_contour``,
@@ -46,41 +47,41 @@ def read_contour(file: BinaryIO, path: str) -> Polygon:
     """
     data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
-        raise InputError(path, f"over {_MAX_BYTES} bytes, at most {MAX_POINTS} points expected", "oversized_contour")
+        raise InputError(Reason.OVERSIZED_CONTOUR, f"over {_MAX_BYTES} bytes, at most {MAX_POINTS} points expected")
     numbers: list[str] = []
     for number, line in enumerate(re.split(rb"\r\n|\n|\r", data.removeprefix(b"\xef\xbb\xbf")), start=1):
         if not line.strip():
             continue
         match = _LINE.fullmatch(line.decode("ascii", "replace")) if len(line) <= _MAX_LINE_BYTES else None
         if match is None:
-            raise InputError(path, f"line {number} is not two numbers, x and y", "unreadable_contour")
+            raise InputError(Reason.UNREADABLE_CONTOUR, f"line {number} is not two numbers, x and y")
         numbers += match.groups()
-    _check_end(data, numbers, path)
+    _check_end(data, numbers)
     points = len(numbers) // 2
     if points > MAX_POINTS:
-        raise InputError(path, f"{points} points, at most {MAX_POINTS} expected", "oversized_contour")
+        raise InputError(Reason.OVERSIZED_CONTOUR, f"{points} points, at most {MAX_POINTS} expected")
     polygon = np.array([float(number) for number in numbers], np.float64).reshape(-1, 2)
     if not np.isfinite(polygon).all():
         bad = int(np.flatnonzero(~np.isfinite(polygon).all(axis=1))[0])
-        raise InputError(path, f"point {bad + 1} is not finite", "nonfinite_contour")
+        raise InputError(Reason.NONFINITE_CONTOUR, f"point {bad + 1} is not finite")
     beyond = np.flatnonzero((np.abs(polygon) > MAX_COORDINATE).any(axis=1))
     if len(beyond):
         x, y = polygon[beyond[0]]
         raise InputError(
-            path, f"point {beyond[0] + 1}, x {x:g}, y {y:g}: at most ±{MAX_COORDINATE} pixels expected", "outside_image"
+            Reason.OUTSIDE_IMAGE, f"point {beyond[0] + 1}, x {x:g}, y {y:g}: at most ±{MAX_COORDINATE} pixels expected"
         )
     distinct = np.unique(polygon, axis=0)
     if len(distinct) < 3:
-        raise InputError(path, f"{len(distinct)} distinct points, at least 3 expected", "degenerate_contour")
+        raise InputError(Reason.DEGENERATE_CONTOUR, f"{len(distinct)} distinct points, at least 3 expected")
     # Scaled first: numbers near 1e-308 would come out as of no size.
     scaled = distinct / np.abs(distinct).max()
     if np.linalg.matrix_rank(scaled - scaled[0]) < 2:
-        raise InputError(path, "all points lie on one line", "degenerate_contour")
-    _check_outline(polygon, path)
-    return polygon
+        raise InputError(Reason.DEGENERATE_CONTOUR, "all points lie on one line")
+    _check_outline(polygon)
+    return polygon + 0.5 if origin == "center" else polygon
 
 
-def _check_end(data: bytes, numbers: Sequence[str], path: str) -> None:
+def _check_end(data: bytes, numbers: Sequence[str]) -> None:
     """Refuses a file that is cut off within its last number, which moves the last point.
 
     That is certain only where all other numbers have equally many decimals, an exponent counted with them.
@@ -89,18 +90,18 @@ def _check_end(data: bytes, numbers: Sequence[str], path: str) -> None:
     if not data[-1:].isspace() and len(set(others)) == 1 and last < others[0]:
         detail = (
             f"the last line does not end, and its last number has fewer decimals than all others ({last} instead of "
-            f"{others[0]}): the file is cut off; copy it again"
+            f"{others[0]}): the file is cut off"
         )
-        raise InputError(path, detail, "unreadable_contour")
+        raise InputError(Reason.UNREADABLE_CONTOUR, detail, "copy it again")
 
 
-def _check_outline(polygon: Polygon, path: str) -> None:
+def _check_outline(polygon: Polygon) -> None:
     """What a contour may cost to draw and to measure, checked for every contour that is read."""
     side_by_side = neighbors(polygon)
     if side_by_side > MAX_NEIGHBORS:
         detail = f"{side_by_side} pairs of edges lie at one height, at most {MAX_NEIGHBORS} expected of an outline"
-        raise InputError(path, f"{detail}; draw it with fewer points", "oversized_contour")
+        raise InputError(Reason.OVERSIZED_CONTOUR, detail)
     met = crossings(polygon)
     if met > MAX_CROSSINGS:
-        detail = f"it meets itself {met} times, at most {MAX_CROSSINGS} expected of an outline; draw it again"
-        raise InputError(path, detail, "oversized_contour")
+        detail = f"it meets itself {met} times, at most {MAX_CROSSINGS} expected of an outline"
+        raise InputError(Reason.OVERSIZED_CONTOUR, detail)

@@ -12,7 +12,7 @@ import pathlib
 import stat
 from typing import BinaryIO, Self
 
-from preprocess.findings import Finding, InputError
+from preprocess.findings import FatalInputError, Finding, Reason
 
 MAX_FILE_BYTES = 1 << 28
 """Bytes that one file may have, in a folder or unpacked from an archive: 256 MiB, an image has 128 MiB at most."""
@@ -41,7 +41,7 @@ class Folder:
         """Lists every file below ``root``.
 
         Raises:
-            InputError: it cannot be listed, or links multiply its files beyond ``MAX_REPEATED``.
+            FatalInputError: it cannot be listed, or links multiply its files beyond ``MAX_REPEATED``.
         """
         paths: list[str] = []
         findings: list[Finding] = []
@@ -55,20 +55,20 @@ class Folder:
             try:
                 identity = _identity(path, len(above))
                 if identity in above:
-                    detail = "leads back to a folder that it lies in, and is not followed; remove the link"
-                    findings.append(Finding("circular_link", "file", folder, detail))
+                    detail = "leads back to a folder that contains it, and is not followed"
+                    findings.append(Finding(Reason.CIRCULAR_LINK, "file", folder, detail))
                     continue
                 with os.scandir(path) as found:
                     entries = [(entry.name, _is_folder(entry)) for entry in found]
             except OSError as error:
                 detail = f"cannot be listed: {error.strerror or error}"
                 if not folder:
-                    raise InputError(os.fspath(root), detail) from error
-                findings.append(Finding("unreadable_folder", "file", folder, f"{detail}; nothing in it is used"))
+                    raise FatalInputError(os.fspath(root), detail) from error
+                findings.append(Finding(Reason.UNREADABLE_FOLDER, "file", folder, f"{detail}; nothing in it is used"))
                 continue
             repeated += len(entries) if identity in listed else 0
             if repeated > MAX_REPEATED:
-                raise InputError(
+                raise FatalInputError(
                     os.fspath(root),
                     f"links lead to the same folders again and again: over {MAX_REPEATED} names are listed more than "
                     f"once, the last ones in {folder}; remove such links",

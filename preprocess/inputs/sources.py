@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Protocol
 
-from preprocess.findings import DATA_DIR, Finding, InputError
+from preprocess.findings import DATA_DIR, FatalInputError, Finding, InputError, Reason, about
 from preprocess.inputs.archives import Archive, ReopenedArchive
 from preprocess.inputs.folders import Folder
 
@@ -51,14 +51,16 @@ def open_source(data_dir: str | os.PathLike[str]) -> Source:
     try:
         mode = os.stat(root).st_mode
     except FileNotFoundError as error:
-        raise InputError(os.fspath(root), f"no such folder or zip archive; pass one as {DATA_DIR}") from error
+        raise FatalInputError(os.fspath(root), f"no such folder or zip archive; pass one as {DATA_DIR}") from error
     except OSError as error:
-        raise InputError(os.fspath(root), f"cannot be opened: {error.strerror}") from error
+        raise FatalInputError(os.fspath(root), f"cannot be opened: {error.strerror}") from error
     if stat.S_ISDIR(mode):
         return Folder.list(root)
     if stat.S_ISREG(mode):
         return Archive.list(root)
-    raise InputError(os.fspath(root), f"is neither a folder nor a file; pass a folder or a zip archive as {DATA_DIR}")
+    raise FatalInputError(
+        os.fspath(root), f"is neither a folder nor a file; pass a folder or a zip archive as {DATA_DIR}"
+    )
 
 
 @contextlib.contextmanager
@@ -80,21 +82,23 @@ def unchanged(data_dir: str | os.PathLike[str]) -> Iterator[Source]:
             yield source
         except Exception as error:
             if source.has_changed():
-                raise InputError(source.name, _CHANGED) from error
+                raise FatalInputError(source.name, _CHANGED) from error
             raise
         if source.has_changed():
-            raise InputError(source.name, _CHANGED)
+            raise FatalInputError(source.name, _CHANGED)
 
 
 @contextlib.contextmanager
-def opened(source: Source, path: str, reason: str) -> Iterator[BinaryIO]:
+def opened(source: Source, path: str, reason: Reason) -> Iterator[BinaryIO]:
     """Opens a file of a source.
 
     Raises:
-        InputError: with that reason, where it cannot be opened or read.
+        InputError: with that reason, where it cannot be opened or read; and those of the block, with the path.
     """
-    try:
-        with source.open(path) as file:
-            yield file
-    except OSError as error:
-        raise InputError(path, f"cannot be read: {error.strerror or error}", reason) from error
+    with about(path):
+        try:
+            with source.open(path) as file:
+                yield file
+        except OSError as error:
+            detail = f"cannot be read: {error.strerror or error}"
+            raise InputError(reason, detail, "put a readable file in its place") from error

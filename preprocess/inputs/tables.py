@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from preprocess.findings import InputError
+from preprocess.findings import FatalInputError
 
 
 def read_rows(content: bytes, path: str, columns: Sequence[str]) -> list[tuple[int, tuple[str, ...]]]:
@@ -18,17 +18,19 @@ def read_rows(content: bytes, path: str, columns: Sequence[str]) -> list[tuple[i
         columns: names that the first line holds, among others. A row too short for one has an empty value there.
 
     Raises:
-        InputError: it is not CSV, or the first line does not name each of the columns once.
+        FatalInputError: it is not CSV, or the first line does not name each of the columns once.
     """
     try:
         reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
         names = list(reader.fieldnames or ())
         missing = [column for column in columns if column not in names]
         if missing:
-            raise InputError(path, f"the first line does not name the columns {', '.join(missing)}")
+            raise FatalInputError(path, f"the first line does not name the columns {', '.join(missing)}")
         repeated = [column for column in columns if names.count(column) > 1]
         if repeated:
-            raise InputError(path, f"the first line names the column {repeated[0]} more than once; remove all but one")
+            raise FatalInputError(
+                path, f"the first line names the column {repeated[0]} more than once; remove all but one"
+            )
         return [(reader.line_num, tuple((row[column] or "").strip() for column in columns)) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(path, f"cannot be read as UTF-8 CSV ({error})") from error
+        raise FatalInputError(path, f"cannot be read as UTF-8 CSV ({error})") from error

@@ -6,7 +6,7 @@ import collections
 import re
 from collections.abc import Iterable, Sequence
 
-from preprocess.findings import Finding
+from preprocess.findings import Finding, Reason
 
 # Names and extensions by which images and contours go elsewhere, and ours with something added.
 _LOOKS_USABLE = re.compile(
@@ -51,7 +51,7 @@ class Unused:
         found = []
         for folder, count in sorted(self._junk.items()):
             detail = f"{_files(count)} passed over: not named as an image, a contour or link.csv"
-            found.append(Finding("junk", "file", folder, detail, count=count))
+            found.append(Finding(Reason.JUNK, "file", folder, detail, count=count))
         for folder, names in sorted(self._usable.items()):
             what = (
                 "looks like an image or contour and is" if len(names) == 1 else "look like images or contours and are"
@@ -62,7 +62,7 @@ class Unused:
                 f"{_files(len(names))} {what} not used: {shown}; images are dicoms/STUDY/48.dcm, contours "
                 "contourfiles/STUDY/i-contours/IM-0001-0048-icontour-manual.txt"
             )
-            found.append(Finding("unused_file", "file", folder, detail, count=len(names)))
+            found.append(Finding(Reason.UNUSED_FILE, "file", folder, detail, count=len(names)))
         return found
 
 

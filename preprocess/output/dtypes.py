@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import schema
-from preprocess.findings import InputError
+from preprocess.findings import InputError, Reason
 from preprocess.model import ImageHeader
 
 
@@ -31,7 +31,7 @@ def smallest_dtype(headers: Iterable[ImageHeader]) -> tuple[np.dtype[Any], bool]
     return np.dtype(np.float32), len(integers) == len(ranges) and low >= -(1 << 24) and high <= 1 << 24
 
 
-def to_dtype(values: npt.NDArray[np.generic], dtype: np.dtype[Any], path: str) -> npt.NDArray[np.generic]:
+def to_dtype(values: npt.NDArray[np.generic], dtype: np.dtype[Any]) -> npt.NDArray[np.generic]:
     """The values in a data set's dtype; integers never wrap, floats never become infinite.
 
     Raises:
@@ -40,9 +40,9 @@ def to_dtype(values: npt.NDArray[np.generic], dtype: np.dtype[Any], path: str) -
     if dtype.kind == "i" or dtype.kind == "u":
         limits = np.iinfo(dtype)
         if values.min() < limits.min or values.max() > limits.max:
-            raise InputError(path, f"values beyond {dtype}, which its header rules out", "unreadable_image")
+            raise InputError(Reason.UNREADABLE_IMAGE, f"values beyond {dtype}, which its header rules out")
     with np.errstate(over="ignore"):
         cast = values.astype(dtype)
     if not np.isfinite(cast).all():
-        raise InputError(path, f"values that are not finite in {dtype}", "unreadable_image")
+        raise InputError(Reason.UNREADABLE_IMAGE, f"values that are not finite in {dtype}")
     return cast

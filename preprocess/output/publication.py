@@ -17,7 +17,7 @@ from pipeline import schema
 from pipeline.errors import RecordsError
 from pipeline.manifest import DatasetInfo
 from preprocess import interrupts
-from preprocess.findings import InputError
+from preprocess.findings import FatalInputError
 from preprocess.output import workspace
 
 ELSEWHERE = "choose another --output_dir, or move it away"
@@ -35,7 +35,7 @@ def claimed(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]
         A directory beside it, to write to. It is removed at the end, and so are the leftovers of a killed job.
 
     Raises:
-        InputError: the output directory must not be replaced, cannot be written, or another job is writing it.
+        FatalInputError: the output directory must not be replaced, cannot be written, or another job is writing it.
     """
     _check(output_dir, overwrite)
     output = _resolve(output_dir)
@@ -45,7 +45,9 @@ def claimed(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]
         output.parent.mkdir(parents=True, exist_ok=True)
         descriptor = workspace.claim(partial)
     if descriptor is None:
-        raise InputError(str(output_dir), "another job is writing it now; wait for it, or choose another --output_dir")
+        raise FatalInputError(
+            str(output_dir), "another job is writing it now; wait for it, or choose another --output_dir"
+        )
     try:
         yield partial
     finally:
@@ -57,12 +59,12 @@ def writing(output_dir: pathlib.Path) -> Iterator[None]:
     """Turns an error of the system (no space, no permission) into one about the output directory.
 
     Raises:
-        InputError: the block raised OSError.
+        FatalInputError: the block raised OSError.
     """
     try:
         yield
     except OSError as error:
-        raise InputError(str(output_dir), f"cannot be written: {error.strerror or error}") from error
+        raise FatalInputError(str(output_dir), f"cannot be written: {error.strerror or error}") from error
 
 
 def check_studies(output_dir: pathlib.Path, studies: Collection[str]) -> None:
@@ -73,7 +75,7 @@ def check_studies(output_dir: pathlib.Path, studies: Collection[str]) -> None:
         studies: every study that the input names.
 
     Raises:
-        InputError: it holds records of another study.
+        FatalInputError: it holds records of another study.
     """
     if not os.path.lexists(output_dir):
         return
@@ -81,7 +83,7 @@ def check_studies(output_dir: pathlib.Path, studies: Collection[str]) -> None:
     if lost:
         what = "a study" if len(lost) == 1 else f"{len(lost)} studies"
         detail = f"holds records of {what} that --data_dir does not name ({first_few(lost)}); {ELSEWHERE}"
-        raise InputError(str(output_dir), detail)
+        raise FatalInputError(str(output_dir), detail)
 
 
 def first_few(names: Sequence[str], count: int = 3) -> str:
@@ -93,7 +95,7 @@ def publish(directory: pathlib.Path, output_dir: pathlib.Path, overwrite: bool) 
     """Moves a directory below the one that :func:`claimed` yields into place, once all of it is on the disk.
 
     Raises:
-        InputError: meanwhile the output directory was created or changed, or this file system cannot replace it.
+        FatalInputError: meanwhile the output directory was created or changed, or this file system cannot replace it.
     """
     with interrupts.interruptible():
         for path in (*directory.iterdir(), directory):
@@ -119,10 +121,10 @@ def _check(output_dir: pathlib.Path, overwrite: bool) -> None:
     if not os.path.lexists(output_dir):
         return
     if not overwrite:
-        raise InputError(str(output_dir), "exists already; choose another --output_dir, or pass --overwrite")
+        raise FatalInputError(str(output_dir), "exists already; choose another --output_dir, or pass --overwrite")
     if output_dir.is_symlink():
         detail = f"is a symbolic link, which is not replaced; pass --output_dir={os.path.realpath(output_dir)}"
-        raise InputError(str(output_dir), detail)
+        raise FatalInputError(str(output_dir), detail)
     info = _read(output_dir)
     shards = [shard.name for split in info.splits.values() for shard in split.shards]
     named = {schema.MANIFEST_FILE, *info.files, *shards}
@@ -134,7 +136,7 @@ def _check(output_dir: pathlib.Path, overwrite: bool) -> None:
         what = "an entry" if len(others) == 1 else f"{len(others)} entries"
         which = first_few([repr(name) for name in others])
         detail = f"holds {what} that its manifest does not name ({which}), so it is not replaced; {ELSEWHERE}"
-        raise InputError(str(output_dir), detail)
+        raise FatalInputError(str(output_dir), detail)
 
 
 def _read(output_dir: pathlib.Path) -> DatasetInfo:
@@ -145,7 +147,7 @@ def _read(output_dir: pathlib.Path) -> DatasetInfo:
         detail = (
             "is not a records directory with an intact manifest, so it is not replaced; choose another --output_dir"
         )
-        raise InputError(str(output_dir), detail) from error
+        raise FatalInputError(str(output_dir), detail) from error
 
 
 def _sync(path: pathlib.Path) -> None:
@@ -161,7 +163,8 @@ def _replace(output: pathlib.Path, directory: pathlib.Path, output_dir: pathlib.
     """Swaps two directories, in one step where the system can (Linux, renameat2), else in two renames.
 
     Raises:
-        InputError: it cannot do either, as where the former one is part of a container's image. The new one is kept.
+        FatalInputError: it cannot do either, as where the former one is part of a container's image. The new one is
+            kept.
     """
     at_working_directory, exchange = -100, 2
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
@@ -175,7 +178,7 @@ def _replace(output: pathlib.Path, directory: pathlib.Path, output_dir: pathlib.
         # The rename replaces an empty directory of a new name, and nothing else.
         kept = directory.rename(tempfile.mkdtemp(prefix=f"{output.name}-", dir=output.parent))
         detail = f"cannot be replaced on this file system ({error.strerror}); the new records are complete in {kept}"
-        raise InputError(str(output_dir), detail) from error
+        raise FatalInputError(str(output_dir), detail) from error
     try:
         directory.rename(output)
     except OSError:

@@ -8,7 +8,7 @@ import hashlib
 import re
 from collections.abc import Collection, Mapping
 
-from preprocess.findings import InputError
+from preprocess.findings import FatalInputError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -38,7 +38,7 @@ def assign(rule: str, studies: Collection[str]) -> dict[str, tuple[str, ...]]:
 
     Raises:
         ValueError: the rule is malformed.
-        InputError: the rule asks for studies that are not there.
+        FatalInputError: the rule asks for studies that are not there.
     """
     if "=" in rule:
         return _by_name(_parse(rule, "="), studies)
@@ -109,7 +109,7 @@ def _written(share: fractions.Fraction) -> str:
 def _by_fraction(parts: Mapping[str, str], studies: Collection[str]) -> dict[str, tuple[str, ...]]:
     shares = _shares(parts)
     if len(studies) < len(shares):
-        raise InputError(
+        raise FatalInputError(
             "--split", f"{len(shares)} splits need a study each, and {len(studies)} can be used: {_listed(studies)}"
         )
     # One study each first, so that no split is empty; the rest by largest remainder.
@@ -135,7 +135,7 @@ def _by_name(parts: Mapping[str, str], studies: Collection[str]) -> dict[str, tu
         for study in wanted:
             if study not in left:
                 why = "is named twice" if study in studies else "is not a study that can be used"
-                raise InputError("--split", f"{study} {why}; these can be: {_listed(studies)}")
+                raise FatalInputError("--split", f"{study} {why}; these can be: {_listed(studies)}")
             left.remove(study)
         named[name] = tuple(sorted(wanted))
     if left:

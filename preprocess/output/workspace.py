@@ -15,7 +15,7 @@ import shutil
 import stat
 
 from pipeline import schema
-from preprocess.findings import InputError
+from preprocess.findings import FatalInputError
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def claim(path: pathlib.Path) -> int | None:
         A descriptor of the directory, which holds the marker only; None if another job has it.
 
     Raises:
-        InputError: it exists, and is not provably a job's of this user.
+        FatalInputError: it exists, and is not provably a job's of this user.
         OSError: it cannot be written.
     """
     descriptor = _lock(path)
@@ -72,7 +72,7 @@ def _lock(path: pathlib.Path) -> int | None:
     """A descriptor of the directory, created where it does not exist, with a lock on it; None if another job has it.
 
     Raises:
-        InputError: it exists, and another program made it, or may have.
+        FatalInputError: it exists, and another program made it, or may have.
     """
     while True:
         try:
@@ -93,11 +93,11 @@ def _lock(path: pathlib.Path) -> int | None:
             except BlockingIOError:
                 return None
             if not created and not _is_ours(descriptor):
-                raise InputError(str(path), _NOT_OURS)
+                raise FatalInputError(str(path), _NOT_OURS)
             # Without locks on this file system, the two look alike.
             if not created and not locked:
                 detail = "belongs to a job that is running or was killed; if none is running, remove it"
-                raise InputError(str(path), detail)
+                raise FatalInputError(str(path), detail)
             opened.pop_all()
             return descriptor
 
@@ -106,7 +106,7 @@ def _open(path: pathlib.Path) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except NotADirectoryError as error:
-        raise InputError(str(path), _NOT_OURS) from error
+        raise FatalInputError(str(path), _NOT_OURS) from error
 
 
 def _try_lock(descriptor: int) -> bool:

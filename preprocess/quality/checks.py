@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from preprocess.findings import Finding
+from preprocess.findings import Finding, Level, Reason
 from preprocess.geometry import polygons
-from preprocess.model import Key, Origin, Pair
+from preprocess.model import Key, Pair
 from preprocess.quality.measurements import StudyRow
 from preprocess.quality.volumes import Volumes
 
@@ -32,7 +32,9 @@ OPEN_STEPS = 3.0
 def self_intersecting(pairs: Iterable[Pair]) -> list[Finding]:
     """Contours that cross themselves."""
     detail = "the polygon crosses itself; every part that it goes around is inside (nonzero winding rule)"
-    return [_of_contour("self_intersecting", pair, detail) for pair in pairs if polygons.crosses_itself(pair.polygon)]
+    return [
+        _of_contour(Reason.SELF_INTERSECTING, pair, detail) for pair in pairs if polygons.crosses_itself(pair.polygon)
+    ]
 
 
 def open_contours(pairs: Iterable[Pair]) -> list[Finding]:
@@ -45,9 +47,9 @@ def open_contours(pairs: Iterable[Pair]) -> list[Finding]:
         if closing > OPEN_STEPS * longest:
             detail = (
                 f"its last point lies {closing:.1f} pixels from its first, and its steps are at most {longest:.1f} "
-                "pixels long; the file may be cut off"
+                "pixels long"
             )
-            findings.append(_of_contour("open_contour", pair, detail))
+            findings.append(_of_contour(Reason.OPEN_CONTOUR, pair, detail))
     return findings
 
 
@@ -61,8 +63,10 @@ def duplicate_images(pairs: Iterable[Pair]) -> list[Finding]:
     for same in groups.values():
         paths = [pair.image_path for pair in same]
         for pair in same if len(same) > 1 else ():
-            detail = f"the same pixels as {_copies(pair.image_path, paths)}; keep the right one"
-            findings.append(Finding("duplicate_image", "image", pair.image_path, detail, pair.study_id, pair.number))
+            detail = f"the same pixels as {_copies(pair.image_path, paths)}"
+            findings.append(
+                Finding(Reason.DUPLICATE_IMAGE, "image", pair.image_path, detail, pair.study_id, pair.number)
+            )
     return findings
 
 
@@ -83,10 +87,10 @@ def mixed_photometric(written: Iterable[Pair]) -> list[Finding]:
         if others:
             detail = (
                 f"{len(others)} of {len(pairs)} images written are {names[not common]}, most of the data set are "
-                f"{names[common]}, and bright and dark are exchanged between them; convert them, or leave them out"
+                f"{names[common]}, and bright and dark are exchanged between them"
             )
             folder = others[0].image_path.rpartition("/")[0]
-            findings.append(Finding("mixed_photometric", "study", folder, detail, study_id))
+            findings.append(Finding(Reason.MIXED_PHOTOMETRIC, "study", folder, detail, study_id))
     return findings
 
 
@@ -121,14 +125,14 @@ def duplicate_contours(pairs: Iterable[Pair], outside: Mapping[Key, float]) -> l
         for pair in same:
             others = _copies(pair.contour_path, paths)
             if len(studies) == 1:
-                level, what = "warning", "within one study"
+                level, what = Level.WARNING, "within one study"
             elif pair.study_id in owners:
-                level, what = "warning", "and this study's i-contours lie within: it is the owner"
+                level, what = Level.WARNING, "and this study's i-contours lie within: it is the owner"
             elif owners:
-                level, what = "error", "and this study's i-contours do not lie within: it is not the owner"
+                level, what = Level.ERROR, "and this study's i-contours do not lie within: it is not the owner"
             else:
-                level, what = "error", "and nothing tells whose it is; remove the wrong one"
-            findings.append(_of_contour("duplicate_contour", pair, f"the same points as {others}, {what}", level))
+                level, what = Level.ERROR, "and the owner cannot be determined"
+            findings.append(_of_contour(Reason.DUPLICATE_CONTOUR, pair, f"the same points as {others}, {what}", level))
     return findings
 
 
@@ -143,10 +147,10 @@ def not_nested(inner: Iterable[Pair], outside: Mapping[Key, float], copied: Mapp
         share = outside.get(pair.key, 0.0)
         if share <= OUTSIDE_WARNING:
             continue
-        level = "error" if share > OUTSIDE_ERROR else "warning"
+        level = Level.ERROR if share > OUTSIDE_ERROR else Level.WARNING
         detail = f"{share:.1%} of the i-contour's area lies outside its o-contour"
         path, kind = (copied[pair.key], "contour") if pair.key in copied else (pair.contour_path, "pair")
-        findings.append(Finding("not_nested", kind, path, detail, *pair.key, level))
+        findings.append(Finding(Reason.NOT_NESTED, kind, path, detail, *pair.key, level=level))
     return findings
 
 
@@ -162,7 +166,7 @@ def volume_order(inner: Sequence[Pair], volumes: Volumes) -> list[Finding]:
                 f"slice {index}: {after[index]:.1f} square pixels at end-systole (phase {volumes.end_systole}), "
                 f"{before[index]:.1f} at end-diastole (phase {volumes.end_diastole})"
             )
-            findings.append(_of_contour("volume_order", pair, detail))
+            findings.append(_of_contour(Reason.VOLUME_ORDER, pair, detail))
     return findings
 
 
@@ -179,23 +183,21 @@ def incomplete_volumes(volumes: Volumes, study_id: str, path: str) -> list[Findi
         f"no i-contour could be used on {where}; a volume is a sum over slices, so the ejection fraction is wrong "
         "until these contours are there"
     )
-    return [Finding("incomplete_volumes", "study", path, detail, study_id)]
+    return [Finding(Reason.INCOMPLETE_VOLUMES, "study", path, detail, study_id)]
 
 
-def misregistered(row: StudyRow, path: str, origin: Origin) -> list[Finding]:
-    """A study whose i-contours would fit their images better elsewhere, whatever origin they were drawn with."""
-    # Drawn about the pixels' centers they lie half a pixel further on than under the default.
-    drawn = 0.5 if origin == "center" else 0.0
-    dx, dy = row.registration_peak_dx_px + drawn, row.registration_peak_dy_px + drawn
-    # Of no contours the distance is NaN, which is not more.
+def misregistered(row: StudyRow, path: str) -> list[Finding]:
+    """A study whose i-contours would fit their images better elsewhere."""
+    dx, dy = row.registration_peak_dx_px, row.registration_peak_dy_px
+    # Without contours the distance is NaN, which is not more.
     if not math.hypot(dx, dy) > MISREGISTERED_PX:
         return []
     detail = f"contrast across the i-contours peaks when they are moved by dx {dx:+g}, dy {dy:+g} pixels"
-    return [Finding("misregistered", "study", path, detail, row.study_id)]
+    return [Finding(Reason.MISREGISTERED, "study", path, detail, row.study_id)]
 
 
-def _of_contour(reason: str, pair: Pair, detail: str, level: str = "") -> Finding:
-    return Finding(reason, "contour", pair.contour_path, detail, pair.study_id, pair.number, level)
+def _of_contour(reason: Reason, pair: Pair, detail: str, level: Level | None = None) -> Finding:
+    return Finding(reason, "contour", pair.contour_path, detail, pair.study_id, pair.number, level=level)
 
 
 def _copies(path: str, paths: Sequence[str]) -> str:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.geometry import polygons
-from preprocess.model import NOWHERE, ImageHeader, Key, Pair, Place, Polygon, Study
+from preprocess.geometry import Polygon, polygons
+from preprocess.model import NOWHERE, ImageHeader, Key, Pair, Place, Study
 from preprocess.quality.registration import Registration, bands
 from preprocess.quality.volumes import Volumes
 

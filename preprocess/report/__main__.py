@@ -11,7 +11,7 @@ import sys
 
 from pipeline import RecordsError, __version__
 from preprocess import terminal
-from preprocess.findings import InputError
+from preprocess.findings import FatalInputError, InputError
 from preprocess.report.page import write_report
 
 
@@ -29,7 +29,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         path = write_report(arguments.data_dir, arguments.records_dir, arguments.output_dir)
-    except (InputError, RecordsError) as error:
+    except (FatalInputError, InputError, RecordsError) as error:
         print(f"preprocess.report: {error}", file=sys.stderr)
         return 1
     terminal.announce(f"report: {path}")

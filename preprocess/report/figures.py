@@ -12,7 +12,7 @@ import numpy.typing as npt
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from preprocess.model import Polygon
+from preprocess.geometry import Polygon
 from preprocess.quality.registration import MAX_SHIFT
 
 # From Okabe and Ito's palette, which most kinds of color blindness tell apart.

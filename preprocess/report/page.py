@@ -27,13 +27,13 @@ import numpy.typing as npt
 
 from pipeline import DatasetInfo, RecordsError, iterate_batches, schema
 from preprocess.dicom import reader
-from preprocess.findings import InputError
-from preprocess.geometry import polygons
+from preprocess.findings import FatalInputError, Reason, about
+from preprocess.geometry import Polygon, polygons
 from preprocess.geometry.grid import Grid
 from preprocess.inputs import challenge
 from preprocess.inputs.contours import read_contour
 from preprocess.inputs.sources import Source, open_source, opened
-from preprocess.model import ContourKind, Polygon
+from preprocess.model import ContourKind
 from preprocess.output import publication
 from preprocess.quality.registration import Registration
 from preprocess.report import figures
@@ -68,8 +68,8 @@ def write_report(data_dir: pathlib.Path, records_dir: pathlib.Path, output_dir: 
     """Writes ``index.html``, which needs nothing beside it, and returns its path.
 
     Raises:
-        InputError: the data directory cannot be read, a contour is not there, or the page cannot be written, or would
-            replace one that is not a report, or is a report of other studies.
+        FatalInputError: the data directory cannot be read, a contour is missing, or the page cannot be written or would
+            replace one that is not a report, or that is a report of other studies.
         RecordsError: the records directory is missing, incomplete or damaged.
     """
     info = DatasetInfo.load(records_dir)
@@ -129,12 +129,14 @@ def _check_former(path: pathlib.Path, studies: Sequence[str]) -> None:
     with publication.writing(path.parent):
         head = _META.search(path.read_text("utf-8", "replace")) if path.is_file() and not path.is_symlink() else None
     if head is None:
-        raise InputError(str(path), f"is not a report of this version, so it is not replaced; {publication.ELSEWHERE}")
+        raise FatalInputError(
+            str(path), f"is not a report of this version, so it is not replaced; {publication.ELSEWHERE}"
+        )
     lost = sorted(set(json.loads(html.unescape(head[1]))).difference(studies))
     if lost:
         named = publication.first_few(lost)
         detail = f"is a report of studies that the records do not hold ({named}); {publication.ELSEWHERE}"
-        raise InputError(str(path), detail)
+        raise FatalInputError(str(path), detail)
 
 
 def _table(path: pathlib.Path) -> list[Row]:
@@ -182,13 +184,13 @@ def _by_study(
                 study, number = studies[row["study_id"]], int(row["instance_number"])
                 # Not the table's path, in which bytes that are not UTF-8 are escaped.
                 path, image_path = study.contours[info.settings["contours"]][number], study.images[number]
-                with source.open(path) as file:
-                    polygon = read_contour(file, path)
+                with about(path), source.open(path) as file:
+                    polygon = read_contour(file, info.settings["contour_origin"])
             except (KeyError, OSError) as error:
                 detail = "is not there; pass the --data_dir that the records were made from"
-                raise InputError(row["contour_path"], detail) from error
+                raise FatalInputError(row["contour_path"], detail) from error
             # The contour is shown where it was drawn: on the records' grid, from their outer corner.
-            polygon = _grid(source, info, image_path).place(polygon, info.settings["contour_origin"])
+            polygon = _grid(source, info, image_path).place(polygon)
             shown.append(Shown(row, images[0, ..., 0], masks[0, ..., 0], polygon))
         if shown:
             yield shown
@@ -197,9 +199,11 @@ def _by_study(
 def _grid(source: Source, info: DatasetInfo, path: str) -> Grid:
     """The pixels that the records have of an image."""
     size, limit = info.settings.get("image_size"), info.settings["max_image_pixels"]
-    with opened(source, path, "unreadable_image") as file:
-        header = reader.read_header(file, path, limit)
-    return Grid.of(header, path, size and (size[0], size[1]), info.settings.get("pixel_spacing_mm"), limit)
+    with opened(source, path, Reason.UNREADABLE_IMAGE) as file:
+        header = reader.read_header(file, limit)
+    return Grid.of(
+        header.shape, header.pixel_spacing_mm, size and (size[0], size[1]), info.settings.get("pixel_spacing_mm"), limit
+    )
 
 
 def _study(row: Row, shown: Sequence[Shown], kind: ContourKind) -> dict[str, Any]:

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from preprocess.config import Config
 from preprocess.dicom import reader
-from preprocess.findings import Finding, InputError
+from preprocess.findings import Finding, InputError, Reason
+from preprocess.geometry import Polygon
+from preprocess.geometry.grid import Grid
 from preprocess.inputs import contours
 from preprocess.inputs.sources import Source, opened
-from preprocess.model import KINDS, ContourKind, Fingerprint, ImageHeader, Pair, Polygon, Study
+from preprocess.model import KINDS, ContourKind, Fingerprint, ImageHeader, Pair, Study
 from preprocess.quality.measurements import Outline
 from preprocess.stages import pairing
 
@@ -38,16 +40,16 @@ def examine(source: Source, config: Config, study: Study) -> Examined:
     labeled = study.contours["i"].keys() | study.contours["o"].keys()
     headers: dict[int, ImageHeader] = {}
     fingerprints: dict[int, Fingerprint] = {}
+    grids: dict[int, Grid] = {}
     for number, path in study.images.items():
-        with _found(findings, "image", study.study_id, number):
-            with opened(source, path, "unreadable_image") as file:
+        with _as_finding(findings, "image", study.study_id, number):
+            with opened(source, path, Reason.UNREADABLE_IMAGE) as file:
                 if number in labeled:
-                    header, fingerprints[number] = reader.read_fingerprint(file, path, config.max_image_pixels)
+                    header, fingerprints[number] = reader.read_fingerprint(file, config.max_image_pixels)
                 else:
-                    header = reader.read_header(file, path, config.max_image_pixels)
-            if number in labeled:
-                # What has no place on the common grid is found now: the shapes there settle who stays.
-                config.grid_of(header, path)
+                    header = reader.read_header(file, config.max_image_pixels)
+                if number in labeled:
+                    grids[number] = config.grid_of(header)
             headers[number] = header
     confirmed, mismatches = pairing.confirm(study, headers)
     findings += mismatches
@@ -57,11 +59,11 @@ def examine(source: Source, config: Config, study: Study) -> Examined:
         polygons: dict[int, Polygon] = {}
         for number, path in study.contours[kind].items():
             with (
-                _found(findings, "contour", study.study_id, number),
-                opened(source, path, "unreadable_contour") as file,
+                _as_finding(findings, "contour", study.study_id, number),
+                opened(source, path, Reason.UNREADABLE_CONTOUR) as file,
             ):
-                polygons[number] = contours.read_contour(file, path)
-        pairs[kind] = pairing.pair(study, kind, confirmed, places, fingerprints, polygons)
+                polygons[number] = contours.read_contour(file, config.contour_origin)
+        pairs[kind] = pairing.pair(study, kind, confirmed, places, fingerprints, grids, polygons)
         findings += pairing.left_over(study, kind, headers, polygons)
     findings += pairing.unconfirmed(study, pairs[config.contours])
     findings += pairing.unlabeled(study, config.contours)
@@ -69,7 +71,7 @@ def examine(source: Source, config: Config, study: Study) -> Examined:
 
 
 @contextlib.contextmanager
-def _found(findings: list[Finding], kind: str, study_id: str, number: int) -> Iterator[None]:
+def _as_finding(findings: list[Finding], kind: str, study_id: str, number: int) -> Iterator[None]:
     """Makes an error about one file a finding, and goes on."""
     try:
         yield

@@ -6,8 +6,10 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-from preprocess.findings import Finding
-from preprocess.model import NOWHERE, ContourKind, Fingerprint, ImageHeader, Pair, Place, Polygon, Study
+from preprocess.findings import Finding, Reason
+from preprocess.geometry import Polygon
+from preprocess.geometry.grid import Grid
+from preprocess.model import NOWHERE, ContourKind, Fingerprint, ImageHeader, Pair, Place, Study
 
 # Two positions further apart than this are two slices. Scanners round positions to 0.001 mm.
 _SAME_SLICE_MM = 0.1
@@ -24,7 +26,7 @@ def confirm(study: Study, headers: Mapping[int, ImageHeader]) -> tuple[dict[int,
         disagreeing = _disagreeing(study, number, header)
         if disagreeing:
             path = study.images[number]
-            findings.append(Finding("header_mismatch", "image", path, disagreeing, study.study_id, number))
+            findings.append(Finding(Reason.HEADER_MISMATCH, "image", path, disagreeing, study.study_id, number))
         else:
             confirmed[number] = header
     return confirmed, findings
@@ -36,6 +38,7 @@ def pair(
     headers: Mapping[int, ImageHeader],
     places: Mapping[int, Place],
     fingerprints: Mapping[int, Fingerprint],
+    grids: Mapping[int, Grid],
     polygons: Mapping[int, Polygon],
 ) -> list[Pair]:
     """A study's images with the contour of one kind on each, by number.
@@ -46,21 +49,23 @@ def pair(
         headers: header of each image that was confirmed, by number.
         places: slice and phase of each of them.
         fingerprints: of each of them that has a contour.
+        grids: the pixels that each of those gets.
         polygons: polygon of each contour that could be read, by number.
     """
     return [
         Pair(
-            study.study_id,
-            study.contour_id,
-            kind,
-            number,
-            study.images[number],
-            study.contours[kind][number],
-            headers[number],
-            polygon,
-            places[number].slice_index,
-            places[number].phase_index,
-            fingerprints[number],
+            study_id=study.study_id,
+            contour_id=study.contour_id,
+            kind=kind,
+            number=number,
+            image_path=study.images[number],
+            contour_path=study.contours[kind][number],
+            header=headers[number],
+            polygon=polygon,
+            slice_index=places[number].slice_index,
+            phase_index=places[number].phase_index,
+            fingerprint=fingerprints[number],
+            grid=grids[number],
         )
         for number, polygon in sorted(polygons.items())
         if number in headers
@@ -89,7 +94,7 @@ def unconfirmed(study: Study, pairs: Sequence[Pair]) -> list[Finding]:
         return []
     detail = f"of the paired images {' and '.join(counts)}: only the names of folder and file confirm these pairs"
     folder = pairs[0].image_path.rpartition("/")[0]
-    return [Finding("unconfirmed", "study", folder, detail, study.study_id, count=max(absent.values()))]
+    return [Finding(Reason.UNCONFIRMED, "study", folder, detail, study.study_id, count=max(absent.values()))]
 
 
 def unlabeled(study: Study, kind: ContourKind) -> list[Finding]:
@@ -99,13 +104,13 @@ def unlabeled(study: Study, kind: ContourKind) -> list[Finding]:
         return []
     folder = study.images[min(numbers)].rpartition("/")[0]
     detail = f"{len(numbers)} of {len(study.images)} images have no {kind}-contour"
-    return [Finding("unlabeled_images", "study", folder, detail, study.study_id)]
+    return [Finding(Reason.UNLABELED_IMAGES, "study", folder, detail, study.study_id)]
 
 
 def without_image(study_id: str, number: int, image_path: str | None, contour_path: str) -> Finding:
     """What is found of a contour whose image is missing (no path) or cannot be used."""
     detail = f"its image {image_path} cannot be used" if image_path else f"study {study_id} has no image {number}.dcm"
-    return Finding("no_image", "contour", contour_path, detail, study_id, number)
+    return Finding(Reason.NO_IMAGE, "contour", contour_path, detail, study_id, number)
 
 
 def _disagreeing(study: Study, number: int, header: ImageHeader) -> str:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from preprocess.config import Config
 from preprocess.dicom import reader
-from preprocess.findings import Finding, InputError
+from preprocess.findings import Finding, InputError, Reason, about
 from preprocess.geometry import masks, polygons
 from preprocess.inputs.sources import Source, opened
 from preprocess.model import Key, Pair, Study
@@ -123,8 +123,9 @@ def render(source: Source, config: Config, part: Part) -> Rendered:
         row = part.rows.get(pair.contour_path)
         try:
             image, mask = read_pair(source, config, pair)
-            # Those that are only measured are to be finite all the same.
-            pixels = dtypes.to_dtype(image, part.dtype if row else np.dtype(np.float32), pair.image_path)
+            # Images that are only measured must be finite, too.
+            with about(pair.image_path):
+                pixels = dtypes.to_dtype(image, part.dtype if row else np.dtype(np.float32))
         except InputError as error:
             findings += _left_out(pair, error)
             failed.add(pair.key)
@@ -134,7 +135,7 @@ def render(source: Source, config: Config, part: Part) -> Rendered:
         if row is None:
             continue
         try:
-            record = _on_common_grid(config, pair, pixels, mask)
+            record = _on_common_grid(pair, pixels, mask)
         except InputError as error:
             findings += _left_out(pair, error)
             continue
@@ -162,7 +163,7 @@ class StudyTables:
         """Of every pair of the kind that is written."""
         return list(self._rows.values())
 
-    def study_row(self, config: Config) -> tuple[StudyRow, list[Finding]]:
+    def study_row(self) -> tuple[StudyRow, list[Finding]]:
         """The study's row, and what it shows, when all parts were taken in."""
         selection = self._selection
         inner = [pair for pair in selection.inner if pair.key not in self._failed]
@@ -174,7 +175,7 @@ class StudyTables:
         for path in list(selection.study.contours["i"].values())[:1]:
             folder = path.rpartition("/")[0]
             findings += checks.incomplete_volumes(volumes, selection.study.study_id, folder)
-            findings += checks.misregistered(row, folder, config.contour_origin)
+            findings += checks.misregistered(row, folder)
         return row, findings
 
 
@@ -184,33 +185,34 @@ def read_pair(source: Source, config: Config, pair: Pair) -> tuple[npt.NDArray[n
     Raises:
         InputError: either cannot be made, or the image is not the one that was examined.
     """
-    mask = masks.rasterize(pair.polygon, pair.header.shape, pair.contour_path, config.contour_origin)
-    with opened(source, pair.image_path, "unreadable_image") as file:
-        pixels = reader.read_pixels(file, pair.image_path, config.max_image_pixels, pair.fingerprint)
-    if pixels.shape != pair.header.shape:
-        raise InputError(pair.image_path, "its pixels are not Rows × Columns", "unreadable_image")
+    with about(pair.contour_path):
+        mask = masks.rasterize(pair.polygon, pair.header.shape)
+    with opened(source, pair.image_path, Reason.UNREADABLE_IMAGE) as file:
+        pixels = reader.read_pixels(file, config.max_image_pixels, pair.fingerprint)
+        if pixels.shape != pair.header.shape:
+            raise InputError(Reason.UNREADABLE_IMAGE, "its pixels are not Rows × Columns")
     return pixels, mask
 
 
 def _on_common_grid(
-    config: Config, pair: Pair, pixels: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_]
+    pair: Pair, pixels: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_]
 ) -> tuple[Pair, npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
     """A pair as it lies on the common grid, its image resampled and its mask drawn there; all as it is without one.
 
     Raises:
         InputError: ``outside_image`` or ``degenerate_contour``, the contour lies beyond the grid or is lost in it.
     """
-    header, path = pair.header, pair.contour_path
-    grid = config.grid_of(header, pair.image_path)
+    grid = pair.grid
     if grid.changes_nothing:
         return pair, pixels, mask
-    header = dataclasses.replace(header, shape=grid.shape, pixel_spacing_mm=grid.spacing_mm)
-    placed = dataclasses.replace(pair, header=header, polygon=grid.place(pair.polygon, config.contour_origin))
-    try:
-        drawn = masks.rasterize(placed.polygon, grid.shape, path)
-    except InputError as error:
-        detail = f"on the common grid {error.detail}; enlarge --image_size, or choose another --pixel_spacing_mm"
-        raise InputError(path, detail, error.reason) from error
+    header = dataclasses.replace(pair.header, shape=grid.shape, pixel_spacing_mm=grid.spacing_mm)
+    placed = dataclasses.replace(pair, header=header, polygon=grid.place(pair.polygon))
+    with about(pair.contour_path):
+        try:
+            drawn = masks.rasterize(placed.polygon, grid.shape)
+        except InputError as error:
+            remedy = "enlarge --image_size, or choose another --pixel_spacing_mm"
+            raise InputError(error.reason, f"on the common grid {error.detail}", remedy) from error
     return placed, grid.resample(pixels), drawn
 
 

@@ -6,14 +6,14 @@ import pathlib
 import pytest
 
 from pipeline import DatasetInfo, verify
-from preprocess.findings import InputError
+from preprocess.findings import FatalInputError
 
 from .synthetic import write_small
 
 
 def overwrite_in_a_layer(merged: pathlib.Path) -> None:
     """The records there cannot be replaced; the new ones are kept."""
-    with pytest.raises(InputError, match="records: cannot be replaced on this file system") as raised:
+    with pytest.raises(FatalInputError, match="records: cannot be replaced on this file system") as raised:
         write_small(merged / "records", count=5, overwrite=True)
     assert DatasetInfo.load(merged / "records").cardinality == 4
     (kept,) = merged.glob("records-*")

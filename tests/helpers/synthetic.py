@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from preprocess.geometry.grid import Grid
 from preprocess.model import Fingerprint, ImageHeader, Pair
 from preprocess.output import publication
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 UNREAD = Fingerprint(b"", b"")
+
+GRID = Grid.of((6, 5), (1.5, 1.25), None, None, 1 << 24)
 
 Synthetic = Callable[..., pathlib.Path]
 """The fixture ``synthetic``."""
@@ -49,7 +52,20 @@ def write_synthetic(
 
 def synthetic_pair(number: int, **header: Any) -> Pair:
     fields = {"instance_number": number, **header}
-    return Pair("A", "B", "i", number, "image", "contour", header_of(**fields), np.zeros((3, 2)), 1, 2, UNREAD)
+    return Pair(
+        study_id="A",
+        contour_id="B",
+        kind="i",
+        number=number,
+        image_path="image",
+        contour_path="contour",
+        header=header_of(**fields),
+        polygon=np.zeros((3, 2)),
+        slice_index=1,
+        phase_index=2,
+        fingerprint=UNREAD,
+        grid=GRID,
+    )
 
 
 def header_of(**fields: Any) -> ImageHeader:
