@@ -1,11 +1,13 @@
 import itertools
 import pathlib
+import pickle
 
 import pytest
 
-from preprocess.findings import COLUMNS, Audit, FatalInputError, Finding, Level, Reason
+from preprocess.findings import COLUMNS, Audit, FatalInputError, Finding, InputError, Level, Reason, about
 from preprocess.inputs.exclusions import read_exclusions
 
+from .helpers import ROOT
 from .helpers.tables import read_table
 
 FINDINGS = [
@@ -100,3 +102,25 @@ def test_exclusions_that_cannot_be_read_are_refused(tmp_path: pathlib.Path) -> N
     (tmp_path / "exclude.csv").write_bytes(b"\xff")
     with pytest.raises(FatalInputError, match=r"exclude\.csv: cannot be read as UTF-8 CSV"):
         read_exclusions(tmp_path / "exclude.csv")
+
+
+def test_build_md_explains_every_reason_as_the_audit_does() -> None:
+    text = (ROOT / "BUILD.md").read_text("utf-8")
+    table = text.partition("### Reasons in `audit.csv`")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    assert rows == [
+        f"| `{reason}` | {', '.join(reason.levels)} | {reason.meaning} | {reason.remedy} |" for reason in Reason
+    ]
+
+
+def test_a_level_that_the_reason_does_not_have_is_an_error() -> None:
+    with pytest.raises(ValueError, match="a finding of reason no_image cannot have level info"):
+        Finding(Reason.NO_IMAGE, "contour", "c.txt", "no image", level=Level.INFO)
+
+
+def test_an_error_keeps_its_path_and_its_remedy_in_another_process() -> None:
+    with pytest.raises(InputError, match=r"^a\.dcm: damaged; copy or export the file again$") as raised, about("a.dcm"):
+        raise InputError(Reason.UNREADABLE_IMAGE, "damaged")
+    again = pickle.loads(pickle.dumps(raised.value))
+    assert (str(again), again.reason) == (str(raised.value), "unreadable_image")
+    assert str(pickle.loads(pickle.dumps(FatalInputError("data", "is empty")))) == "data: is empty"

@@ -165,7 +165,8 @@ def test_a_file_of_ten_gigabytes_is_not_read(
     assert run(Config(tree, tmp_path / "records")).records == {"train": 6}
     rows = [row for row in audit_of(tmp_path / "records") if row["reason"].startswith("unreadable")]
     assert [row["detail"] for row in rows] == [
-        f"cannot be read: it has {10 << 30} bytes, at most {folders.MAX_FILE_BYTES} expected"
+        f"cannot be read: it has {10 << 30} bytes, at most {folders.MAX_FILE_BYTES} expected; "
+        "put a readable file in its place"
     ] * 2
     assert allocated() < 128 * MIB
 
@@ -182,7 +183,8 @@ def test_a_zip_bomb_is_not_unpacked(tree: pathlib.Path, tmp_path: pathlib.Path, 
             entry.write(bytes(MIB))
     assert run(Config(path, tmp_path / "records")).records == {"train": 7}
     (row,) = [row for row in audit_of(tmp_path / "records") if row["reason"] == "unreadable_image"]
-    assert row["detail"] == f"cannot be read: it has {300 * MIB} bytes, at most {folders.MAX_FILE_BYTES} expected"
+    detail = f"cannot be read: it has {300 * MIB} bytes, at most {folders.MAX_FILE_BYTES} expected"
+    assert row["detail"] == f"{detail}; put a readable file in its place"
     assert allocated() < 128 * MIB
 
 
