@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import math
 import pathlib
 import re
 import subprocess
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import DatasetInfo, iterate_batches
+from pipeline import DatasetInfo, iterate_batches, schema
 from pipeline.frames import FRAME_BYTES, LENGTH_BYTES, scan
 from pipeline.records import Layout
 
@@ -105,6 +106,10 @@ def test_features_are_those_of_a_record(phantom_records: pathlib.Path) -> None:
         count = len(getattr(feature, kind).value)
         found[f"`{name}`"] = kind.removesuffix("_list") + (f" × {count}" if count > 1 else "")
     assert {name: kind for name, kind, _ in table("Features of a record")} == found
+    assert found == {
+        f"`{feature.name}`": feature.kind + (f" × {math.prod(feature.shape)}" if feature.shape else "")
+        for feature in schema.FEATURES
+    }
 
 
 def test_bytes_lie_where_the_table_has_them(phantom_records: pathlib.Path) -> None:

@@ -735,12 +735,15 @@ def test_one_hostile_study_changes_no_other(tree: pathlib.Path, tmp_path: pathli
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda fields: fields["image"].update(dtype="O"), "image dtype is none of int16, uint16, int32, float32"),
+        (lambda fields: fields["image"].update(dtype="O"), "image dtype is not one of int16, uint16, int32, float32"),
         (lambda fields: fields["image"].update(shape=[1 << 40, 1 << 40, 1]), "image shape has over 4294967296 pixels"),
         (lambda fields: fields["image"].update(shape=[6, 0, 1]), "image shape is not three numbers above 0"),
         (lambda fields: fields["splits"]["train"]["shards"][0].update(name="../a"), "a file's name leads out of"),
-        (lambda fields: fields["splits"]["train"]["shards"][0].update(count=1 << 50), "count is no number of records"),
-        (lambda fields: fields["splits"]["train"]["shards"][0].update(bytes=-1), "bytes or sha256 is none"),
+        (
+            lambda fields: fields["splits"]["train"]["shards"][0].update(count=1 << 50),
+            "count is not a number of records",
+        ),
+        (lambda fields: fields["splits"]["train"]["shards"][0].update(bytes=-1), "bytes or sha256 is not valid"),
         (lambda fields: fields["files"].update({"/etc/passwd": {"bytes": 0, "sha256": "0" * 64}}), "leads out of"),
     ],
 )
@@ -758,5 +761,5 @@ def test_a_manifest_that_is_signed_and_makes_no_sense_is_refused(
 def test_an_index_larger_than_its_records_is_refused(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a.idx").touch()
     os.truncate(tmp_path / "a.idx", 10 << 30)
-    with pytest.raises(RecordsError, match=r"a\.idx: 10737418240 bytes, more than 3 records take"):
+    with pytest.raises(RecordsError, match=r"a\.idx: 10737418240 bytes, more than 3 records need"):
         read_index(RecordsDirectory(tmp_path), ShardInfo("a", 3, 300, ""), None)

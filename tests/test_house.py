@@ -1,6 +1,8 @@
 """Rules of the house: which module may import which, and what tests share."""
 
 import ast
+import doctest
+import importlib
 import pathlib
 import re
 import subprocess
@@ -143,3 +145,15 @@ def test_a_module_loads_only_the_libraries_it_needs(module: str, allowed: set[st
     code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert set(FOREIGN) & set(result.stdout.split()) <= allowed
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in files_of("pipeline", "preprocess") if ">>>" in path.read_text("utf-8")],
+    ids=lambda path: path.stem,
+)
+def test_the_examples_in_docstrings_are_right(path: pathlib.Path) -> None:
+    module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    found = doctest.testmod(module)
+    assert found.attempted
+    assert not found.failed

@@ -41,7 +41,7 @@ def test_an_absent_directory_says_what_to_do(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_split_that_is_not_there_names_those_that_are(phantom_records: pathlib.Path) -> None:
-    with pytest.raises(RecordsError, match=r"split 'tset' is not there; these are: train, val"):
+    with pytest.raises(RecordsError, match=r"there is no split 'tset'; the splits are: train, val"):
         DatasetInfo.load(phantom_records).split("tset")
 
 

@@ -232,7 +232,7 @@ def test_a_schedule_of_a_billion_starts_at_any_step() -> None:
         ({"batch_size": 0}, r"batch_size is 0, at least 1 expected"),
         ({"seed": -1}, r"seed is -1, at least 0 expected"),
         ({"start_step": -1}, r"start_step is -1, at least 0"),
-        ({"epochs": -1}, r"epochs is -1, at least 0 expected; None cycles"),
+        ({"epochs": -1}, r"epochs is -1, at least 0 expected; None repeats"),
         ({"shard": (2, 2)}, r"shard is \(2, 2\), \(index, count\) with 0 <= index < count"),
         ({"shard": (0, 11)}, r"10 records leave none for each of 11 workers"),
         ({"batch_size": 11, "drop_remainder": True}, r"no batch of 11 can be made of 10 records; lower batch_size"),

@@ -151,7 +151,7 @@ def test_iterating_again_gives_the_same_batches(synthetic: Synthetic) -> None:
 
 def test_readers_without_epochs_have_no_length(synthetic: Synthetic) -> None:
     batches = iterate_batches(synthetic(16))
-    with pytest.raises(TypeError, match="epochs=None cycles for ever and has no len"):
+    with pytest.raises(TypeError, match="epochs=None never ends and has no len"):
         len(batches)
     dataset = make_dataset(synthetic(16))
     assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
@@ -276,7 +276,7 @@ def test_bytes_of_another_format_are_not_taken_for_pixels(synthetic: Synthetic, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"split": "test"}, "split 'test' is not there; these are: train"),
+        ({"split": "test"}, "there is no split 'test'; the splits are: train"),
         ({"image_dtype": "float16"}, "image_dtype is 'float16', \"float32\" or None expected"),
         ({"image_dtype": None, "standardize": True}, "standardize gives float32"),
         ({"batch_size": 0}, "batch_size is 0"),

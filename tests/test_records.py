@@ -135,7 +135,7 @@ def test_an_index_of_other_records_is_refused(synthetic: Synthetic, tmp_path: pa
     # As long as the shard, but its first two records are one byte longer and shorter.
     moved = [f"0 {size + 1}", f"{size + 1} {int(second.split()[1]) - 1}"]
     path.write_text("\n".join([*moved, *rest]) + "\n")
-    with pytest.raises(RecordsError, match=rf"{path.name}: is not the index that the manifest names"):
+    with pytest.raises(RecordsError, match=rf"{path.name}: does not match the manifest"):
         Index.load(directory, DatasetInfo.load(directory), "train")
 
 
@@ -173,3 +173,7 @@ def test_an_index_that_does_not_fit_its_shard_is_refused(tmp_path: pathlib.Path,
 def test_a_missing_index_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(RecordsError, match=r"shard\.idx: cannot be read as an index"):
         read_index(RecordsDirectory(tmp_path), ShardInfo("shard", 1, 20, ""), None)
+
+
+def test_image_and_mask_sort_before_all_other_features() -> None:
+    assert sorted(feature.name for feature in schema.FEATURES)[:2] == [schema.IMAGE, schema.MASK]

@@ -30,7 +30,7 @@ def shards(directory: pathlib.Path) -> list[pathlib.Path]:
 def test_a_whole_directory_has_no_faults(directory: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert list(verify.faults(directory)) == []
     assert verify.main([str(directory)]) == 0
-    assert capsys.readouterr().out == f"{directory}: 10 records in 3 shards, every checksum and count holds\n"
+    assert capsys.readouterr().out == f"{directory}: 10 records in 3 shards, every checksum and count matches\n"
 
 
 def cut_between_records(directory: pathlib.Path) -> str:
@@ -157,7 +157,7 @@ def test_a_mask_with_other_values_is_found(directory: pathlib.Path) -> None:
         value = first.features.feature["mask"].bytes_list.value
         value[0] = b"\x02" + value[0][1:]
 
-    assert "mask holds a value other than 0 and 1" in rewritten(directory, change)[0]
+    assert "the mask has a value other than 0 and 1" in rewritten(directory, change)[0]
 
 
 def test_a_record_of_another_format_is_found(directory: pathlib.Path) -> None:
@@ -168,7 +168,7 @@ def test_a_record_of_another_format_is_found(directory: pathlib.Path) -> None:
 def test_a_count_of_one_is_singular(synthetic: Synthetic, capsys: pytest.CaptureFixture[str]) -> None:
     directory = synthetic(1)
     assert verify.main([str(directory)]) == 0
-    assert capsys.readouterr().out == f"{directory}: 1 record in 1 shard, every checksum and count holds\n"
+    assert capsys.readouterr().out == f"{directory}: 1 record in 1 shard, every checksum and count matches\n"
 
 
 def test_the_command_exits_with_0_1_or_2(directory: pathlib.Path) -> None:
