@@ -20,7 +20,7 @@ from selenium.webdriver.support.ui import Select
 from pipeline import RecordsError
 from preprocess import phantom
 from preprocess.config import Config
-from preprocess.findings import FatalInputError
+from preprocess.findings import FatalInputError, Reason
 from preprocess.report.page import write_report
 from preprocess.run import run
 
@@ -163,6 +163,15 @@ def test_a_page_shows_a_few_hundred_rows_of_a_kind_and_counts_the_others(
     assert "1800 more rows of level error, reason duplicate_image: see audit.csv." in text
 
 
+def test_the_reasons_that_occur_are_explained(page: pathlib.Path) -> None:
+    text = page.read_text("utf-8")
+    explained = dict(re.findall(r"<dt>(\w+)</dt>\n<dd>(.*)</dd>", text))
+    assert explained.keys() == set(re.findall(r"<tr data-level=.*?</td><td>(\w+)</td>", text))
+    assert explained["missing_study"].startswith("a row of <code>link.csv</code> names a study")
+    assert explained["missing_study"].endswith(f" <strong>What to do:</strong> {Reason.MISSING_STUDY.remedy}.")
+    assert "What to do" not in explained["unlabeled_images"]
+
+
 def test_a_study_named_like_a_formula_in_a_folder_that_is_not_utf_8_is_shown(
     tree: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -185,7 +194,7 @@ def test_the_page_of_outer_contours_shows_no_contrast(data: pathlib.Path, tmp_pa
     text = write_report(data, tmp_path / "records", tmp_path / "report").read_text("utf-8")
     assert text.count("<figure id=") == 18
     assert "pairs written (outer contours)" in text
-    # Contrast is reported for inner contours.
+    # Contrast is measured for inner contours only.
     assert "Contrast across the contours" not in text
 
 
