@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Literal
 
 from preprocess.findings import DATA_DIR, FatalInputError, Finding, Reason
@@ -25,52 +26,81 @@ _LINK_COLUMNS = ("patient_id", "original_id")
 _MAX_LINK_BYTES = 1 << 22
 
 
+@dataclasses.dataclass(frozen=True)
+class _Root:
+    """``dicoms`` or ``contourfiles``, and the files in each folder directly below it."""
+
+    path: str
+    folders: Mapping[str, Sequence[str]]
+
+
 def discover(source: Source) -> tuple[list[Study], list[Finding]]:
     """Finds ``dicoms``, ``contourfiles`` and ``link.csv`` at any depth, and the studies they make.
 
     Returns:
-        The studies whose two folders are both there, sorted by id, and what was found odd or wrong.
+        The studies whose two folders exist, sorted by id, and what is odd or wrong.
 
     Raises:
-        FatalInputError: one of the three is not there, or is there twice, or ``link.csv`` has not its columns.
+        FatalInputError: one of the three is missing or exists twice, or ``link.csv`` lacks a column.
     """
     unused = Unused()
-    kept = unused.without_junk(source.paths)
-    dicoms = _the_only(source, "folder", "dicoms", {_up_to(path, "dicoms") for path in kept})
-    contourfiles = _the_only(source, "folder", "contourfiles", {_up_to(path, "contourfiles") for path in kept})
+    paths = unused.without_junk(source.paths)
+    dicoms, contourfiles, link = _locate(source, paths, unused)
+    rows, findings = _read_link(source, link)
+    unlisted = _unlisted(source)
+    studies = []
+    for study_id, contour_id in rows:
+        wanted = ((dicoms, study_id), (contourfiles, contour_id))
+        absent = [f"{root.path}/{folder}" for root, folder in wanted if folder not in root.folders]
+        if absent:
+            findings += _missing_study(study_id, link, [path for path in absent if path not in unlisted])
+            continue
+        images, problems = _images(study_id, dicoms, unused)
+        findings += problems
+        contours, problems = _contours(study_id, contour_id, contourfiles, unused)
+        findings += problems
+        studies.append(Study(study_id, contour_id, images, contours))
+    findings += _unlinked(dicoms, {study_id for study_id, _ in rows}, link)
+    findings += _unlinked(contourfiles, {contour_id for _, contour_id in rows}, link)
+    return sorted(studies, key=lambda study: study.study_id), [*findings, *unused.findings(), *source.findings]
+
+
+def _locate(source: Source, paths: Sequence[str], unused: Unused) -> tuple[_Root, _Root, str]:
+    """``dicoms``, ``contourfiles`` and the path of ``link.csv``."""
+    dicoms, contourfiles = (
+        _the_only(source, "folder", name, {_up_to(path, name) for path in paths}) for name in ("dicoms", "contourfiles")
+    )
     # A list: an archive may hold a name twice.
-    link = _the_only(source, "file", "link.csv", [path for path in kept if path.rpartition("/")[2] == "link.csv"])
-    image_folders = _folders_below(kept, dicoms, unused)
-    contour_folders = _folders_below(kept, contourfiles, unused)
-    # With the folders that hold them, which may be empty but for them.
-    unlisted = {
+    link = _the_only(source, "file", "link.csv", [path for path in paths if path.rpartition("/")[2] == "link.csv"])
+    return (
+        _Root(dicoms, _folders_below(paths, dicoms, unused)),
+        _Root(contourfiles, _folders_below(paths, contourfiles, unused)),
+        link,
+    )
+
+
+def _unlisted(source: Source) -> set[str]:
+    """The folders that cannot be listed, and the folders that contain them, which may hold nothing else."""
+    return {
         os.fspath(folder)
         for path in _unreadable_folders(source)
         for folder in (pathlib.PurePosixPath(path), *pathlib.PurePosixPath(path).parents)
     }
 
-    rows, findings = _read_link(source, link)
-    studies = []
-    for study_id, contour_id in rows:
-        images_root, contours_root = f"{dicoms}/{study_id}", f"{contourfiles}/{contour_id}"
-        absent = [images_root] * (study_id not in image_folders) + [contours_root] * (contour_id not in contour_folders)
-        if absent:
-            missing = [path for path in absent if path not in unlisted]
-            if missing:
-                detail = f"{link} names it, but there is no {' and no '.join(missing)}"
-                findings.append(Finding(Reason.MISSING_STUDY, "study", missing[0], detail, study_id))
-            continue
-        images, problems = _images(study_id, images_root, image_folders[study_id], unused)
-        findings += problems
-        contours, problems = _contours(study_id, contours_root, contour_folders[contour_id], unused)
-        findings += problems
-        studies.append(Study(study_id, contour_id, images, contours))
-    named = {study_id for study_id, _ in rows}, {contour_id for _, contour_id in rows}
-    for root, folders, ids in ((dicoms, image_folders, named[0]), (contourfiles, contour_folders, named[1])):
-        for folder in sorted(folders.keys() - ids):
-            detail = f"no row of {link} names this folder"
-            findings.append(Finding(Reason.UNLINKED_STUDY, "study", f"{root}/{folder}", detail, folder))
-    return sorted(studies, key=lambda study: study.study_id), [*findings, *unused.findings(), *source.findings]
+
+def _missing_study(study_id: str, link: str, missing: Sequence[str]) -> list[Finding]:
+    if not missing:
+        return []
+    detail = f"{link} names it, but there is no {' and no '.join(missing)}"
+    return [Finding(Reason.MISSING_STUDY, "study", missing[0], detail, study_id)]
+
+
+def _unlinked(root: _Root, linked: Set[str], link: str) -> list[Finding]:
+    """A finding for each folder that no row of ``link.csv`` names."""
+    return [
+        Finding(Reason.UNLINKED_STUDY, "study", f"{root.path}/{folder}", f"no row of {link} names this folder", folder)
+        for folder in sorted(root.folders.keys() - linked)
+    ]
 
 
 def _unreadable_folders(source: Source) -> list[str]:
@@ -83,8 +113,8 @@ def _up_to(path: str, folder: str) -> str | None:
     return "/".join(parts[: parts.index(folder) + 1]) if folder in parts else None
 
 
-def _the_only(source: Source, kind: Literal["file", "folder"], name: str, found: Iterable[str | None]) -> str:
-    there = sorted(path for path in found if path is not None)
+def _the_only(source: Source, kind: Literal["file", "folder"], name: str, paths: Iterable[str | None]) -> str:
+    there = sorted(path for path in paths if path is not None)
     if not there:
         unlisted = [f"; {path} cannot be listed" for path in _unreadable_folders(source)[:1]]
         raise FatalInputError(
@@ -149,9 +179,11 @@ def _names_a_folder(name: str) -> bool:
     return bool(name) and name not in (".", "..") and not re.search(r"[/\\:\x00-\x1f\x7f]", name)
 
 
-def _images(study_id: str, root: str, paths: Iterable[str], unused: Unused) -> tuple[dict[int, str], list[Finding]]:
+def _images(study_id: str, dicoms: _Root, unused: Unused) -> tuple[dict[int, str], list[Finding]]:
+    """The images of a study, by number."""
+    root = f"{dicoms.path}/{study_id}"
     numbered = []
-    for path in paths:
+    for path in dicoms.folders[study_id]:
         folder, _, name = path.rpartition("/")
         match = _IMAGE_NAME.fullmatch(name)
         if match and folder == root:
@@ -162,24 +194,26 @@ def _images(study_id: str, root: str, paths: Iterable[str], unused: Unused) -> t
 
 
 def _contours(
-    study_id: str, root: str, paths: Iterable[str], unused: Unused
+    study_id: str, contour_id: str, contourfiles: _Root, unused: Unused
 ) -> tuple[dict[ContourKind, dict[int, str]], list[Finding]]:
+    """The contours of a study, by kind and number."""
+    below = len(f"{contourfiles.path}/{contour_id}/")
     numbered: dict[ContourKind, list[tuple[int, str]]] = {"i": [], "o": []}
     findings = []
-    for path in paths:
+    for path in contourfiles.folders[contour_id]:
         folder, _, name = path.rpartition("/")
-        kind = _CONTOUR_FOLDERS.get(folder[len(root) + 1 :])
+        kind = _CONTOUR_FOLDERS.get(folder[below:])
         match = _CONTOUR_NAME.fullmatch(name)
         if kind and match and match[2].lower() == kind:
             numbered[kind].append((int(match[1]), path))
-        elif path[len(root) + 1 :] in _CONTOUR_FOLDERS:
+        elif path[below:] in _CONTOUR_FOLDERS:
             detail = "is neither a folder nor a link to one; put the contours there"
             findings.append(Finding(Reason.UNREADABLE_FOLDER, "file", path, detail, study_id))
         else:
             unused.add(path)
     contours: dict[ContourKind, dict[int, str]] = {}
-    for kind, found in numbered.items():
-        contours[kind], problems = _unique(Reason.DUPLICATE_CONTOUR, "contour", study_id, found)
+    for kind, files in numbered.items():
+        contours[kind], problems = _unique(Reason.DUPLICATE_CONTOUR, "contour", study_id, files)
         findings += problems
     return contours, findings
 
