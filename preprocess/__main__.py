@@ -152,8 +152,8 @@ def _closing(summary: Summary, output_dir: pathlib.Path) -> list[str]:
     lines = [f"{total(summary.records, 'pair')} written to {output_dir} ({counted(summary.records)})"]
     if summary.left_out:
         lines.append(f"{total(summary.left_out, 'input')} left out: {counted(summary.left_out)}")
-    if summary.noted:
-        lines.append(f"{total(summary.noted, 'warning')}: {counted(summary.noted)}")
+    if summary.warnings:
+        lines.append(f"{total(summary.warnings, 'warning')}: {counted(summary.warnings)}")
     return [*lines, f"audit: {output_dir / 'audit.csv'}"]
 
 
@@ -166,7 +166,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         if len(rest) > 1:
-            raise flags.Error(f"{rest[1]!r} is no flag.")
+            raise flags.Error(f"unexpected argument {rest[1]!r}")
     except flags.Error as error:
         print(f"preprocess: {error}\nSee python -m preprocess --help.", file=sys.stderr)
         sys.exit(2)

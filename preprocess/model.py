@@ -126,7 +126,7 @@ class Pair:
 
     Attributes:
         kind: of the contour.
-        number: the number in both files' names.
+        instance_number: the number in both files' names.
         slice_index: 0 at the end of the stack that was numbered first, -1 when unknown.
         phase_index: 0 at the start of the cardiac cycle, -1 when unknown.
         fingerprint: of the image.
@@ -136,7 +136,7 @@ class Pair:
     study_id: str
     contour_id: str
     kind: ContourKind
-    number: int
+    instance_number: int
     image_path: str
     contour_path: str
     header: ImageHeader
@@ -149,4 +149,4 @@ class Pair:
     @property
     def key(self) -> Key:
         """Study and number."""
-        return self.study_id, self.number
+        return self.study_id, self.instance_number

@@ -41,12 +41,12 @@ class Summary:
     Attributes:
         records: pairs written, by split.
         left_out: inputs left out, by reason.
-        noted: inputs with a warning, by reason.
+        warnings: inputs with a warning, by reason.
     """
 
     records: Mapping[str, int]
     left_out: Mapping[str, int]
-    noted: Mapping[str, int]
+    warnings: Mapping[str, int]
 
 
 def run(config: Config) -> Summary:
@@ -258,7 +258,7 @@ def _selections(
     return [
         Selection(
             study=content.study,
-            outline=content.outline,
+            summary=content.summary,
             pairs=content.pairs[kind],
             written=written.intersection(pair.contour_path for pair in content.pairs[kind]),
             inner=rejected.others(content.pairs["i"]),

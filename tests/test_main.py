@@ -90,7 +90,7 @@ def test_help_explains_every_flag() -> None:
         ([], "flag --data_dir=None: Flag --data_dir must have a value other than None."),
         (["--data_dir=x"], "flag --output_dir=None"),
         (["--data_dir=x", "--output_dir=y", "--worker=3"], "Unknown command line flag 'worker'"),
-        (["--data_dir=x", "--output_dir=y", "stray"], "'stray' is no flag."),
+        (["--data_dir=x", "--output_dir=y", "stray"], "unexpected argument 'stray'"),
         (["--data_dir=x", "--output_dir=y", "--contours=e"], "value should be one of <i|o>"),
         (["--data_dir=x", "--output_dir=y", "--num_shards=0"], "num_shards is 0, 1 to 99999 expected"),
         (

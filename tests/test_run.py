@@ -386,7 +386,7 @@ def test_a_row_of_the_audit_excludes_its_pair_and_only_it(tree: pathlib.Path, tm
         ("PHANTOM001", "9", "info", "left out by --exclude: outside_image"),
         ("PHANTOM002", "21", "info", "left out by --exclude: blurred"),
     ]
-    assert summary.noted["unmatched_exclusion"] == 1
+    assert summary.warnings["unmatched_exclusion"] == 1
     assert found_by(tmp_path / "second", "unmatched_exclusion") == [("PHANTOM002", "99", "warning")]
 
 

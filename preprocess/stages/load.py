@@ -14,7 +14,7 @@ from preprocess.geometry.grid import Grid
 from preprocess.inputs import contours
 from preprocess.inputs.sources import Source, opened
 from preprocess.model import KINDS, ContourKind, Fingerprint, ImageHeader, Pair, Study
-from preprocess.quality.measurements import Outline
+from preprocess.quality.measurements import StudySummary
 from preprocess.stages import pairing
 
 
@@ -24,13 +24,13 @@ class Examined:
 
     Attributes:
         pairs: by kind of contour, by number.
-        outline: what files and headers say as a whole.
+        summary: what files and headers say as a whole.
         findings: everything missing, odd or wrong.
     """
 
     study: Study
     pairs: Mapping[ContourKind, Sequence[Pair]]
-    outline: Outline
+    summary: StudySummary
     findings: Sequence[Finding]
 
 
@@ -51,7 +51,7 @@ def examine(source: Source, config: Config, study: Study) -> Examined:
                 if number in labeled:
                     grids[number] = config.grid_of(header)
             headers[number] = header
-    confirmed, mismatches = pairing.confirm(study, headers)
+    confirmed, mismatches = pairing.match_headers(study, headers)
     findings += mismatches
     places = pairing.locate(confirmed)
     pairs: dict[ContourKind, list[Pair]] = {}
@@ -64,10 +64,10 @@ def examine(source: Source, config: Config, study: Study) -> Examined:
             ):
                 polygons[number] = contours.read_contour(file, config.contour_origin)
         pairs[kind] = pairing.pair(study, kind, confirmed, places, fingerprints, grids, polygons)
-        findings += pairing.left_over(study, kind, headers, polygons)
+        findings += pairing.unmatched_contours(study, kind, headers, polygons)
     findings += pairing.unconfirmed(study, pairs[config.contours])
     findings += pairing.unlabeled(study, config.contours)
-    return Examined(study, pairs, Outline.of(study, confirmed, places), findings)
+    return Examined(study, pairs, StudySummary.of(study, confirmed, places), findings)
 
 
 @contextlib.contextmanager

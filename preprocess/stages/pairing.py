@@ -19,7 +19,7 @@ _SAME_SLICE_MM = 0.1
 _SAME_STACK = math.radians(0.1)
 
 
-def confirm(study: Study, headers: Mapping[int, ImageHeader]) -> tuple[dict[int, ImageHeader], list[Finding]]:
+def match_headers(study: Study, headers: Mapping[int, ImageHeader]) -> tuple[dict[int, ImageHeader], list[Finding]]:
     """The headers that agree with folder and file name, by number, and a finding for each of the others."""
     confirmed, findings = {}, []
     for number, header in sorted(headers.items()):
@@ -57,7 +57,7 @@ def pair(
             study_id=study.study_id,
             contour_id=study.contour_id,
             kind=kind,
-            number=number,
+            instance_number=number,
             image_path=study.images[number],
             contour_path=study.contours[kind][number],
             header=headers[number],
@@ -72,7 +72,7 @@ def pair(
     ]
 
 
-def left_over(
+def unmatched_contours(
     study: Study, kind: ContourKind, headers: Mapping[int, ImageHeader], polygons: Mapping[int, Polygon]
 ) -> list[Finding]:
     """Contours of one kind without an image: ``headers`` are those of all images that could be read."""

@@ -16,7 +16,7 @@ from preprocess.inputs.sources import Source, opened
 from preprocess.model import Key, Pair, Study
 from preprocess.output import dtypes
 from preprocess.quality import checks, measurements
-from preprocess.quality.measurements import Outline, PairRow, StudyRow
+from preprocess.quality.measurements import PairRow, StudyRow, StudySummary
 from preprocess.quality.registration import Registration
 from preprocess.quality.volumes import Volumes
 from preprocess.stages import pairing
@@ -31,7 +31,7 @@ class Selection:
 
     Attributes:
         study: the study.
-        outline: what its files say as a whole.
+        summary: what its files say as a whole.
         pairs: all pairs of the kind that is written.
         written: contour paths of those that go into the records.
         inner: i-contour pairs that the study is measured by.
@@ -40,7 +40,7 @@ class Selection:
     """
 
     study: Study
-    outline: Outline
+    summary: StudySummary
     pairs: Sequence[Pair]
     written: frozenset[str]
     inner: Sequence[Pair]
@@ -168,9 +168,9 @@ class StudyTables:
         selection = self._selection
         inner = [pair for pair in selection.inner if pair.key not in self._failed]
         areas = ((pair, polygons.area(pair.polygon)) for pair in inner)
-        volumes = Volumes.of(areas, selection.outline.slice_spacing_mm, selection.outline.contoured)
+        volumes = Volumes.of(areas, selection.summary.slice_spacing_mm, selection.summary.contoured)
         written = sum(row.written for row in self._rows.values())
-        row = measurements.study_row(selection.study, selection.outline, written, self._registration, volumes)
+        row = measurements.study_row(selection.study, selection.summary, written, self._registration, volumes)
         findings = checks.volume_order(inner, volumes)
         for path in list(selection.study.contours["i"].values())[:1]:
             folder = path.rpartition("/")[0]
@@ -219,8 +219,8 @@ def _on_common_grid(
 def _left_out(pair: Pair, error: InputError) -> list[Finding]:
     """What is found of a pair of which one file cannot be used."""
     if error.path == pair.contour_path:
-        return [Finding.of(error, "contour", pair.study_id, pair.number)]
+        return [Finding.of(error, "contour", pair.study_id, pair.instance_number)]
     return [
-        Finding.of(error, "image", pair.study_id, pair.number),
-        pairing.without_image(pair.study_id, pair.number, pair.image_path, pair.contour_path),
+        Finding.of(error, "image", pair.study_id, pair.instance_number),
+        pairing.without_image(pair.study_id, pair.instance_number, pair.image_path, pair.contour_path),
     ]
