@@ -1,4 +1,4 @@
-"""The stages, in order."""
+"""The whole job: the stages in order, a plan of what is written, and its execution."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a run did, for its last lines.
+    """What a run did.
 
     Attributes:
         records: pairs written, by split.
         left_out: inputs left out, by reason.
-        warnings: inputs with a warning, by reason.
+        warnings: inputs that have a warning, by reason.
     """
 
     records: Mapping[str, int]
@@ -124,10 +124,10 @@ def _plan(source: Source, config: Config, exclusions: Mapping[Key, str], engine:
     pairs, findings = _of_shape(usable, shape)
     audit.add([*findings, *checks.mixed_photometric(pairs)])
     if not pairs:
-        raise _listing("no image and contour could be paired", config, audit)
+        raise _listing("no image could be paired with a contour", config, audit)
     dtype, exact = dtypes.smallest_dtype(pair.header for pair in pairs)
     if not exact:
-        _log.warning("modality values are not all integers that float32 holds: images are rounded to float32")
+        _log.warning("some modality values are not integers that float32 can represent: images are rounded to float32")
     return Plan(
         selections=_selections(examined, pairs, rejected, outside, dtype, config.contours),
         shape=shape,
@@ -154,9 +154,11 @@ def _write(plan: Plan, config: Config, engine: Engine, directory: pathlib.Path, 
         split_of = plan.split_of
         empty = plan.splits.keys() - {split_of[row.study_id] for row in pair_rows if row.written}
         if empty:
-            raise _listing(f"no image and contour could be paired in split {', '.join(sorted(empty))}", config, audit)
+            raise _listing(
+                f"no image could be paired with a contour in split {', '.join(sorted(empty))}", config, audit
+            )
         if config.strict and audit.counts(Level.ERROR):
-            raise _listing("--strict: nothing published, for the audit has errors", config, audit)
+            raise _listing("not published: the audit has errors, and --strict is set", config, audit)
         files = {
             schema.AUDIT_FILE: audit.dump(),
             schema.PAIRS_FILE: measurements.dump_table(PairRow, pair_rows),
@@ -185,11 +187,12 @@ def _write_records(
 
 
 def _progress(total: int, what: str) -> tqdm.tqdm[None]:
-    """A bar on a terminal, nothing elsewhere: there the log lines tell."""
+    """A progress bar on a terminal. Elsewhere the log reports progress, and nothing is shown."""
     return tqdm.tqdm(total=total, desc=what, unit="file", disable=None, leave=False)
 
 
 def _examine(source: Source, config: Config, engine: Engine, audit: Audit) -> list[Examined]:
+    """Reads the headers and contours of every study."""
     studies, findings = challenge.discover(source)
     if config.overwrite:
         missing = {finding.study_id for finding in findings if finding.reason == "missing_study"}
@@ -197,7 +200,7 @@ def _examine(source: Source, config: Config, engine: Engine, audit: Audit) -> li
     audit.add(findings)
     _log.info("%s: %d studies, %d files", source.name, len(studies), len(source.paths))
     if studies:
-        # What asks for other studies is refused before any image is read.
+        # A --split that names missing studies is refused before any image is read.
         splits.assign(config.split, {study.study_id for study in studies})
     examined = []
     with _progress(sum(len(study.images) for study in studies), "headers") as bar:
@@ -211,6 +214,7 @@ def _examine(source: Source, config: Config, engine: Engine, audit: Audit) -> li
 
 
 def _excluded(examined: Iterable[Examined], config: Config, exclusions: Mapping[Key, str]) -> list[Finding]:
+    """A finding for each pair that ``--exclude`` leaves out, and for each of its rows that matches no pair."""
     findings = []
     unknown = set(exclusions)
     for content in examined:
@@ -219,7 +223,7 @@ def _excluded(examined: Iterable[Examined], config: Config, exclusions: Mapping[
                 unknown.remove(pair.key)
                 detail = f"left out by --exclude: {exclusions[pair.key] or 'no reason given'}"
                 findings.append(Finding(Reason.EXCLUDED, "pair", pair.contour_path, detail, *pair.key))
-    detail = f"no {config.contours}-contour of this number is paired with an image"
+    detail = f"no {config.contours}-contour with this number is paired with an image"
     findings += [Finding(Reason.UNMATCHED_EXCLUSION, "pair", "--exclude", detail, *key) for key in unknown]
     return findings
 
@@ -231,7 +235,7 @@ def _outside(kept: Mapping[ContourKind, Iterable[Pair]]) -> dict[Key, float]:
 
 
 def _check(kept: Mapping[ContourKind, Sequence[Pair]], outside: Mapping[Key, float]) -> list[Finding]:
-    """What only all studies together show, before any pixel is read."""
+    """Findings that need all studies, but no pixels."""
     both = [*kept["i"], *kept["o"]]
     copies = [finding for pairs in kept.values() for finding in checks.duplicate_contours(pairs, outside)]
     wrong = {finding.path for finding in copies if finding.level == "error"}
@@ -253,7 +257,7 @@ def _selections(
     dtype: np.dtype[Any],
     kind: ContourKind,
 ) -> list[Selection]:
-    """What is to be made of each study, when ``pairs`` are to be written."""
+    """What to make of each study, when ``pairs`` are to be written."""
     written = frozenset(pair.contour_path for pair in pairs)
     return [
         Selection(
@@ -271,14 +275,14 @@ def _selections(
 
 @dataclasses.dataclass(frozen=True)
 class Rejected:
-    """What the findings of level error leave out: files by path, whole pairs by study and number."""
+    """What errors in the audit leave out: files by path, whole pairs by study and number."""
 
     paths: frozenset[str]
     keys: frozenset[tuple[str, int | None]]
 
     @classmethod
     def of(cls, errors: Sequence[Finding]) -> Rejected:
-        """From findings, all of level error."""
+        """From findings that all have level error."""
         return cls(
             frozenset(finding.path for finding in errors),
             frozenset((finding.study_id, finding.instance_number) for finding in errors if finding.kind == "pair"),

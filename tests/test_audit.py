@@ -93,7 +93,7 @@ def test_exclusions_that_name_no_pair(tmp_path: pathlib.Path, text: str, message
 
 
 def test_exclusions_that_cannot_be_read(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(FatalInputError, match=r"nowhere\.csv: no such file; --exclude names a CSV file"):
+    with pytest.raises(FatalInputError, match=r"nowhere\.csv: no such file; pass a CSV file of pairs to leave out"):
         read_exclusions(tmp_path / "nowhere.csv")
     with pytest.raises(FatalInputError, match=r"cannot be read: Is a directory; --exclude names"):
         read_exclusions(tmp_path)

@@ -158,6 +158,6 @@ def test_the_phantom_as_a_command(tmp_path: pathlib.Path) -> None:
     (tmp_path / "dicoms" / "PHANTOM001").mkdir(parents=True)
     result = preprocess(f"--output_dir={tmp_path}", module="preprocess.phantom")
     assert result.returncode == 1
-    assert result.stderr == f"preprocess.phantom: {tmp_path}: holds dicoms already; choose another --output_dir\n"
+    assert result.stderr == f"preprocess.phantom: {tmp_path}: already contains dicoms; choose another --output_dir\n"
     result = preprocess("--output_dir=/dev/null/new", module="preprocess.phantom")
     assert result.stderr == "preprocess.phantom: /dev/null/new: cannot be written: Not a directory\n"

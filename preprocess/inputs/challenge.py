@@ -1,4 +1,4 @@
-"""data_dir → studies: which files there are, and which belong together by ``link.csv``."""
+"""A data directory → studies: ``link.csv`` says which folder of images belongs to which folder of contours."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CONTOUR_FOLDERS: dict[str, ContourKind] = {"i-contours": "i", "o-contours": "o"
 
 _LINK_COLUMNS = ("patient_id", "original_id")
 
-# 100,000 studies.
+# Enough for 100,000 studies.
 _MAX_LINK_BYTES = 1 << 22
 
 
@@ -91,7 +91,7 @@ def _unlisted(source: Source) -> set[str]:
 def _missing_study(study_id: str, link: str, missing: Sequence[str]) -> list[Finding]:
     if not missing:
         return []
-    detail = f"{link} names it, but there is no {' and no '.join(missing)}"
+    detail = f"{link} names the study, but there is no {' and no '.join(missing)}"
     return [Finding(Reason.MISSING_STUDY, "study", missing[0], detail, study_id)]
 
 
@@ -108,7 +108,7 @@ def _unreadable_folders(source: Source) -> list[str]:
 
 
 def _up_to(path: str, folder: str) -> str | None:
-    """The path's part up to the first folder of that name, None if it lies in none."""
+    """The part of a path up to the first folder with a name; None if it is in no such folder."""
     parts = path.split("/")[:-1]
     return "/".join(parts[: parts.index(folder) + 1]) if folder in parts else None
 
@@ -119,12 +119,14 @@ def _the_only(source: Source, kind: Literal["file", "folder"], name: str, paths:
         unlisted = [f"; {path} cannot be listed" for path in _unreadable_folders(source)[:1]]
         raise FatalInputError(
             source.name,
-            f"holds no {kind} named {name}; dicoms/, contourfiles/ and link.csv are expected, at any depth of "
+            f"contains no {kind} named {name}; dicoms/, contourfiles/ and link.csv are expected, at any depth of "
             f"{DATA_DIR}{''.join(unlisted)}",
         )
     if len(there) > 1:
         raise FatalInputError(
-            source.name, f"holds {len(there)} {kind}s named {name}: {some(there)}; pass the folder of one as {DATA_DIR}"
+            source.name,
+            f"contains {len(there)} {kind}s named {name}: {some(there)}; pass the folder that contains one as "
+            f"{DATA_DIR}",
         )
     return there[0]
 
@@ -150,11 +152,11 @@ def _read_link(source: Source, link: str) -> tuple[list[tuple[str, str]], list[F
     except OSError as error:
         raise FatalInputError(link, f"cannot be read: {error.strerror or error}") from error
     if len(content) > _MAX_LINK_BYTES:
-        raise FatalInputError(link, f"over {_MAX_LINK_BYTES} bytes, a row of two ids per study expected")
+        raise FatalInputError(link, f"has over {_MAX_LINK_BYTES} bytes, a row with two ids per study expected")
     lines = read_rows(content, link, _LINK_COLUMNS)
     if not lines:
         raise FatalInputError(
-            link, f"holds no row below the first line; add one of {','.join(_LINK_COLUMNS)} for each study"
+            link, f"contains no row below the first line; add a row {','.join(_LINK_COLUMNS)} for each study"
         )
     rows: dict[tuple[str, str], None] = {}
     findings = []
@@ -162,11 +164,11 @@ def _read_link(source: Source, link: str) -> tuple[list[tuple[str, str]], list[F
     uses = [collections.Counter(ids[column] for ids in distinct) for column in (0, 1)]
     for line, (study_id, contour_id) in lines:
         if not (_names_a_folder(study_id) and _names_a_folder(contour_id)):
-            problem = "an id that names no folder directly below dicoms/ or contourfiles/"
+            problem = "an id cannot be the name of a folder directly below dicoms/ or contourfiles/"
         elif (study_id, contour_id) in rows:
-            problem = "the same row a second time"
+            problem = "repeats an earlier row"
         elif uses[0][study_id] > 1 or uses[1][contour_id] > 1:
-            problem = "an id that other rows link otherwise"
+            problem = "another row links one of the ids differently"
         else:
             rows[study_id, contour_id] = None
             continue
@@ -175,7 +177,7 @@ def _read_link(source: Source, link: str) -> tuple[list[tuple[str, str]], list[F
 
 
 def _names_a_folder(name: str) -> bool:
-    """Whether a name, put below a folder, stays directly below it on every system."""
+    """Whether a name can be that of a folder directly below another, on every system."""
     return bool(name) and name not in (".", "..") and not re.search(r"[/\\:\x00-\x1f\x7f]", name)
 
 
@@ -221,7 +223,7 @@ def _contours(
 def _unique(
     reason: Reason, kind: str, study_id: str, numbered: Iterable[tuple[int, str]]
 ) -> tuple[dict[int, str], list[Finding]]:
-    """Paths by number, without the numbers that two names share: nobody can tell which is meant."""
+    """Paths by number, without the numbers that several files share, because the right file cannot be determined."""
     paths: dict[int, list[str]] = collections.defaultdict(list)
     for number, path in numbered:
         paths[number].append(path)

@@ -1,4 +1,4 @@
-"""One study, read and paired: what it holds and what is wrong with it."""
+"""Reads one study, headers and contours, and pairs its images with its contours."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from preprocess.stages import pairing
 
 @dataclasses.dataclass(frozen=True)
 class Examined:
-    """A study as its files have it; of its images without a contour only what they say together.
+    """A study that was read. Of images without a contour it keeps only the summary.
 
     Attributes:
-        pairs: by kind of contour, by number.
-        summary: what files and headers say as a whole.
-        findings: everything missing, odd or wrong.
+        pairs: for each kind of contour, sorted by instance number.
+        summary: what the files and headers say about the study.
+        findings: everything that is missing, odd or wrong.
     """
 
     study: Study
@@ -72,7 +72,7 @@ def examine(source: Source, config: Config, study: Study) -> Examined:
 
 @contextlib.contextmanager
 def _as_finding(findings: list[Finding], kind: str, study_id: str, number: int) -> Iterator[None]:
-    """Makes an error about one file a finding, and goes on."""
+    """Turns an error about one file into a finding."""
     try:
         yield
     except InputError as error:
