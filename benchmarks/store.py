@@ -56,7 +56,7 @@ def records(root: pathlib.Path, count: int) -> pathlib.Path:
                     study_id="A",
                     contour_id="B",
                     kind="i",
-                    number=position,
+                    instance_number=position,
                     image_path="image",
                     contour_path="contour",
                     header=header,

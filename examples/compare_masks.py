@@ -71,7 +71,7 @@ def read_studies(source: Source, config: Config) -> dict[str, Contoured]:
     for study in challenge.discover(source)[0]:
         content = load.examine(source, config, study)
         pairs = [pair for pair in content.pairs["i"] if pair.contour_path in written]
-        studies[study.study_id] = Contoured(pairs, content.outline.slice_spacing_mm)
+        studies[study.study_id] = Contoured(pairs, content.summary.slice_spacing_mm)
     return studies
 
 

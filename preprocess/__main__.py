@@ -1,17 +1,17 @@
 """Turn MRI studies and left-ventricle contours into training records.
 
-Pairs DICOM images with contours, draws each contour as a mask, audits everything found on the way, and writes sharded
-TFRecords with a manifest. The output directory appears whole or not at all.
+Pairs DICOM images with contours, draws each contour as a mask, lists every problem in audit.csv, and writes sharded
+TFRecords with a manifest. The output directory appears complete or not at all.
 
   python -m preprocess --data_dir=final_data --output_dir=records
 
-Exit status: 0 records published; 1 nothing published, and one line says why; 2 bad flags.
+Exit status: 0 if the records are published; 1 if nothing is published (standard error says why); 2 for bad flags.
 """
 
 from __future__ import annotations
 
 if __name__ == "__main__":
-    # Before anything that takes long to import.
+    # Before the imports that take long.
     from preprocess import interrupts
 
     interrupts.handle()
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from preprocess.run import Summary
 
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder or .zip that holds dicoms/, contourfiles/ and link.csv, at any depth.", required=True
+    "data_dir", None, "Folder or .zip that contains dicoms/, contourfiles/ and link.csv, at any depth.", required=True
 )
 _OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Records directory to create; refused if it exists, unless --overwrite.", required=True
+    "output_dir", None, "Records directory to create; it must not exist, unless --overwrite is set.", required=True
 )
 _CONTOURS = flags.DEFINE_enum("contours", "i", ["i", "o"], "Inner (endocardial) or outer (epicardial) contours.")
 _CONTOUR_ORIGIN = flags.DEFINE_enum(
@@ -48,36 +48,44 @@ _CONTOUR_ORIGIN = flags.DEFINE_enum(
 _SPLIT = flags.DEFINE_string(
     "split",
     "train",
-    "Whole studies to splits: a name, fractions (train:0.6,val:0.2,test:0.2), or studies by id "
-    "(val=SCD0000301+SCD0000401; the rest goes to train).",
+    "Which studies go to which split: one name for all, fractions (train:0.6,val:0.2,test:0.2), or ids of studies "
+    "(val=SCD0000301+SCD0000401; the others go to train). A study is never divided.",
 )
 _IMAGE_SIZE = flags.DEFINE_string(
     "image_size",
     None,
-    "Rows and columns of every image, 256x256 or one number for a square: cropped or padded about the center "
-    "(default: as the images are).",
+    "Rows and columns of every image, as 256x320, or one number for a square. Images are cropped or padded about the "
+    "center (default: images keep their size).",
 )
 _PIXEL_SPACING_MM = flags.DEFINE_float(
     "pixel_spacing_mm",
     None,
-    "Edge of every pixel: images are resampled, contours moved alike and drawn there; --image_size crops and pads "
-    "thereafter (default: as the images are).",
+    "Edge length of every pixel. Images are resampled, contours are scaled with them before masks are drawn, and "
+    "--image_size applies to the result (default: images keep their pixels).",
 )
 _EXCLUDE = flags.DEFINE_string(
-    "exclude", None, "CSV of pairs to leave out: rows of an audit.csv, or study_id,instance_number,reason."
+    "exclude",
+    None,
+    "CSV of pairs to leave out, with columns study_id, instance_number and reason; rows of an audit.csv fit.",
 )
 _NUM_SHARDS = flags.DEFINE_integer("num_shards", None, "Shards per split (default: about 128 MiB each).")
 _MAX_IMAGE_PIXELS = flags.DEFINE_integer(
-    "max_image_pixels", 1 << 24, "Rows × columns allowed; larger images are left out before they are decoded."
+    "max_image_pixels",
+    1 << 24,
+    "Largest rows × columns of an image; larger images are left out before they are decoded.",
 )
-_WORKERS = flags.DEFINE_integer("workers", None, "Processes on this machine (default: one for each of its cores).")
-_ENGINE = flags.DEFINE_enum("engine", "local", ["local", "beam"], "Where the work runs: here, or on Apache Beam.")
-_BEAM_ARGS = flags.DEFINE_string("beam_args", "", "Beam's own arguments, in one string; docs/SCALE.md has some.")
-_STRICT = flags.DEFINE_bool("strict", False, "Publish nothing if the audit has a row of level error.")
+_WORKERS = flags.DEFINE_integer(
+    "workers", None, "Number of processes on this machine (default: one for each available core)."
+)
+_ENGINE = flags.DEFINE_enum(
+    "engine", "local", ["local", "beam"], "Where the work runs: on this machine, or on Apache Beam."
+)
+_BEAM_ARGS = flags.DEFINE_string("beam_args", "", "Arguments for Beam, in one string; docs/SCALE.md has examples.")
+_STRICT = flags.DEFINE_bool("strict", False, "Publish nothing if the audit has a row with level error.")
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite",
     False,
-    "Replace the output directory, in one step, if it holds nothing but records of studies that link.csv names.",
+    "Replace the output directory in one step. It must contain only records of studies that link.csv names.",
 )
 flags.DEFINE_bool("version", False, "Print the version and exit.")
 
@@ -85,7 +93,7 @@ flags.DEFINE_bool("version", False, "Print the version and exit.")
 def main(argv: Sequence[str]) -> int:
     """Runs the job; returns its exit status."""
     del argv
-    # On a terminal a bar tells of the progress, elsewhere our own log does; libraries are heard when they warn.
+    # A terminal shows a progress bar, other outputs get our log lines. Libraries log warnings only.
     logging.set_verbosity(logging.WARNING)
     if not sys.stderr.isatty():
         std_logging.getLogger("preprocess").setLevel(std_logging.INFO)
@@ -110,7 +118,7 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         print(f"preprocess: {error}", file=sys.stderr)
         return 2
-    # It imports TensorFlow, which takes seconds.
+    # Imported late: it imports TensorFlow, which takes seconds.
     from preprocess.run import run
 
     try:
@@ -131,16 +139,16 @@ def _parse_image_size(text: str) -> tuple[int, int]:
     """Rows and columns from ``256x320``, or ``256`` for a square.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the text is neither.
     """
     match = re.fullmatch(r"([0-9]+)(?:x([0-9]+))?", text)
     if not match:
-        raise ValueError(f"image_size is {text!r}, ROWSxCOLUMNS or one number expected, as 256x256 or 256")
+        raise ValueError(f"image_size is {text!r}, ROWSxCOLUMNS or one number expected, such as 256x256 or 256")
     return int(match[1]), int(match[2] or match[1])
 
 
 def _closing(summary: Summary, output_dir: pathlib.Path) -> list[str]:
-    """The last lines on the terminal."""
+    """The summary that the command prints at its end."""
 
     def counted(counts: Mapping[str, int]) -> str:
         return ", ".join(f"{count} {name}" for name, count in counts.items())
@@ -152,21 +160,21 @@ def _closing(summary: Summary, output_dir: pathlib.Path) -> list[str]:
     lines = [f"{total(summary.records, 'pair')} written to {output_dir} ({counted(summary.records)})"]
     if summary.left_out:
         lines.append(f"{total(summary.left_out, 'input')} left out: {counted(summary.left_out)}")
-    if summary.noted:
-        lines.append(f"{total(summary.noted, 'warning')}: {counted(summary.noted)}")
+    if summary.warnings:
+        lines.append(f"{total(summary.warnings, 'warning')}: {counted(summary.warnings)}")
     return [*lines, f"audit: {output_dir / 'audit.csv'}"]
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags: exit status 0 after --help and --version, 2 on a bad flag, where absl has 1 for both."""
-    # absl demands the required flags before a flag has a value.
+    """Parses the flags. Exits with 0 after --help and --version, with 2 for a bad flag; absl exits with 1."""
+    # Checked before absl parses, which would report missing required flags.
     if "--version" in argv:
         print(f"cardiac-lv-records {__version__}")
         sys.exit(0)
     try:
         rest = flags.FLAGS(argv)
         if len(rest) > 1:
-            raise flags.Error(f"{rest[1]!r} is no flag.")
+            raise flags.Error(f"unexpected argument {rest[1]!r}")
     except flags.Error as error:
         print(f"preprocess: {error}\nSee python -m preprocess --help.", file=sys.stderr)
         sys.exit(2)

@@ -13,24 +13,24 @@ from preprocess.output import splits
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of one run; they check themselves.
+    """Settings of one run, checked when they are created.
 
     Attributes:
-        data_dir: folder or zip archive that holds ``dicoms``, ``contourfiles`` and ``link.csv``.
+        data_dir: folder or zip archive that contains ``dicoms``, ``contourfiles`` and ``link.csv``.
         output_dir: records directory to create.
-        contours: which contours: inner (``i``) or outer (``o``).
-        contour_origin: which point of the top-left pixel is (0, 0).
-        split: see ``splits.HELP``.
+        contours: which contours to write: inner (``i``) or outer (``o``).
+        contour_origin: which point of the top-left pixel is (0, 0) in the contour files.
+        split: which studies go to which split; see ``splits.HELP``.
         image_size: rows and columns of the common grid (see ``grid``), or None.
-        pixel_spacing_mm: edge of its pixels, or None.
+        pixel_spacing_mm: edge length of its pixels, or None.
         exclude: CSV of pairs to leave out, or None.
-        num_shards: per split, or None for about 128 MiB each.
-        max_image_pixels: rows × columns allowed.
+        num_shards: shards per split, or None for shards of about 128 MiB.
+        max_image_pixels: largest rows × columns that an image may have.
         strict: publish nothing when the audit has an error.
         overwrite: replace an output directory that an earlier run wrote.
-        workers: processes on this machine.
+        workers: number of processes on this machine.
         engine: ``local``, or ``beam`` for Apache Beam.
-        beam_args: what Beam is given, as on its command line.
+        beam_args: arguments for Beam, as on a command line.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -58,7 +58,7 @@ class Config:
         if self.workers < 1:
             raise ValueError(f"workers is {self.workers}, at least 1 expected")
         if self.beam_args and self.engine != "beam":
-            raise ValueError("beam_args is given, but the engine is not beam; add --engine=beam")
+            raise ValueError("beam_args needs the engine beam; add --engine=beam")
         if self.max_image_pixels < 1:
             raise ValueError(f"max_image_pixels is {self.max_image_pixels}, at least 1 expected")
         if self.image_size is not None:
@@ -72,15 +72,15 @@ class Config:
         splits.check(self.split)
 
     def grid_of(self, header: ImageHeader) -> Grid:
-        """The pixels that an image gets; raises what :meth:`Grid.of` does."""
+        """The pixel grid of an image in the records; raises what :meth:`Grid.of` raises."""
         return Grid.of(
             header.shape, header.pixel_spacing_mm, self.image_size, self.pixel_spacing_mm, self.max_image_pixels
         )
 
     def output_settings(self) -> dict[str, Any]:
-        """The settings that shape the records, without the paths of this machine: what the manifest keeps.
+        """The settings that determine the records, for the manifest: no paths of this machine.
 
-        Those of the common grid are there where one was asked for.
+        ``image_size`` and ``pixel_spacing_mm`` are included only when they are set.
         """
         grid = {"image_size": self.image_size and [*self.image_size], "pixel_spacing_mm": self.pixel_spacing_mm}
         return {

@@ -1,4 +1,4 @@
-"""What can be wrong with the input: the vocabulary of the audit, its rows, and the two errors that a stage raises."""
+"""What can be wrong with the input: the reasons, the audit and its rows, and the two errors that stages raise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Self
 
 DATA_DIR = "--data_dir (make records DATA=…)"
-"""How a user passes a data set, for messages."""
+"""How a user passes a data set, as messages name it."""
 
 
 class Level(enum.StrEnum):
@@ -29,9 +29,9 @@ class Reason(enum.StrEnum):
     BUILD.md's table and the report's explanations come from it.
 
     Attributes:
-        levels: the levels of its findings; the first holds where a finding does not name its own.
+        levels: the levels that its findings may have; the first is the default.
         meaning: what was found.
-        remedy: what to do about it, where the finding does not say something more exact; empty for nothing.
+        remedy: what to do about it, unless the finding has a more specific remedy; empty when nothing is to be done.
     """
 
     levels: tuple[Level, ...]
@@ -263,7 +263,7 @@ class InputError(ValueError):
     Args:
         reason: why.
         detail: what was found, and what is expected. Never text from a DICOM header.
-        remedy: what to do, where the reason's own remedy is not exact enough.
+        remedy: what to do, where the reason's own remedy is not specific enough.
     """
 
     path = ""
@@ -298,11 +298,11 @@ class Finding:
         kind: ``study``, ``link``, ``image``, ``contour``, ``pair`` or ``file``.
         path: relative to the data directory.
         detail: what was found.
-        study_id: ``patient_id`` of the study, where one is concerned.
-        instance_number: the number in the file's name, where one pair is concerned.
+        study_id: ``patient_id`` of the study, if the finding is about one.
+        instance_number: the number in the file's name, if the finding is about one image, contour or pair.
         level: one of the reason's levels; by default the first.
         remedy: what to do; by default the reason's.
-        count: how many inputs it is about.
+        count: how many inputs it concerns.
     """
 
     reason: Reason
@@ -318,13 +318,13 @@ class Finding:
     def __post_init__(self) -> None:
         level = self.level or self.reason.levels[0]
         if level not in self.reason.levels:
-            raise ValueError(f"a finding of reason {self.reason} cannot have level {level}")
+            raise ValueError(f"a finding with reason {self.reason} cannot have level {level}")
         object.__setattr__(self, "level", level)
         object.__setattr__(self, "remedy", self.remedy or self.reason.remedy)
 
     @classmethod
     def of(cls, error: InputError, kind: str, study_id: str, instance_number: int) -> Self:
-        """The finding that an error about one file of a study becomes."""
+        """Makes a finding of an error about one file of a study."""
         return cls(error.reason, kind, error.path, error.detail, study_id, instance_number, remedy=error.remedy)
 
     @property
@@ -341,13 +341,13 @@ COLUMNS = ("study_id", "kind", "path", "instance_number", "level", "reason", "de
 
 
 class Audit:
-    """Everything found in one run."""
+    """The findings of one run."""
 
     def __init__(self) -> None:
         self._findings: list[Finding] = []
 
     def add(self, findings: Iterable[Finding]) -> None:
-        """Takes findings in, in any order."""
+        """Adds findings, in any order."""
         self._findings.extend(findings)
 
     def of_level(self, level: Level) -> list[Finding]:
@@ -355,7 +355,7 @@ class Audit:
         return [finding for finding in self._sorted() if finding.level == level]
 
     def counts(self, level: Level) -> dict[str, int]:
-        """How many inputs the findings of a level are about, by reason, the most frequent first."""
+        """How many inputs the findings of a level concern, by reason, the most frequent first."""
         counts = collections.Counter[str]()
         for finding in self.of_level(level):
             counts[finding.reason.value] += finding.count
@@ -371,7 +371,7 @@ class Audit:
             writer.writerow(
                 (finding.study_id, finding.kind, finding.path, number, finding.level, finding.reason, finding.text)
             )
-        # A file name need not be UTF-8: other bytes are written as escapes.
+        # A file name need not be UTF-8; its other bytes are written as escapes.
         return text.getvalue().encode("utf-8", "backslashreplace")
 
     def _sorted(self) -> list[Finding]:

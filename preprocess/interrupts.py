@@ -1,7 +1,7 @@
-"""Ctrl-C, SIGTERM and SIGHUP: they end the job, at once or after it has removed what it wrote.
+"""Ctrl-C, SIGTERM and SIGHUP end the job, at once or after it has removed its files.
 
-An exception that is raised between any two steps cannot be cleaned up after reliably. So a job says where it may be
-raised (:func:`interruptible`); elsewhere a signal waits, which takes a moment only.
+No code can clean up reliably after an exception that may come between any two steps. So a job marks the blocks where
+a signal is raised as an exception (:func:`interruptible`). Outside them a signal waits, for a moment only.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ MESSAGE = "preprocess: interrupted; nothing was published"
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-# Whether there may be something to clean up, whether a signal is raised as an exception, and whether one came.
+# Whether signals wait because there may be something to clean up, whether a signal is raised as an exception, and
+# whether one has come.
 _held = False
 _allowed = False
 _came = False
 
-# Where the line goes: standard error as it is at first, because it is redirected while TensorFlow is imported.
+# A copy of standard error for the message, because standard error is redirected while TensorFlow is imported.
 _standard_error = 2
 
 
 def handle() -> None:
-    """Handles the signals from here on: at first, each ends the process at once, with one line.
+    """Handles the signals. Until :func:`hold` is called, each ends the process at once, with one line.
 
-    Those that are ignored stay ignored, as nohup and a shell's background jobs need it.
+    A signal that is ignored stays ignored, which nohup and a shell's background jobs rely on.
     """
     global _standard_error
     with contextlib.suppress(OSError):
@@ -39,27 +40,27 @@ def handle() -> None:
 
 
 def ignore() -> None:
-    """Ignores the signals from here on: the job is over, and its exit status is settled."""
+    """Ignores the signals: the job is over, and its exit status is fixed."""
     for number in _SIGNALS:
         if signal.getsignal(number) is _on_signal:
             signal.signal(number, signal.SIG_IGN)
 
 
 def hold() -> None:
-    """From here on, there may be something to clean up: signals wait."""
+    """Makes signals wait, because there may be something to clean up."""
     global _held
     _held = True
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Raises KeyboardInterrupt within a ``with`` block, also for a signal that came before; after it, signals wait."""
+    """Raises KeyboardInterrupt within a ``with`` block, also for a signal that waited; after it, signals wait."""
     global _allowed
     try:
         _allowed = True
         _raise_if_it_came()
         yield
-        # Python swallows what is raised in a finalizer.
+        # An exception that was raised in a finalizer is lost: raise it here.
         _raise_if_it_came()
     finally:
         _allowed = False
@@ -69,13 +70,13 @@ def interruptible() -> Iterator[None]:
 def kept_from_children() -> Iterator[None]:
     """Blocks Ctrl-C in processes that are started within a ``with`` block: the job ends them itself.
 
-    A terminal sends it to all processes, and Python prints a traceback where it comes while Python starts.
+    A terminal sends SIGINT to all its processes, and Python prints a traceback if it arrives while Python starts.
     """
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def _raise_if_it_came() -> None:

@@ -1,4 +1,4 @@
-"""The nouns that travel from stage to stage."""
+"""The records that the stages pass to each other."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Origin = Literal["corner", "center"]
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """One patient's examination: a row of ``link.csv`` and the files it links.
+    """One patient's examination: a row of ``link.csv`` and the files that it links.
 
     Attributes:
         study_id: ``patient_id``, the folder below ``dicoms``.
         contour_id: ``original_id``, the folder below ``contourfiles``.
-        images: path of each image within the data directory, by the number in its name.
-        contours: by kind, the path of each contour, by the number in its name.
+        images: path of each image within the data directory, by the number in its file name.
+        contours: for each kind, the path of each contour, by the number in its file name.
     """
 
     study_id: str
@@ -39,15 +39,15 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class ImageHeader:
-    """What is taken from a DICOM header, and all that is: an allow-list.
+    """Everything that is taken from a DICOM header: an allow-list.
 
     Attributes:
-        patient_id: compared with the folder's name, never written anywhere; None when absent.
+        patient_id: compared with the folder's name, and never written; None when absent.
         instance_number: None when absent.
         shape: rows, columns.
-        value_range: lowest and highest modality value that the header allows, None where they are not all integers.
-        pixel_spacing_mm: between rows, between columns; NaN when absent.
-        orientation: direction cosines of a row and of a column, None when absent.
+        value_range: lowest and highest modality value that the header allows; None unless all are integers.
+        pixel_spacing_mm: between rows and between columns; NaN when absent.
+        orientation: direction cosines of a row and of a column; None when absent.
         position_mm: of the first pixel's center, in patient coordinates; None when absent.
         trigger_time_ms: since the R wave; NaN when absent.
         monochrome1: low values are displayed bright, not dark.
@@ -68,15 +68,15 @@ class ImageHeader:
         """The cross product of the directions of a row and of a column (PS3.3 C.7.6.2.1.1); None when absent."""
         if self.orientation is None:
             return None
-        # Written out: np.cross takes longer than the rest of a header.
+        # Written out, because np.cross takes longer than reading the rest of a header.
         (a, b, c), (d, e, f) = self.orientation[:3], self.orientation[3:]
         return b * f - c * e, c * d - a * f, a * e - b * d
 
     def location_along_mm(self, normal: tuple[float, float, float] | None) -> float:
-        """The position along a normal, NaN when unknown; the element Slice Location is not to be relied on."""
+        """The position along a normal, NaN when unknown. The element Slice Location is not reliable enough."""
         if normal is None or self.position_mm is None:
             return math.nan
-        return sum(along * place for along, place in zip(normal, self.position_mm, strict=True))
+        return sum(cosine * position for cosine, position in zip(normal, self.position_mm, strict=True))
 
     @property
     def location_mm(self) -> float:
@@ -85,11 +85,11 @@ class ImageHeader:
 
 
 class Fingerprint(NamedTuple):
-    """What an image was when it was examined: two digests, SHA-256.
+    """Identifies an image as it was when it was examined: two SHA-256 digests.
 
     Attributes:
-        pixels: of the pixels as the file holds them, not decoded; copies of an image share it.
-        file: of all that was parsed to read them, the header, too; another one is another file.
+        pixels: of the pixels as stored, not decoded; copies of an image share it.
+        file: of everything that was parsed to read them, including the header; it changes when the file is replaced.
     """
 
     pixels: bytes
@@ -97,14 +97,14 @@ class Fingerprint(NamedTuple):
 
 
 Key = tuple[str, int]
-"""Study id and number: an image, and at most one contour of each kind."""
+"""Study id and instance number: they identify an image, and at most one contour of each kind."""
 
 
 class Place(NamedTuple):
-    """Where an image lies in its study; -1 and NaN where the headers do not say.
+    """Where an image lies in its study; -1 and NaN when the headers do not say.
 
     Attributes:
-        stack_index: which of the study's stacks of parallel slices.
+        stack_index: the stack of parallel slices.
         slice_index: counted through all stacks.
         phase_index: within the slice.
         location_mm: position along the stack's normal.
@@ -117,7 +117,7 @@ class Place(NamedTuple):
 
 
 NOWHERE = Place(-1, -1, -1, math.nan)
-"""The place of an image whose header does not say where it lies."""
+"""The place of an image whose header does not say where the image lies."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,18 +125,18 @@ class Pair:
     """One image and the contour drawn on it.
 
     Attributes:
-        kind: of the contour.
-        number: the number in both files' names.
-        slice_index: 0 at the end of the stack that was numbered first, -1 when unknown.
+        kind: whether the contour is inner or outer.
+        instance_number: the number in both files' names.
+        slice_index: 0 at the end of the stack that has the lower instance number, -1 when unknown.
         phase_index: 0 at the start of the cardiac cycle, -1 when unknown.
-        fingerprint: of the image.
-        grid: the pixels that the image gets in the records.
+        fingerprint: digests of the image.
+        grid: the pixel grid of the image in the records.
     """
 
     study_id: str
     contour_id: str
     kind: ContourKind
-    number: int
+    instance_number: int
     image_path: str
     contour_path: str
     header: ImageHeader
@@ -148,5 +148,5 @@ class Pair:
 
     @property
     def key(self) -> Key:
-        """Study and number."""
-        return self.study_id, self.number
+        """Study id and instance number."""
+        return self.study_id, self.instance_number

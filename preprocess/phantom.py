@@ -2,8 +2,8 @@
 
     python -m preprocess.phantom --output_dir=phantom
 
-It has the layout of real data, and one each of the flaws that real data has: a row of ``link.csv`` whose study is not
-there, a contour without an image, an AppleDouble companion of an image, and an image that nobody labeled.
+It has the layout of real data and one example of each of its flaws: a row of ``link.csv`` whose study is missing, a
+contour without an image, an AppleDouble file beside an image, and images without a contour.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ PHASES = 20
 SIZE = 256
 """Rows and columns."""
 END_SYSTOLE = 8
-"""Phase of the smallest cavity; end-diastole, the largest, is phase 0."""
+"""Phase with the smallest cavity; end-diastole, with the largest, is phase 0."""
 
 _SLICE_SPACING_MM = 8.0
 _NOISE = 12.0
 _BACKGROUND, _MUSCLE, _BLOOD = 60.0, 110.0, 420.0
 
-# The image plane is tilted against the scanner's axes, as short-axis planes are: direction cosines of row and column.
+# Direction cosines of row and column. Short-axis planes are oblique to the scanner's axes.
 _ROW = (0.8, 0.0, -0.6)
 _COLUMN = (0.36, 0.8, 0.48)
 
-# Elements of type 2: they must be there, and may be empty.
+# Elements of type 2: required, but may be empty.
 _EMPTY = (
     "StudyDate",
     "StudyTime",
@@ -60,14 +60,14 @@ _EMPTY = (
 
 
 def write_phantom(output_dir: pathlib.Path, seed: int = 0) -> None:
-    """Writes ``dicoms``, ``contourfiles`` and ``link.csv`` below ``output_dir``; one seed gives the same bytes always.
+    """Writes ``dicoms``, ``contourfiles`` and ``link.csv`` below ``output_dir``; a seed always gives the same bytes.
 
     Raises:
-        FatalInputError: ``output_dir`` holds one of them already, or cannot be written.
+        FatalInputError: ``output_dir`` already contains one of them, or cannot be written.
     """
     for name in ("dicoms", "contourfiles", "link.csv"):
         if os.path.lexists(output_dir / name):
-            raise FatalInputError(str(output_dir), f"holds {name} already; choose another --output_dir")
+            raise FatalInputError(str(output_dir), f"already contains {name}; choose another --output_dir")
     with publication.writing(output_dir):
         _write_studies(output_dir, seed)
 
@@ -89,7 +89,7 @@ def _write_studies(output_dir: pathlib.Path, seed: int) -> None:
 
 
 def contour_name(number: int, kind: str) -> str:
-    """File name of the contour of one kind on an image."""
+    """The file name of a contour of one kind on an image."""
     return f"IM-0001-{number:04d}-{kind}contour-manual.txt"
 
 
@@ -113,7 +113,7 @@ def _write_study(output_dir: pathlib.Path, study_id: str, contour_id: str, rng: 
 
 
 class Heart:
-    """The shape of one heart; lengths in pixels, (0, 0) the outer corner of the top-left pixel."""
+    """The shape of one heart. Lengths are in pixels; (0, 0) is the outer corner of the top-left pixel."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.spacing_mm = float(rng.choice([1.25, 1.3671875, 1.5]))
@@ -125,14 +125,14 @@ class Heart:
         self._lobes = rng.uniform(0.01, 0.05, 3), rng.uniform(0, 2 * math.pi, 3)
 
     def contoured(self, phase: int) -> Iterator[str]:
-        """The kinds of contour drawn at a phase: both at end-diastole, the inner one at end-systole."""
+        """The kinds of contour that a phase has: both at end-diastole, the inner one at end-systole."""
         if phase in (0, END_SYSTOLE):
             yield "i"
         if phase == 0:
             yield "o"
 
     def contour(self, kind: str, slice_index: int, phase: int) -> Polygon:
-        """The outline a reader would draw, its vertices on half pixels: float64 ``(N, 2)``, columns x and y."""
+        """The contour that a reader would draw, with vertices on half pixels: float64 ``(N, 2)``, columns x and y."""
         angles = np.linspace(0, 2 * math.pi, 240, endpoint=False)
         radii = self._radii(kind, slice_index, phase, angles)
         points = self._middle(slice_index) + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -141,15 +141,15 @@ class Heart:
         return np.asarray(points[~repeated])
 
     def image(self, slice_index: int, phase: int, rng: np.random.Generator) -> npt.NDArray[np.int16]:
-        """``(SIZE, SIZE)``: blood bright, muscle dark, the right ventricle beside the left, and noise."""
-        # A pixel takes the value at its center, half a pixel from its corner.
+        """``(SIZE, SIZE)``: bright blood, dark muscle, the right ventricle beside the left, and noise."""
+        # A pixel has the value at its center, half a pixel from its corner.
         y, x = np.mgrid[:SIZE, :SIZE] + 0.5
         dx, dy = x - self._middle(slice_index)[0], y - self._middle(slice_index)[1]
         distance, angle = np.hypot(dx, dy), np.arctan2(dy, dx)
         outer = self._radii("o", slice_index, phase, angle)
         body = ((x - SIZE / 2) / 105) ** 2 + ((y - SIZE / 2) / 80) ** 2 < 1
         values = np.where(body, _BACKGROUND, 0.0)
-        # The right ventricle: a crescent, the part of an ellipse that the left ventricle leaves of it.
+        # The right ventricle is a crescent: an ellipse that the left ventricle covers in part.
         right = ((dx + 1.35 * outer) / (0.95 * outer)) ** 2 + (dy / (1.25 * outer)) ** 2 < 1
         values[right] = _BLOOD * 0.9
         values[distance < outer + 2] = _MUSCLE
@@ -165,12 +165,12 @@ class Heart:
     def _radii(
         self, kind: str, slice_index: int, phase: int, angles: npt.NDArray[np.float64]
     ) -> npt.NDArray[np.float64]:
-        """Distance of the inner or outer wall from the middle, in each direction."""
+        """The distance of the inner or outer wall from the center, in each direction."""
         taper = math.sqrt(1 - (slice_index / (SLICES + 1)) ** 2)
         beat = math.sin(math.pi * min(phase / END_SYSTOLE, (PHASES - phase) / (PHASES - END_SYSTOLE)) / 2) ** 2
         base = self._radius * taper
         inner = base * (1 - self._ejection * beat)
-        # The muscle's area in the slice stays as it is while the cavity shrinks.
+        # The area of muscle in the slice stays constant while the cavity shrinks.
         mean = inner if kind == "i" else math.sqrt(inner**2 + (base + self._thickness) ** 2 - base**2)
         shape = sum(
             size * np.cos((n + 2) * angles + turn) for n, (size, turn) in enumerate(zip(*self._lobes, strict=True))
@@ -181,7 +181,7 @@ class Heart:
 def _dataset(
     study_id: str, number: int, slice_index: int, phase: int, spacing_mm: float, pixels: npt.NDArray[np.int16]
 ) -> pydicom.Dataset:
-    """A DICOM file of the MR Image Storage class (PS3.3 A.4)."""
+    """A DICOM data set of the MR Image Storage class (PS3.3 A.4)."""
     normal = np.cross(_ROW, _COLUMN)
     position = np.array([-120.0, -90.0, 60.0]) - slice_index * _SLICE_SPACING_MM * normal
     dataset = pydicom.Dataset()
@@ -222,7 +222,7 @@ def _dataset(
 
 
 def main() -> int:
-    """Writes the phantom where the arguments say; returns the exit status."""
+    """Writes the phantom to ``--output_dir``; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m preprocess.phantom", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output_dir", required=True, type=pathlib.Path, help="folder to create")
     parser.add_argument("--version", action="version", version=f"cardiac-lv-records {__version__}")

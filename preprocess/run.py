@@ -1,4 +1,4 @@
-"""The stages, in order."""
+"""The whole job: the stages in order, a plan of what is written, and its execution."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a run did, for its last lines.
+    """What a run did.
 
     Attributes:
         records: pairs written, by split.
         left_out: inputs left out, by reason.
-        noted: inputs with a warning, by reason.
+        warnings: inputs that have a warning, by reason.
     """
 
     records: Mapping[str, int]
     left_out: Mapping[str, int]
-    noted: Mapping[str, int]
+    warnings: Mapping[str, int]
 
 
 def run(config: Config) -> Summary:
-    """Parses, pairs, rasterizes, audits and writes; publishes a complete records directory or nothing.
+    """Reads, pairs, draws, audits and writes; publishes a complete records directory or nothing.
 
     Raises:
         FatalInputError: nothing can be published; the message says why.
@@ -59,6 +59,7 @@ def run(config: Config) -> Summary:
     misspelled = splits.misspelled(config.split)
     if misspelled:
         _log.warning("--split names a split %s; did you mean train?", misspelled)
+    audit = Audit()
     with publication.claimed(config.output_dir, config.overwrite) as partial:
         with publication.writing(config.output_dir):
             staging, directory = partial / "staging", partial / "records"
@@ -69,95 +70,142 @@ def run(config: Config) -> Summary:
             engines.engine(config, staging) as engine,
             interruptible(),
         ):
-            info, found = _write(config, source, exclusions, engine, directory)
+            plan = _plan(source, config, exclusions, engine, audit)
+            info = _write(plan, config, engine, directory, audit)
         with publication.writing(config.output_dir):
             publication.publish(directory, config.output_dir, config.overwrite)
     counts = {name: split.count for name, split in info.splits.items()}
-    return Summary(counts, found.counts(Level.ERROR), found.counts(Level.WARNING))
+    return Summary(counts, audit.counts(Level.ERROR), audit.counts(Level.WARNING))
 
 
-def _write(
-    config: Config, source: Source, exclusions: Mapping[Key, str], engine: Engine, directory: pathlib.Path
-) -> tuple[DatasetInfo, Audit]:
-    """Writes all of a records directory."""
-    found = Audit()
-    examined = _examine(source, config, engine, found)
-    found.add(_excluded(examined, config, exclusions))
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is written where. Headers and contours decide it, before any pixel is decoded.
+
+    Attributes:
+        selections: what to make of each study.
+        shape: rows and columns of every image.
+        dtype: of every image.
+        splits: the studies of each split.
+        settings: what the manifest keeps of the settings.
+    """
+
+    selections: Sequence[Selection]
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    splits: Mapping[str, Sequence[str]]
+    settings: Mapping[str, Any]
+
+    @property
+    def split_of(self) -> dict[str, str]:
+        """The split of each study that has pairs to write."""
+        return {study_id: name for name, members in self.splits.items() for study_id in members}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many records each split gets, if every pair can be written."""
+        written = {selection.study.study_id: len(selection.written) for selection in self.selections}
+        return {name: sum(written[study_id] for study_id in members) for name, members in self.splits.items()}
+
+
+def _plan(source: Source, config: Config, exclusions: Mapping[Key, str], engine: Engine, audit: Audit) -> Plan:
+    """Reads every header and contour, and decides what is written."""
+    examined = _examine(source, config, engine, audit)
+    audit.add(_excluded(examined, config, exclusions))
     kept: dict[ContourKind, list[Pair]] = {
         kind: [pair for content in examined for pair in content.pairs[kind] if pair.key not in exclusions]
         for kind in KINDS
     }
     outside = _outside(kept)
-    found.add(_check(kept, outside))
-    rejected = Rejected.of(found.of_level(Level.ERROR))
-    pairs, shape, findings = _of_one_shape(rejected.others(kept[config.contours]), config)
-    found.add([*findings, *checks.mixed_photometric(pairs)])
+    audit.add(_check(kept, outside))
+    rejected = Rejected.of(audit.of_level(Level.ERROR))
+    usable = rejected.others(kept[config.contours])
+    shape = _commonest_shape(usable)
+    pairs, findings = _of_shape(usable, shape)
+    audit.add([*findings, *checks.mixed_photometric(pairs)])
     if not pairs:
-        raise _listing("no image and contour could be paired", config, found)
+        raise _listing("no image could be paired with a contour", config, audit)
     dtype, exact = dtypes.smallest_dtype(pair.header for pair in pairs)
     if not exact:
-        _log.warning("modality values are not all integers that float32 holds: images are rounded to float32")
-    assigned = splits.assign(config.split, {pair.study_id for pair in pairs})
-    split_of = {study_id: name for name, members in assigned.items() for study_id in members}
-    planned = collections.Counter(split_of[pair.study_id] for pair in pairs)
-    selections = _selections(examined, pairs, rejected, outside, dtype, config.contours)
-    tables_of = {selection.study.study_id: StudyTables(selection) for selection in selections}
-    parts = [part for selection in selections for part in selection.parts(config, shape)]
-    with (
-        RecordsWriter(directory, shape, dtype, {name: planned[name] for name in assigned}, config.num_shards) as writer,
-        _progress(len(pairs), "records") as bar,
-    ):
+        _log.warning("some modality values are not integers that float32 can represent: images are rounded to float32")
+    return Plan(
+        selections=_selections(examined, pairs, rejected, outside, dtype, config.contours),
+        shape=shape,
+        dtype=dtype,
+        splits=splits.assign(config.split, {pair.study_id for pair in pairs}),
+        settings={
+            **config.output_settings(),
+            "exclude": [[study_id, number] for study_id, number in sorted(exclusions)],
+            "exact_values": exact,
+        },
+    )
+
+
+def _write(plan: Plan, config: Config, engine: Engine, directory: pathlib.Path, audit: Audit) -> DatasetInfo:
+    """Writes all of a records directory, the manifest last."""
+    with RecordsWriter(directory, plan.shape, plan.dtype, plan.counts, config.num_shards) as writer:
+        tables = _write_records(plan, config, engine, writer, audit)
+        pair_rows = [row for table in tables for row in table.pair_rows()]
+        study_rows = []
+        for table in tables:
+            row, findings = table.study_row()
+            study_rows.append(row)
+            audit.add(findings)
+        split_of = plan.split_of
+        empty = plan.splits.keys() - {split_of[row.study_id] for row in pair_rows if row.written}
+        if empty:
+            raise _listing(
+                f"no image could be paired with a contour in split {', '.join(sorted(empty))}", config, audit
+            )
+        if config.strict and audit.counts(Level.ERROR):
+            raise _listing("not published: the audit has errors, and --strict is set", config, audit)
+        files = {
+            schema.AUDIT_FILE: audit.dump(),
+            schema.PAIRS_FILE: measurements.dump_table(PairRow, pair_rows),
+            schema.STUDIES_FILE: measurements.dump_table(StudyRow, study_rows),
+        }
+        with publication.writing(config.output_dir):
+            return writer.complete(plan.splits, plan.settings, files)
+
+
+def _write_records(
+    plan: Plan, config: Config, engine: Engine, writer: RecordsWriter, audit: Audit
+) -> list[StudyTables]:
+    """Writes the record of every pair that can be decoded and drawn; returns the tables of each study."""
+    split_of = plan.split_of
+    tables_of = {selection.study.study_id: StudyTables(selection) for selection in plan.selections}
+    parts = [part for selection in plan.selections for part in selection.parts(config, plan.shape)]
+    with _progress(sum(plan.counts.values()), "records") as bar:
         for part, rendered in zip(parts, engine.map(render, parts), strict=True):
             with publication.writing(config.output_dir):
                 for record in rendered.records:
                     writer.write(split_of[record[0].study_id], *record)
             bar.update(len(rendered.records))
-            found.add(rendered.findings)
+            audit.add(rendered.findings)
             tables_of[part.study_id].add(rendered)
-        pair_rows = [row for tables in tables_of.values() for row in tables.pair_rows()]
-        study_rows = []
-        for tables in tables_of.values():
-            row, findings = tables.study_row()
-            study_rows.append(row)
-            found.add(findings)
-        empty = assigned.keys() - {split_of[row.study_id] for row in pair_rows if row.written}
-        if empty:
-            raise _listing(f"no image and contour could be paired in split {', '.join(sorted(empty))}", config, found)
-        if config.strict and found.counts(Level.ERROR):
-            raise _listing("--strict: nothing published, for the audit has errors", config, found)
-        settings = {
-            **config.output_settings(),
-            "exclude": [[study_id, number] for study_id, number in sorted(exclusions)],
-            "exact_values": exact,
-        }
-        files = {
-            schema.AUDIT_FILE: found.dump(),
-            schema.PAIRS_FILE: measurements.dump_table(PairRow, pair_rows),
-            schema.STUDIES_FILE: measurements.dump_table(StudyRow, study_rows),
-        }
-        with publication.writing(config.output_dir):
-            return writer.complete(assigned, settings, files), found
+    return list(tables_of.values())
 
 
 def _progress(total: int, what: str) -> tqdm.tqdm[None]:
-    """A bar on a terminal, nothing elsewhere: there the log lines tell."""
+    """A progress bar on a terminal. Elsewhere the log reports progress, and nothing is shown."""
     return tqdm.tqdm(total=total, desc=what, unit="file", disable=None, leave=False)
 
 
-def _examine(source: Source, config: Config, engine: Engine, found: Audit) -> list[Examined]:
+def _examine(source: Source, config: Config, engine: Engine, audit: Audit) -> list[Examined]:
+    """Reads the headers and contours of every study."""
     studies, findings = challenge.discover(source)
     if config.overwrite:
         missing = {finding.study_id for finding in findings if finding.reason == "missing_study"}
         publication.check_studies(config.output_dir, missing.union(study.study_id for study in studies))
-    found.add(findings)
+    audit.add(findings)
     _log.info("%s: %d studies, %d files", source.name, len(studies), len(source.paths))
     if studies:
-        # What asks for other studies is refused before any image is read.
+        # A --split that names missing studies is refused before any image is read.
         splits.assign(config.split, {study.study_id for study in studies})
     examined = []
     with _progress(sum(len(study.images) for study in studies), "headers") as bar:
         for content in engine.map(examine, studies):
-            found.add(content.findings)
+            audit.add(content.findings)
             examined.append(content)
             bar.update(len(content.study.images))
             pairs = len(content.pairs[config.contours])
@@ -166,6 +214,7 @@ def _examine(source: Source, config: Config, engine: Engine, found: Audit) -> li
 
 
 def _excluded(examined: Iterable[Examined], config: Config, exclusions: Mapping[Key, str]) -> list[Finding]:
+    """A finding for each pair that ``--exclude`` leaves out, and for each of its rows that matches no pair."""
     findings = []
     unknown = set(exclusions)
     for content in examined:
@@ -174,7 +223,7 @@ def _excluded(examined: Iterable[Examined], config: Config, exclusions: Mapping[
                 unknown.remove(pair.key)
                 detail = f"left out by --exclude: {exclusions[pair.key] or 'no reason given'}"
                 findings.append(Finding(Reason.EXCLUDED, "pair", pair.contour_path, detail, *pair.key))
-    detail = f"no {config.contours}-contour of this number is paired with an image"
+    detail = f"no {config.contours}-contour with this number is paired with an image"
     findings += [Finding(Reason.UNMATCHED_EXCLUSION, "pair", "--exclude", detail, *key) for key in unknown]
     return findings
 
@@ -186,7 +235,7 @@ def _outside(kept: Mapping[ContourKind, Iterable[Pair]]) -> dict[Key, float]:
 
 
 def _check(kept: Mapping[ContourKind, Sequence[Pair]], outside: Mapping[Key, float]) -> list[Finding]:
-    """What only all studies together show, before any pixel is read."""
+    """Findings that need all studies, but no pixels."""
     both = [*kept["i"], *kept["o"]]
     copies = [finding for pairs in kept.values() for finding in checks.duplicate_contours(pairs, outside)]
     wrong = {finding.path for finding in copies if finding.level == "error"}
@@ -208,17 +257,17 @@ def _selections(
     dtype: np.dtype[Any],
     kind: ContourKind,
 ) -> list[Selection]:
-    """What is to be made of each study, when ``pairs`` are to be written."""
+    """What to make of each study, when ``pairs`` are to be written."""
     written = frozenset(pair.contour_path for pair in pairs)
     return [
         Selection(
-            content.study,
-            content.outline,
-            content.pairs[kind],
-            written.intersection(pair.contour_path for pair in content.pairs[kind]),
-            rejected.others(content.pairs["i"]),
-            {pair.key: outside[pair.key] for pair in content.pairs["i"] if pair.key in outside},
-            dtype,
+            study=content.study,
+            summary=content.summary,
+            pairs=content.pairs[kind],
+            written=written.intersection(pair.contour_path for pair in content.pairs[kind]),
+            inner=rejected.others(content.pairs["i"]),
+            outside={pair.key: outside[pair.key] for pair in content.pairs["i"] if pair.key in outside},
+            dtype=dtype,
         )
         for content in examined
     ]
@@ -226,14 +275,14 @@ def _selections(
 
 @dataclasses.dataclass(frozen=True)
 class Rejected:
-    """What the findings of level error leave out: files by path, whole pairs by study and number."""
+    """What errors in the audit leave out: files by path, whole pairs by study and number."""
 
     paths: frozenset[str]
     keys: frozenset[tuple[str, int | None]]
 
     @classmethod
     def of(cls, errors: Sequence[Finding]) -> Rejected:
-        """From findings, all of level error."""
+        """From findings that all have level error."""
         return cls(
             frozenset(finding.path for finding in errors),
             frozenset((finding.study_id, finding.instance_number) for finding in errors if finding.kind == "pair"),
@@ -248,27 +297,27 @@ class Rejected:
         ]
 
 
-def _of_one_shape(pairs: Sequence[Pair], config: Config) -> tuple[list[Pair], tuple[int, int], list[Finding]]:
-    """The pairs of the shape that is commonest on the common grid (of two as common, the smaller), and that shape.
+def _commonest_shape(pairs: Sequence[Pair]) -> tuple[int, int]:
+    """The commonest shape of images on the common grid, the smaller of two equally common; (0, 0) without pairs."""
+    counts = collections.Counter(pair.grid.shape for pair in pairs)
+    return min(counts, key=lambda shape: (-counts[shape], shape), default=(0, 0))
 
-    Of no pairs it is (0, 0).
-    """
-    shapes = [pair.grid.shape for pair in pairs]
-    counts = collections.Counter(shapes)
-    common = min(counts, key=lambda shape: (-counts[shape], shape), default=(0, 0))
+
+def _of_shape(pairs: Sequence[Pair], common: tuple[int, int]) -> tuple[list[Pair], list[Finding]]:
+    """The pairs of one shape, and a finding for each of the others."""
     kept, findings = [], []
-    for pair, shape in zip(pairs, shapes, strict=True):
-        if shape == common:
+    for pair in pairs:
+        if pair.grid.shape == common:
             kept.append(pair)
         else:
-            sizes = "{} × {} pixels, {} × {} expected, as most images have".format(*shape, *common)
-            findings.append(Finding(Reason.SIZE_MISMATCH, "pair", pair.image_path, sizes, pair.study_id, pair.number))
-    return kept, common, findings
+            detail = "{} × {} pixels, {} × {} expected, as most images have".format(*pair.grid.shape, *common)
+            findings.append(Finding(Reason.SIZE_MISMATCH, "pair", pair.image_path, detail, *pair.key))
+    return kept, findings
 
 
-def _listing(message: str, config: Config, found: Audit) -> FatalInputError:
-    """An error that ends the job, with the first of the findings that led to it: no audit is published then."""
-    errors = found.of_level(Level.ERROR)
+def _listing(message: str, config: Config, audit: Audit) -> FatalInputError:
+    """An error that ends the job, with the first findings that led to it: no audit is published then."""
+    errors = audit.of_level(Level.ERROR)
     lines = [f"  {finding.reason}: {finding.path}: {finding.detail}" for finding in errors[:10]]
     if len(errors) > len(lines):
         lines.append(f"  … and {len(errors) - len(lines)} more")

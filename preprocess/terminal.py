@@ -1,4 +1,4 @@
-"""The last lines of a command."""
+"""What a command prints at its end."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import sys
 def announce(*lines: str) -> None:
     """Prints what a command has done.
 
-    The work is done, even if the lines cannot be written: a closed pipe or a full disk is not an error then.
+    The work is complete by then, so a closed pipe or a full disk is not an error.
     """
     try:
         print(*lines, sep="\n", flush=True)
     except OSError:
-        # The lines are still in the buffer, which is flushed again at exit.
+        # Python flushes the buffer again at exit; let it write to nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

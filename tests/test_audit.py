@@ -95,7 +95,7 @@ def test_exclusions_that_name_no_pair_are_refused(tmp_path: pathlib.Path, text: 
 
 
 def test_exclusions_that_cannot_be_read_are_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(FatalInputError, match=r"nowhere\.csv: no such file; --exclude names a CSV file"):
+    with pytest.raises(FatalInputError, match=r"nowhere\.csv: no such file; pass a CSV file of pairs to leave out"):
         read_exclusions(tmp_path / "nowhere.csv")
     with pytest.raises(FatalInputError, match=r"cannot be read: Is a directory; --exclude names"):
         read_exclusions(tmp_path)

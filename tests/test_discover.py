@@ -67,7 +67,7 @@ def test_what_operating_systems_add_is_passed_over_and_counted(tree: pathlib.Pat
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"junk")
     assert len(discover(open_source(tree))[0]) == 2
-    rest = "passed over: not named as an image, a contour or link.csv"
+    rest = "skipped: not named like an image, a contour or link.csv"
     assert findings_of(tree) == {
         "junk": [
             f".: 1 file {rest}",
@@ -125,16 +125,16 @@ def test_what_looks_like_an_image_or_a_contour_and_is_not_used_is_named(tree: pa
 @pytest.mark.parametrize(
     ("rows", "bad", "used"),
     [
-        ("PHANTOM001,PH-1\nPHANTOM001,PH-1\n", ["line 3: the same row a second time"], ["PHANTOM001"]),
-        ("PHANTOM001,PH-1\nPHANTOM001,PH-2\n", ["line 2: an id that other", "line 3: an id that other"], []),
-        ("PHANTOM001,PH-1\nPHANTOM002,PH-1\n", ["line 2: an id that other", "line 3: an id that other"], []),
-        ("PHANTOM001\n", ["line 2: an id that names no folder"], []),
-        ("PHANTOM001,\n", ["line 2: an id that names no folder"], []),
-        ("../PHANTOM001,PH-1\n", ["line 2: an id that names no folder"], []),
-        ("..,PH-1\n", ["line 2: an id that names no folder"], []),
-        ("/etc,PH-1\n", ["line 2: an id that names no folder"], []),
-        ("C:\\x,PH-1\n", ["line 2: an id that names no folder"], []),
-        ("PHANTOM001,a\x00b\n", ["line 2: an id that names no folder"], []),
+        ("PHANTOM001,PH-1\nPHANTOM001,PH-1\n", ["line 3: repeats an earlier row"], ["PHANTOM001"]),
+        ("PHANTOM001,PH-1\nPHANTOM001,PH-2\n", ["line 2: another row links", "line 3: another row links"], []),
+        ("PHANTOM001,PH-1\nPHANTOM002,PH-1\n", ["line 2: another row links", "line 3: another row links"], []),
+        ("PHANTOM001\n", ["line 2: an id cannot be the name of a folder"], []),
+        ("PHANTOM001,\n", ["line 2: an id cannot be the name of a folder"], []),
+        ("../PHANTOM001,PH-1\n", ["line 2: an id cannot be the name of a folder"], []),
+        ("..,PH-1\n", ["line 2: an id cannot be the name of a folder"], []),
+        ("/etc,PH-1\n", ["line 2: an id cannot be the name of a folder"], []),
+        ("C:\\x,PH-1\n", ["line 2: an id cannot be the name of a folder"], []),
+        ("PHANTOM001,a\x00b\n", ["line 2: an id cannot be the name of a folder"], []),
         (" PHANTOM001 , PH-1 \r\n\r\nPHANTOM002,PH-2\r\n", [], ["PHANTOM001", "PHANTOM002"]),
     ],
 )
@@ -152,7 +152,7 @@ def test_bad_rows_of_link_csv_are_named_and_not_used(
 def test_studies_that_are_missing_or_not_linked_are_reported(tree: pathlib.Path) -> None:
     (tree / "link.csv").write_text("patient_id,original_id\nPHANTOM001,PH-1\nPHANTOM009,PH-2\n")
     assert findings_of(tree) == {
-        "missing_study": ["dicoms/PHANTOM009: link.csv names it, but there is no dicoms/PHANTOM009"],
+        "missing_study": ["dicoms/PHANTOM009: link.csv names the study, but there is no dicoms/PHANTOM009"],
         "unlinked_study": ["dicoms/PHANTOM002: no row of link.csv names this folder"],
     }
 
@@ -177,7 +177,7 @@ def test_a_link_to_a_folder_above_it_is_not_followed(tree: pathlib.Path, tmp_pat
     studies, findings = discover(open_source(root))
     assert len(studies) == 2
     assert [(finding.reason, finding.path) for finding in findings] == [("circular_link", "data/loop")]
-    assert findings[0].detail == "leads back to a folder that contains it, and is not followed"
+    assert findings[0].detail == "leads to a folder that contains it, and is not followed"
 
 
 def test_folders_that_links_share_are_listed_under_each_path(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -300,7 +300,7 @@ def test_data_that_cannot_be_listed_at_all_is_refused(
     tree: pathlib.Path, forbidden: Callable[[pathlib.Path], None]
 ) -> None:
     forbidden(tree / "dicoms")
-    with pytest.raises(FatalInputError, match=r"holds no folder named dicoms; .*; dicoms cannot be listed"):
+    with pytest.raises(FatalInputError, match=r"contains no folder named dicoms; .*; dicoms cannot be listed"):
         discover(open_source(tree))
     forbidden(tree)
     with pytest.raises(FatalInputError, match="tree: cannot be listed: Permission denied"):
@@ -312,10 +312,10 @@ def test_data_that_cannot_be_listed_at_all_is_refused(
     [
         (
             "dicoms",
-            r"holds no folder named dicoms; .* are expected, at any depth of --data_dir \(make records DATA=…\)",
+            r"contains no folder named dicoms; .* are expected, at any depth of --data_dir \(make records DATA=…\)",
         ),
-        ("contourfiles", "holds no folder named contourfiles"),
-        ("link.csv", "holds no file named link.csv"),
+        ("contourfiles", "contains no folder named contourfiles"),
+        ("link.csv", "contains no file named link.csv"),
     ],
 )
 def test_a_part_that_is_missing_is_named(tree: pathlib.Path, remove: str, message: str) -> None:
@@ -327,7 +327,7 @@ def test_a_part_that_is_missing_is_named(tree: pathlib.Path, remove: str, messag
 def test_a_part_that_is_there_twice_is_refused(tree: pathlib.Path) -> None:
     shutil.copytree(tree / "dicoms", tree / "copy" / "dicoms")
     with pytest.raises(
-        FatalInputError, match="holds 2 folders named dicoms: copy/dicoms, dicoms; pass the folder of one"
+        FatalInputError, match="contains 2 folders named dicoms: copy/dicoms, dicoms; pass the folder that contains one"
     ):
         discover(open_source(tree))
 
@@ -344,7 +344,7 @@ def test_a_part_that_is_there_twice_is_refused(tree: pathlib.Path) -> None:
         ),
         (
             b"patient_id,original_id\n\n",
-            "holds no row below the first line; add one of patient_id,original_id for each",
+            "contains no row below the first line; add a row patient_id,original_id for each",
         ),
     ],
 )
@@ -377,7 +377,7 @@ def packed(tree: pathlib.Path, path: pathlib.Path, mode: Any) -> bytes:
         (lambda tree, path: packed(tree, path, "w:gz"), r"is a gzip file; unpack it and pass the folder as --data_dir"),
         (lambda tree, path: packed(tree, path, "w:xz"), "is an xz file; unpack it"),
         (lambda tree, path: packed(tree, path, "w"), "is a tar archive; unpack it"),
-        (lambda tree, path: zipped(tree, path).read_bytes()[:-100], "is a zip archive that was cut short, .*download"),
+        (lambda tree, path: zipped(tree, path).read_bytes()[:-100], "is a zip archive that is cut short: .*download"),
         (lambda tree, path: b"", "is an empty file; copy or download it again"),
         (lambda tree, path: b"no zip", "cannot be read as a zip archive .*; pass a folder or a zip archive"),
     ],

@@ -79,10 +79,10 @@ def test_a_file_that_ends_its_process_twice_is_lost_alone(
     items = [["a"], ["b", "c"], ["d", "b", "e"], ["f"], ["a", "f", "b", "c"]]
     with caplog.at_level(logging.WARNING), Local(config) as engine:
         found = list(engine.map(obey, items))
-    lost = "the process that read it ended, twice"
+    lost = "the process that read it died, twice"
     assert found == [["a"], [lost, "c"], ["d", lost, "e"], [lost], ["a", lost, lost, "c"]]
-    assert f"b: the process that read it ended ({how}); it is read again" in caplog.messages
-    assert f"b: the process that read it ended again ({how}); it is left out" in caplog.messages
+    assert f"b: the process that read it died ({how}); another one reads it" in caplog.messages
+    assert f"b: the process that read it died again ({how}); the file is left out" in caplog.messages
 
 
 def kill_once(marker: pathlib.Path, value: object = None) -> object:

@@ -378,7 +378,7 @@ def test_unusual_file_names_are_listed_and_change_no_record(tree: pathlib.Path, 
     changed = {name for name in found if found[name] != expected[name]}
     assert changed == {"audit.csv", "manifest.json"}
     audit = found["audit.csv"].decode()
-    assert "1 file passed over" in audit
+    assert "1 file skipped" in audit
     assert "6 files look like images or contours and are not used: " in audit
     assert "'9.dcm ', 'a\\nb.dcm', 3 more" in audit
 
@@ -387,7 +387,7 @@ def test_ten_thousand_junk_files_are_counted_in_one_row(tree: pathlib.Path, tmp_
     for number in range(10_000):
         (tree / "dicoms" / "PHANTOM001" / f"._{number}.dcm").touch()
     audit = records_of(tree, tmp_path / "records")["audit.csv"].decode()
-    assert "10000 files passed over" in audit
+    assert "10000 files skipped" in audit
     assert len(audit.splitlines()) < 20
 
 

@@ -87,7 +87,7 @@ def test_help_explains_every_flag() -> None:
         ([], "flag --data_dir=None: Flag --data_dir must have a value other than None."),
         (["--data_dir=x"], "flag --output_dir=None"),
         (["--data_dir=x", "--output_dir=y", "--worker=3"], "Unknown command line flag 'worker'"),
-        (["--data_dir=x", "--output_dir=y", "stray"], "'stray' is no flag."),
+        (["--data_dir=x", "--output_dir=y", "stray"], "unexpected argument 'stray'"),
         (["--data_dir=x", "--output_dir=y", "--contours=e"], "value should be one of <i|o>"),
         (["--data_dir=x", "--output_dir=y", "--num_shards=0"], "num_shards is 0, 1 to 99999 expected"),
         (
@@ -155,6 +155,6 @@ def test_the_phantom_command_refuses_a_bad_output(tmp_path: pathlib.Path) -> Non
     (tmp_path / "dicoms" / "PHANTOM001").mkdir(parents=True)
     result = preprocess(f"--output_dir={tmp_path}", module="preprocess.phantom")
     assert result.returncode == 1
-    assert result.stderr == f"preprocess.phantom: {tmp_path}: holds dicoms already; choose another --output_dir\n"
+    assert result.stderr == f"preprocess.phantom: {tmp_path}: already contains dicoms; choose another --output_dir\n"
     result = preprocess("--output_dir=/dev/null/new", module="preprocess.phantom")
     assert result.stderr == "preprocess.phantom: /dev/null/new: cannot be written: Not a directory\n"

@@ -10,7 +10,7 @@ from preprocess.geometry import polygons
 from preprocess.geometry.masks import rasterize
 from preprocess.model import NOWHERE, Pair, Place, Study
 from preprocess.quality import checks, measurements
-from preprocess.quality.measurements import Outline, PairRow, StudyRow
+from preprocess.quality.measurements import PairRow, StudyRow, StudySummary
 from preprocess.quality.registration import Registration, bands
 from preprocess.quality.volumes import Volumes
 from preprocess.run import run
@@ -182,11 +182,11 @@ def test_slice_spacing_is_that_of_the_stack_with_most_slices() -> None:
     places = {number: Place(0, number, 0, 8.0 * number) for number in (1, 2, 3)}
     places |= {4: Place(1, 4, 0, 0.0), 5: Place(1, 5, 0, 3.0)}
     study = Study("A", "B", {}, {"i": {}, "o": {}})
-    outline = Outline.of(study, headers, places)
-    assert outline.slice_spacing_mm == 8
-    assert outline.slices == 5
-    assert math.isnan(Outline.of(study, headers, {1: places[1]}).slice_spacing_mm)
-    assert math.isnan(Outline.of(study, headers, {1: NOWHERE}).slice_spacing_mm)
+    summary = StudySummary.of(study, headers, places)
+    assert summary.slice_spacing_mm == 8
+    assert summary.slices == 5
+    assert math.isnan(StudySummary.of(study, headers, {1: places[1]}).slice_spacing_mm)
+    assert math.isnan(StudySummary.of(study, headers, {1: NOWHERE}).slice_spacing_mm)
 
 
 def test_the_table_of_pairs_agrees_with_the_contours(phantom_records: pathlib.Path, phantom_dir: pathlib.Path) -> None:
@@ -252,7 +252,9 @@ def test_noise_in_the_cosines_leaves_the_volumes_alone(tree: pathlib.Path, tmp_p
 def test_rows_about_copies_name_a_few_of_them_and_count_all(count: int) -> None:
     pairs = [synthetic_pair(number) for number in range(count)]
     pairs = [
-        dataclasses.replace(pair, image_path=f"{pair.number:04d}.dcm", contour_path=f"{pair.number:04d}.txt")
+        dataclasses.replace(
+            pair, image_path=f"{pair.instance_number:04d}.dcm", contour_path=f"{pair.instance_number:04d}.txt"
+        )
         for pair in pairs
     ]
     found = {"dcm": checks.duplicate_images(pairs), "txt": checks.duplicate_contours(pairs, {})}

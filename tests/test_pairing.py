@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from preprocess.model import ImageHeader, Study
-from preprocess.quality.measurements import Outline
+from preprocess.quality.measurements import StudySummary
 from preprocess.stages import pairing
 
 from .helpers.synthetic import AXIAL, GRID, UNREAD, header_of, synthetic_pair
@@ -78,7 +78,7 @@ def test_noise_in_the_cosines_changes_neither_slices_nor_phases(data: st.DataObj
         number: (0, (number - 1) // 2, (number - 1) % 2) for number in range(1, 9)
     }
     study = Study("A", "B", {}, {"i": {}, "o": {}})
-    assert Outline.of(study, headers, places).slice_spacing_mm == pytest.approx(10, abs=0.02)
+    assert StudySummary.of(study, headers, places).slice_spacing_mm == pytest.approx(10, abs=0.02)
 
 
 def test_unknown_slices_and_phases_are_minus_one() -> None:
@@ -104,7 +104,7 @@ def test_images_and_contours_without_a_partner_are_reported() -> None:
         5: header_of(patient_id="S", instance_number=6),
     }
     polygons = dict.fromkeys((1, 2, 3, 4, 9), SQUARE)
-    confirmed, findings = pairing.confirm(study, headers)
+    confirmed, findings = pairing.match_headers(study, headers)
     pairs = pairing.pair(
         study,
         "i",
@@ -114,8 +114,8 @@ def test_images_and_contours_without_a_partner_are_reported() -> None:
         dict.fromkeys(confirmed, GRID),
         polygons,
     )
-    findings += pairing.left_over(study, "i", headers, polygons) + pairing.unlabeled(study, "i")
-    assert [(pair.number, pair.image_path, pair.contour_path) for pair in pairs] == [
+    findings += pairing.unmatched_contours(study, "i", headers, polygons) + pairing.unlabeled(study, "i")
+    assert [(pair.instance_number, pair.image_path, pair.contour_path) for pair in pairs] == [
         (1, "dicoms/S/1.dcm", "contourfiles/C/1"),
         (2, "dicoms/S/2.dcm", "contourfiles/C/2"),
     ]

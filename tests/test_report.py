@@ -194,7 +194,7 @@ def test_the_page_of_outer_contours_shows_no_contrast(data: pathlib.Path, tmp_pa
     text = write_report(data, tmp_path / "records", tmp_path / "report").read_text("utf-8")
     assert text.count("<figure id=") == 18
     assert "pairs written (outer contours)" in text
-    # Contrast is reported for inner contours.
+    # Contrast is measured for inner contours only.
     assert "Contrast across the contours" not in text
 
 

@@ -345,7 +345,7 @@ def test_a_row_of_the_audit_excludes_its_pair_and_only_it(tree: pathlib.Path, tm
         ("PHANTOM001", "9", "info", "left out by --exclude: outside_image"),
         ("PHANTOM002", "21", "info", "left out by --exclude: blurred"),
     ]
-    assert summary.noted["unmatched_exclusion"] == 1
+    assert summary.warnings["unmatched_exclusion"] == 1
     assert found_by(tmp_path / "second", "unmatched_exclusion") == [("PHANTOM002", "99", "warning")]
 
 
@@ -434,7 +434,7 @@ def test_where_nothing_can_be_paired_nothing_is_published(tree: pathlib.Path, tm
     for path in (tree / "contourfiles").rglob("*.txt"):
         path.write_text("no contour\n")
     with pytest.raises(
-        FatalInputError, match=r"no image and contour could be paired\n  unreadable_contour: contourfiles/PH-1"
+        FatalInputError, match=r"no image could be paired with a contour\n  unreadable_contour: contourfiles/PH-1"
     ):
         run(Config(tree, tmp_path / "records"))
     assert not (tmp_path / "records").exists()
@@ -443,7 +443,7 @@ def test_where_nothing_can_be_paired_nothing_is_published(tree: pathlib.Path, tm
 def test_a_split_that_is_left_empty_is_an_error(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     for path in (tree / "dicoms" / "PHANTOM002").iterdir():
         path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(FatalInputError, match="no image and contour could be paired in split val"):
+    with pytest.raises(FatalInputError, match="no image could be paired with a contour in split val"):
         run(Config(tree, tmp_path / "records", split="val=PHANTOM002"))
     assert not (tmp_path / "records").exists()
 
@@ -452,7 +452,7 @@ def test_strict_publishes_nothing_where_there_is_an_error(tree: pathlib.Path, tm
     assert run(Config(tree, tmp_path / "flawless", strict=True)).records == {"train": 8}
     cut_pixels(tree)
     with pytest.raises(
-        FatalInputError, match=r"--strict: nothing published, for the audit has errors\n  no_image: .*9"
+        FatalInputError, match=r"not published: the audit has errors, and --strict is set\n  no_image: .*9"
     ):
         run(Config(tree, tmp_path / "records", strict=True))
     assert not (tmp_path / "records").exists()

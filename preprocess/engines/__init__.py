@@ -1,7 +1,7 @@
 """Where the work runs: on this machine's cores, or on Apache Beam.
 
-An engine calls a function ``work(source, config, item)`` for each item, in other processes, and gives the results in
-the items' order. So what is written depends on the items alone, whatever the engine and the number of its processes.
+An engine calls a function ``work(source, config, item)`` for each item, in other processes, and yields the results in
+the order of the items. So the output depends on the items alone, not on the engine or its number of processes.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Engine(Protocol):
 
 @contextlib.contextmanager
 def engine(config: Config, staging: pathlib.Path) -> Iterator[Engine]:
-    """The engine that the settings name, for the length of a ``with`` block.
+    """The engine that the settings name, for a ``with`` block.
 
     Args:
-        config: settings.
-        staging: an empty directory; with Beam, one that all its workers see.
+        config: the settings.
+        staging: an empty directory; for Beam, one that all workers can access.
     """
     if config.engine == "beam":
         yield Beam(config, staging)
@@ -50,14 +50,14 @@ def engine(config: Config, staging: pathlib.Path) -> Iterator[Engine]:
 
 
 class Beam:
-    """Apache Beam, on whatever runner its arguments name.
+    """Apache Beam, on the runner that its arguments name.
 
-    Items and results go through files, each put into place in one step: an item that a runner works on twice, because a
-    worker was lost or was slow, still has one result.
+    Items and results are files that are renamed into place. So an item still has one result if the runner works on it
+    twice, because a worker was lost or slow.
 
     Args:
-        config: settings; ``beam_args`` go to Beam.
-        staging: a directory that all workers see.
+        config: the settings; ``beam_args`` are passed to Beam.
+        staging: a directory that all workers can access.
 
     Raises:
         FatalInputError: Beam is not installed.
@@ -65,7 +65,9 @@ class Beam:
 
     def __init__(self, config: Config, staging: pathlib.Path) -> None:
         if importlib.util.find_spec("apache_beam") is None:
-            raise FatalInputError("--engine=beam", "Apache Beam is not installed; pip install -r requirements-beam.txt")
+            raise FatalInputError(
+                "--engine=beam", "Apache Beam is not installed; run pip install -r requirements-beam.txt"
+            )
         self._config = config
         self._staging = staging
 
@@ -85,7 +87,7 @@ class Beam:
 
 
 def _work_on_file(number: int, directory: pathlib.Path, work: Work[Any, Any], config: Config) -> None:
-    """Works on an item that lies in a file, and leaves the result beside it."""
+    """Reads an item from its file, works on it, and writes the result beside it."""
     item = pickle.loads((directory / f"{number}.item").read_bytes())
     result = work(_reopened(config.data_dir), config, item)
     with tempfile.NamedTemporaryFile(dir=directory, delete=False) as file:

@@ -1,11 +1,11 @@
 """Worker processes of this machine.
 
-A worker may die at any moment: killed by a codec's fault, by the system for its memory, or by an operator. Its task is
-then done again by another worker. A file is refused only when it was opened last at two deaths of the same task.
+A worker may die at any moment: a codec may crash it, the system may kill it for its memory, or an operator may. Another
+worker then repeats its task. A file is refused only if it was the last file opened at two deaths of the same task.
 
-Not a library's process pool: none reports which file a worker opened last, and those of ``concurrent.futures`` and
-pebble 5.2 wait forever when a worker is killed while it sends a result, because all workers share one pipe. Here each
-worker has its own.
+No library's process pool is used, because none reports which file a worker opened last. Those of ``concurrent.futures``
+and pebble 5.2 also wait forever when a worker is killed while it sends a result, because all workers share one pipe.
+Here each worker has its own.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 WORKER_BYTES = 4 << 30
-"""Address space that a worker may take beyond what it starts with; the largest image allowed takes a quarter of it."""
+"""Address space that a worker may allocate after its start; the largest allowed image takes a quarter of it."""
 
-# Results wait for those before them; tasks further ahead than this are not started meanwhile.
+# Results are yielded in order. Tasks further ahead of the next result than this, for each worker, are not started.
 _AHEAD = 4
 
-# Open files of this process and of the server that starts workers: at rest, and for each worker.
+# Open files of this process and of the server that starts workers: without workers, and for each worker.
 _OPEN_FILES, _OPEN_FILES_EACH = 14, 2
 
-# Deaths of a task's processes without an open file, after which the job ends.
+# The job ends after so many processes of a task died without an open file.
 _MAX_UNEXPLAINED = 3
 
 
@@ -50,8 +50,8 @@ class Local:
     """Processes of this machine.
 
     Args:
-        config: settings; ``workers`` processes, or as many as the limit on open files allows.
-        worker_bytes: address space that each may take beyond what it starts with.
+        config: the settings. At most ``workers`` processes run; a low limit on open files allows fewer.
+        worker_bytes: address space that each may allocate after its start.
     """
 
     def __init__(self, config: Config, worker_bytes: int = WORKER_BYTES) -> None:
@@ -61,7 +61,7 @@ class Local:
         if open_files != resource.RLIM_INFINITY:
             self._most = min(self._most, max(1, (open_files - _OPEN_FILES) // _OPEN_FILES_EACH))
         self._worker_bytes = worker_bytes
-        # Not a fork of this process, which has TensorFlow's threads; the server has imported what workers need.
+        # Not a fork of this process, because of TensorFlow's threads. The server imports what workers need, once.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["preprocess.stages.load", "preprocess.stages.render"])
         self._idle: list[_Worker] = []
@@ -79,7 +79,7 @@ class Local:
             yield results.pop(number)
 
     def _hand_out(self, tasks: collections.deque[_Task], limit: int) -> None:
-        """Gives tasks below a number to idle and new workers."""
+        """Gives the tasks with numbers below a limit to idle and new workers."""
         while tasks and tasks[0].number < limit and len(self._busy) < self._most:
             task = tasks.popleft()
             try:
@@ -89,24 +89,24 @@ class Local:
                 return
             worker.task, worker.opened = task, None
             self._busy[worker.connection] = worker
-            # Sending to a worker that has ended fails; reading from it then reports its end.
+            # Sending fails if the worker has ended; reading from it then reports that.
             with contextlib.suppress(OSError):
                 worker.connection.send(Order(task.work, task.item, task.refused))
 
     def _idle_worker(self) -> _Worker | None:
         while self._idle:
             worker = self._idle.pop()
-            # An idle worker sends nothing: all that can be read from it is its end.
+            # An idle worker sends nothing, so if there is something to read, it has ended.
             if not worker.connection.poll():
                 return worker
             worker.end()
         return None
 
     def _receive(self, worker: _Worker, tasks: collections.deque[_Task], results: dict[int, Any]) -> None:
-        """Takes one message from a worker, or its end."""
+        """Handles one message from a worker, or its end."""
         try:
             message = worker.connection.recv()
-        # OSError: it ended within a message.
+        # OSError: the worker ended within a message.
         except (EOFError, OSError):
             del self._busy[worker.connection]
             tasks.appendleft(worker.task.again(worker.opened, worker.end()))
@@ -133,12 +133,12 @@ class Local:
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    """An item to work on, and what happened to the processes that tried.
+    """An item to work on, and what happened to the processes that worked on it.
 
     Attributes:
-        number: place of the item among all.
-        suspected: files that a process had opened last when it died.
-        refused: files that two processes had opened last when they died.
+        number: position of the item among all.
+        suspected: files that were the last opened when one process died.
+        refused: files that were the last opened when two processes died.
         unexplained: how many processes died without an open file.
     """
 
@@ -150,11 +150,11 @@ class _Task:
     unexplained: int = 0
 
     def again(self, opened: str | None, how: str) -> _Task:
-        """The task as it is tried next, after its process died.
+        """The task to try next, after its process died.
 
         Args:
             opened: the file that the process opened last.
-            how: how it ended.
+            how: how the process ended.
 
         Raises:
             FatalInputError: too many processes died without an open file.
@@ -168,15 +168,15 @@ class _Task:
                 )
             return dataclasses.replace(self, unexplained=self.unexplained + 1)
         if opened not in self.suspected:
-            _log.warning("%s: the process that read it ended (%s); it is read again", opened, how)
+            _log.warning("%s: the process that read it died (%s); another one reads it", opened, how)
             return dataclasses.replace(self, suspected=self.suspected | {opened})
-        _log.warning("%s: the process that read it ended again (%s); it is left out", opened, how)
+        _log.warning("%s: the process that read it died again (%s); the file is left out", opened, how)
         return dataclasses.replace(self, refused=self.refused | {opened})
 
 
 @dataclasses.dataclass
 class _Worker:
-    """A process, its task, and the file that it opened last for it."""
+    """A process, its task, and the last file that it opened for the task."""
 
     process: ForkServerProcess
     connection: multiprocessing.connection.Connection
@@ -185,9 +185,9 @@ class _Worker:
 
     @classmethod
     def start(cls, context: ForkServerContext, config: Config, worker_bytes: int) -> Self:
-        """Starts a process; it ends when its connection does, so also when this process is killed."""
+        """Starts a process. It ends when its connection closes, so also when this process is killed."""
         ours, theirs = context.Pipe()
-        # The first start also starts the server, and would start the tracker, which unblocks Ctrl-C afterwards.
+        # The first start also starts the server. It would start the tracker, too, which unblocks Ctrl-C afterwards.
         multiprocessing.resource_tracker.ensure_running()
         with theirs, contextlib.ExitStack() as on_error:
             on_error.callback(ours.close)
@@ -198,7 +198,7 @@ class _Worker:
         return cls(process, ours)
 
     def end(self) -> str:
-        """Waits for the process, and says how it ended."""
+        """Waits for the process; returns how it ended."""
         self.process.join()
         self.connection.close()
         code = self.process.exitcode or 0

@@ -1,4 +1,4 @@
-"""What a worker process does, and the messages between it and the process that coordinates."""
+"""What a worker process does, and the messages between it and the coordinating process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from preprocess.inputs.sources import Source
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 Work = Callable[[Source, Config, _Item], _Result]
-"""What is done for each item."""
+"""The function that an engine calls for each item."""
 
 OUT_OF_MEMORY = errno.ENOMEM
 """Exit status of a worker that cannot allocate memory."""
@@ -32,7 +32,7 @@ OUT_OF_MEMORY = errno.ENOMEM
 
 @dataclasses.dataclass(frozen=True)
 class Order(Generic[_Item, _Result]):
-    """To a worker: what it is to do."""
+    """To a worker: what to do."""
 
     work: Work[_Item, _Result]
     item: _Item
@@ -41,7 +41,7 @@ class Order(Generic[_Item, _Result]):
 
 @dataclasses.dataclass(frozen=True)
 class Opens:
-    """From a worker: it opens a file; None: it has used all its files, and sends its result next."""
+    """From a worker: it opens a file. None: it is done with its files, and sends its result next."""
 
     path: str | None
 
@@ -62,11 +62,11 @@ class Fails:
 
 
 def serve(connection: Connection, config: Config, worker_bytes: int) -> None:
-    """The main function of a worker: orders come, and results go, through its connection."""
-    # Ctrl-C goes to all processes of a terminal; the one that coordinates ends the others.
+    """The main function of a worker, which receives orders and sends results through its connection."""
+    # Ctrl-C goes to all processes of a terminal; the coordinating process ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
-    # The other end closes when the process that coordinates has ended.
+    # The other end closes when the coordinating process ends.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
             _limit_memory(worker_bytes)
@@ -83,7 +83,7 @@ def serve(connection: Connection, config: Config, worker_bytes: int) -> None:
 
 
 def _limit_memory(more: int) -> None:
-    """Limits the address space to so many bytes more than now, or to an existing limit where that is lower."""
+    """Limits the address space to its size now and ``more`` bytes, or to an existing limit if that is lower."""
     pages = int(pathlib.Path("/proc/self/statm").read_text("ascii").split()[0])
     limit = pages * resource.getpagesize() + more
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -98,7 +98,7 @@ def _reply(source: Source, config: Config, order: Order[_Item, _Result]) -> Give
     except Exception as error:
         if isinstance(error, cv2.error) and error.code == cv2.Error.STS_NO_MEM:
             raise MemoryError from error
-        # Not its text, which may quote a DICOM header.
+        # The error's text is left out, because it may quote a DICOM header.
         frames = traceback.extract_tb(error.__traceback__)
         calls = " > ".join(f"{pathlib.Path(frame.filename).name}:{frame.lineno}" for frame in frames)
         return Fails("worker process", f"{type(error).__name__} at {calls}; this is a bug, please report it")
@@ -106,7 +106,7 @@ def _reply(source: Source, config: Config, order: Order[_Item, _Result]) -> Give
 
 @dataclasses.dataclass(frozen=True)
 class _ReportingSource:
-    """A source that reports through a connection which file is opened next, and refuses some."""
+    """A source that reports each file before it opens it, and refuses some files."""
 
     source: Source
     connection: Connection
@@ -126,6 +126,6 @@ class _ReportingSource:
 
     def open(self, path: str) -> BinaryIO:
         if path in self.refused_paths:
-            raise OSError("the process that read it ended, twice")
+            raise OSError("the process that read it died, twice")
         self.connection.send(Opens(path))
         return self.source.open(path)

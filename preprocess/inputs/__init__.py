@@ -1,1 +1,1 @@
-"""A data directory → studies: the files of a folder or archive, which belong together, and the contours in them."""
+"""A data directory → studies: the files of a folder or archive, which of them belong together, and the contours."""

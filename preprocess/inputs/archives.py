@@ -1,7 +1,7 @@
 """The files of a zip archive.
 
-An archive is read in place and never unpacked, so an entry has no place outside to be written to; one whose name asks
-for such a place is refused all the same. An archive within an archive is a file like any other, and never opened.
+An archive is read in place and never unpacked, so no entry can be written outside of it. An entry whose name would
+lead outside is refused all the same. An archive within an archive is an ordinary file, and never opened.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from preprocess.findings import DATA_DIR, FatalInputError, Finding, Level, Reaso
 from preprocess.inputs.folders import check_size
 
 MAX_DIRECTORY_BYTES = 1 << 26
-"""Bytes of a zip archive's directory, which is read whole: some 500,000 entries."""
+"""Largest directory of a zip archive, which is read at once: some 500,000 entries."""
 
-# No deflated data grows more when it is inflated (zlib's technical details, "Maximum Compression Factor").
+# Deflated data cannot grow more than this when it is inflated (zlib's technical details, "Maximum Compression Factor").
 _MAX_RATIO = 1032
 
-# Names that could lead out of the folder an archive is unpacked to, on one system or another, or garble a terminal.
+# Names that would lead out of the folder where some system unpacks the archive, or garble a terminal.
 _LEADS_OUT = re.compile(r"/.*|[A-Za-z]:.*|(?:.*/)?\.\.(?:/.*)?|.*[\\\x00-\x1f\x7f].*", re.DOTALL)
 
 _Refusal = (OSError, EOFError, RuntimeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error)
-"""What zipfile raises of a damaged archive. RuntimeError: an encrypted entry, or something it does not know."""
+"""What zipfile raises for a damaged archive. RuntimeError: an encrypted entry, or an unsupported feature."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """The files of a zip archive, and the archive's state when they were listed."""
+    """The files of a zip archive, and the state of the archive when they were listed."""
 
     root: pathlib.Path
     paths: tuple[str, ...]
@@ -54,7 +54,7 @@ class Archive:
         """Lists every file in the archive at ``root``.
 
         Raises:
-            FatalInputError: it is not a zip archive, or its directory is too large or cannot be true.
+            FatalInputError: the file is not a zip archive, or its directory is too large or contradicts itself.
         """
         try:
             content = _BoundedFile(io.FileIO(root))
@@ -75,7 +75,7 @@ class Archive:
                 f"its entries claim {declared} bytes, at most {_MAX_RATIO} times the archive's own {status.st_size} "
                 "expected: they overlap or their sizes are wrong; make the archive again",
             )
-        # Its name as the archive has it: zipfile ends a name at the first NUL.
+        # The original name, because zipfile cuts names at the first NUL.
         refused = {entry for entry in entries if _LEADS_OUT.fullmatch(entry.orig_filename)}
         return cls(
             root,
@@ -90,15 +90,15 @@ class Archive:
         try:
             entry = self.file.getinfo(path)
         except KeyError:
-            raise OSError("the archive does not hold it any more") from None
+            raise OSError("the archive no longer contains it") from None
         # The Unix mode is in the upper half (APPNOTE.TXT 4.4.15, as Info-ZIP uses it).
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise OSError("it is a symbolic link, which is not followed in an archive")
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise OSError(f"it is compressed by method {entry.compress_type}, 0 (stored) or 8 (deflated) expected")
         check_size(entry.file_size)
-        # Read whole, so that the entry's CRC-32 has been compared before any of it is used. In pieces: zipfile may
-        # otherwise allocate what a false size asks for.
+        # Read to the end, which checks the CRC-32, before any of it is used. In pieces, because zipfile may allocate
+        # as much as the entry's size claims, and the size may be false.
         content = io.BytesIO()
         try:
             with self.file.open(entry) as unpacked:
@@ -107,16 +107,16 @@ class Archive:
         except _Refusal as error:
             raise OSError(str(error) or type(error).__name__) from error
         if content.tell() != entry.file_size:
-            raise OSError(f"it has {content.tell()} bytes, the {entry.file_size} that the archive claims expected")
+            raise OSError(f"it has {content.tell()} bytes, {entry.file_size} expected from the archive's directory")
         content.seek(0)
         return content
 
     def close(self) -> None:
-        """Closes the archive; no file can be opened any more."""
+        """Closes the archive; its files can no longer be opened."""
         self.content.close()
 
     def has_changed(self) -> bool:
-        """Whether it was removed, replaced or written to since its files were listed."""
+        """Whether the archive was removed, replaced or written to since its files were listed."""
         try:
             return _state(os.stat(self.root)) != self.state
         except OSError:
@@ -124,12 +124,12 @@ class Archive:
 
 
 class _BoundedFile(io.BufferedReader):
-    """A zip archive that refuses to be read in pieces as large as no directory may be."""
+    """A file that refuses a read larger than ``MAX_DIRECTORY_BYTES``: zipfile reads the directory at once."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > MAX_DIRECTORY_BYTES:
             raise OSError(f"its directory has {size} bytes, at most {MAX_DIRECTORY_BYTES} expected; divide the archive")
-        # What ends an archive is read as all the rest, which is no more than its comment.
+        # zipfile reads an archive's end without a size; what is left is at most its comment.
         return super().read(MAX_DIRECTORY_BYTES if size is None or size < 0 else size)
 
     def __del__(self) -> None:
@@ -157,10 +157,11 @@ _KINDS_OF_ARCHIVES = {
     b"7z\xbc\xaf": "a 7-Zip archive",
     b"Rar!": "a RAR archive",
 }
-"""How other archives begin."""
+"""The first bytes of other kinds of archives."""
 
 
 def _why_not_a_zip(content: BinaryIO, error: Exception) -> str:
+    """Why a file cannot be read as a zip archive, and what to do."""
     content.seek(0)
     head = content.read(512)
     kinds = [kind for start, kind in _KINDS_OF_ARCHIVES.items() if head.startswith(start)]
@@ -171,13 +172,13 @@ def _why_not_a_zip(content: BinaryIO, error: Exception) -> str:
     if not head:
         return "is an empty file; copy or download it again"
     if head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(content):
-        return "is a zip archive that was cut short, its directory at the end is missing; copy or download it again"
+        return "is a zip archive that is cut short: the directory at its end is missing; copy or download it again"
     return f"cannot be read as a zip archive ({error}); pass a folder or a zip archive as {DATA_DIR}"
 
 
 @dataclasses.dataclass(frozen=True)
 class ReopenedArchive:
-    """An archive as another process reads it: when it changes, the next file is that of the archive now there."""
+    """An archive as another process reads it; after a change, the next file comes from the changed archive."""
 
     root: pathlib.Path
     paths: tuple[str, ...] = ()
@@ -196,6 +197,6 @@ class ReopenedArchive:
 
 @functools.lru_cache(maxsize=1)
 def _archive(root: pathlib.Path, state: tuple[int, ...]) -> Archive:
-    """The archive in that state: its directory is read once."""
+    """The archive in a state; the directory is read once for each state."""
     del state
     return Archive.list(root)

@@ -1,12 +1,13 @@
-"""data_dir → studies: which files there are, and which belong together by ``link.csv``."""
+"""A data directory → studies: ``link.csv`` says which folder of images belongs to which folder of contours."""
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Literal
 
 from preprocess.findings import DATA_DIR, FatalInputError, Finding, Reason
@@ -21,56 +22,85 @@ _CONTOUR_FOLDERS: dict[str, ContourKind] = {"i-contours": "i", "o-contours": "o"
 
 _LINK_COLUMNS = ("patient_id", "original_id")
 
-# 100,000 studies.
+# Enough for 100,000 studies.
 _MAX_LINK_BYTES = 1 << 22
+
+
+@dataclasses.dataclass(frozen=True)
+class _Root:
+    """``dicoms`` or ``contourfiles``, and the files in each folder directly below it."""
+
+    path: str
+    folders: Mapping[str, Sequence[str]]
 
 
 def discover(source: Source) -> tuple[list[Study], list[Finding]]:
     """Finds ``dicoms``, ``contourfiles`` and ``link.csv`` at any depth, and the studies they make.
 
     Returns:
-        The studies whose two folders are both there, sorted by id, and what was found odd or wrong.
+        The studies whose two folders exist, sorted by id, and what is odd or wrong.
 
     Raises:
-        FatalInputError: one of the three is not there, or is there twice, or ``link.csv`` has not its columns.
+        FatalInputError: one of the three is missing or exists twice, or ``link.csv`` lacks a column.
     """
     unused = Unused()
-    kept = unused.without_junk(source.paths)
-    dicoms = _the_only(source, "folder", "dicoms", {_up_to(path, "dicoms") for path in kept})
-    contourfiles = _the_only(source, "folder", "contourfiles", {_up_to(path, "contourfiles") for path in kept})
+    paths = unused.without_junk(source.paths)
+    dicoms, contourfiles, link = _locate(source, paths, unused)
+    rows, findings = _read_link(source, link)
+    unlisted = _unlisted(source)
+    studies = []
+    for study_id, contour_id in rows:
+        wanted = ((dicoms, study_id), (contourfiles, contour_id))
+        absent = [f"{root.path}/{folder}" for root, folder in wanted if folder not in root.folders]
+        if absent:
+            findings += _missing_study(study_id, link, [path for path in absent if path not in unlisted])
+            continue
+        images, problems = _images(study_id, dicoms, unused)
+        findings += problems
+        contours, problems = _contours(study_id, contour_id, contourfiles, unused)
+        findings += problems
+        studies.append(Study(study_id, contour_id, images, contours))
+    findings += _unlinked(dicoms, {study_id for study_id, _ in rows}, link)
+    findings += _unlinked(contourfiles, {contour_id for _, contour_id in rows}, link)
+    return sorted(studies, key=lambda study: study.study_id), [*findings, *unused.findings(), *source.findings]
+
+
+def _locate(source: Source, paths: Sequence[str], unused: Unused) -> tuple[_Root, _Root, str]:
+    """``dicoms``, ``contourfiles`` and the path of ``link.csv``."""
+    dicoms, contourfiles = (
+        _the_only(source, "folder", name, {_up_to(path, name) for path in paths}) for name in ("dicoms", "contourfiles")
+    )
     # A list: an archive may hold a name twice.
-    link = _the_only(source, "file", "link.csv", [path for path in kept if path.rpartition("/")[2] == "link.csv"])
-    image_folders = _folders_below(kept, dicoms, unused)
-    contour_folders = _folders_below(kept, contourfiles, unused)
-    # With the folders that hold them, which may be empty but for them.
-    unlisted = {
+    link = _the_only(source, "file", "link.csv", [path for path in paths if path.rpartition("/")[2] == "link.csv"])
+    return (
+        _Root(dicoms, _folders_below(paths, dicoms, unused)),
+        _Root(contourfiles, _folders_below(paths, contourfiles, unused)),
+        link,
+    )
+
+
+def _unlisted(source: Source) -> set[str]:
+    """The folders that cannot be listed, and the folders that contain them, which may hold nothing else."""
+    return {
         os.fspath(folder)
         for path in _unreadable_folders(source)
         for folder in (pathlib.PurePosixPath(path), *pathlib.PurePosixPath(path).parents)
     }
 
-    rows, findings = _read_link(source, link)
-    studies = []
-    for study_id, contour_id in rows:
-        images_root, contours_root = f"{dicoms}/{study_id}", f"{contourfiles}/{contour_id}"
-        absent = [images_root] * (study_id not in image_folders) + [contours_root] * (contour_id not in contour_folders)
-        if absent:
-            missing = [path for path in absent if path not in unlisted]
-            if missing:
-                detail = f"{link} names it, but there is no {' and no '.join(missing)}"
-                findings.append(Finding(Reason.MISSING_STUDY, "study", missing[0], detail, study_id))
-            continue
-        images, problems = _images(study_id, images_root, image_folders[study_id], unused)
-        findings += problems
-        contours, problems = _contours(study_id, contours_root, contour_folders[contour_id], unused)
-        findings += problems
-        studies.append(Study(study_id, contour_id, images, contours))
-    named = {study_id for study_id, _ in rows}, {contour_id for _, contour_id in rows}
-    for root, folders, ids in ((dicoms, image_folders, named[0]), (contourfiles, contour_folders, named[1])):
-        for folder in sorted(folders.keys() - ids):
-            detail = f"no row of {link} names this folder"
-            findings.append(Finding(Reason.UNLINKED_STUDY, "study", f"{root}/{folder}", detail, folder))
-    return sorted(studies, key=lambda study: study.study_id), [*findings, *unused.findings(), *source.findings]
+
+def _missing_study(study_id: str, link: str, missing: Sequence[str]) -> list[Finding]:
+    if not missing:
+        return []
+    detail = f"{link} names the study, but there is no {' and no '.join(missing)}"
+    return [Finding(Reason.MISSING_STUDY, "study", missing[0], detail, study_id)]
+
+
+def _unlinked(root: _Root, linked: Set[str], link: str) -> list[Finding]:
+    """A finding for each folder that no row of ``link.csv`` names."""
+    return [
+        Finding(Reason.UNLINKED_STUDY, "study", f"{root.path}/{folder}", f"no row of {link} names this folder", folder)
+        for folder in sorted(root.folders.keys() - linked)
+    ]
 
 
 def _unreadable_folders(source: Source) -> list[str]:
@@ -78,23 +108,25 @@ def _unreadable_folders(source: Source) -> list[str]:
 
 
 def _up_to(path: str, folder: str) -> str | None:
-    """The path's part up to the first folder of that name, None if it lies in none."""
+    """The part of a path up to the first folder with a name; None if it is in no such folder."""
     parts = path.split("/")[:-1]
     return "/".join(parts[: parts.index(folder) + 1]) if folder in parts else None
 
 
-def _the_only(source: Source, kind: Literal["file", "folder"], name: str, found: Iterable[str | None]) -> str:
-    there = sorted(path for path in found if path is not None)
+def _the_only(source: Source, kind: Literal["file", "folder"], name: str, paths: Iterable[str | None]) -> str:
+    there = sorted(path for path in paths if path is not None)
     if not there:
         unlisted = [f"; {path} cannot be listed" for path in _unreadable_folders(source)[:1]]
         raise FatalInputError(
             source.name,
-            f"holds no {kind} named {name}; dicoms/, contourfiles/ and link.csv are expected, at any depth of "
+            f"contains no {kind} named {name}; dicoms/, contourfiles/ and link.csv are expected, at any depth of "
             f"{DATA_DIR}{''.join(unlisted)}",
         )
     if len(there) > 1:
         raise FatalInputError(
-            source.name, f"holds {len(there)} {kind}s named {name}: {some(there)}; pass the folder of one as {DATA_DIR}"
+            source.name,
+            f"contains {len(there)} {kind}s named {name}: {some(there)}; pass the folder that contains one as "
+            f"{DATA_DIR}",
         )
     return there[0]
 
@@ -120,11 +152,11 @@ def _read_link(source: Source, link: str) -> tuple[list[tuple[str, str]], list[F
     except OSError as error:
         raise FatalInputError(link, f"cannot be read: {error.strerror or error}") from error
     if len(content) > _MAX_LINK_BYTES:
-        raise FatalInputError(link, f"over {_MAX_LINK_BYTES} bytes, a row of two ids per study expected")
+        raise FatalInputError(link, f"has over {_MAX_LINK_BYTES} bytes, a row with two ids per study expected")
     lines = read_rows(content, link, _LINK_COLUMNS)
     if not lines:
         raise FatalInputError(
-            link, f"holds no row below the first line; add one of {','.join(_LINK_COLUMNS)} for each study"
+            link, f"contains no row below the first line; add a row {','.join(_LINK_COLUMNS)} for each study"
         )
     rows: dict[tuple[str, str], None] = {}
     findings = []
@@ -132,11 +164,11 @@ def _read_link(source: Source, link: str) -> tuple[list[tuple[str, str]], list[F
     uses = [collections.Counter(ids[column] for ids in distinct) for column in (0, 1)]
     for line, (study_id, contour_id) in lines:
         if not (_names_a_folder(study_id) and _names_a_folder(contour_id)):
-            problem = "an id that names no folder directly below dicoms/ or contourfiles/"
+            problem = "an id cannot be the name of a folder directly below dicoms/ or contourfiles/"
         elif (study_id, contour_id) in rows:
-            problem = "the same row a second time"
+            problem = "repeats an earlier row"
         elif uses[0][study_id] > 1 or uses[1][contour_id] > 1:
-            problem = "an id that other rows link otherwise"
+            problem = "another row links one of the ids differently"
         else:
             rows[study_id, contour_id] = None
             continue
@@ -145,13 +177,15 @@ def _read_link(source: Source, link: str) -> tuple[list[tuple[str, str]], list[F
 
 
 def _names_a_folder(name: str) -> bool:
-    """Whether a name, put below a folder, stays directly below it on every system."""
+    """Whether a name can be that of a folder directly below another, on every system."""
     return bool(name) and name not in (".", "..") and not re.search(r"[/\\:\x00-\x1f\x7f]", name)
 
 
-def _images(study_id: str, root: str, paths: Iterable[str], unused: Unused) -> tuple[dict[int, str], list[Finding]]:
+def _images(study_id: str, dicoms: _Root, unused: Unused) -> tuple[dict[int, str], list[Finding]]:
+    """The images of a study, by number."""
+    root = f"{dicoms.path}/{study_id}"
     numbered = []
-    for path in paths:
+    for path in dicoms.folders[study_id]:
         folder, _, name = path.rpartition("/")
         match = _IMAGE_NAME.fullmatch(name)
         if match and folder == root:
@@ -162,24 +196,26 @@ def _images(study_id: str, root: str, paths: Iterable[str], unused: Unused) -> t
 
 
 def _contours(
-    study_id: str, root: str, paths: Iterable[str], unused: Unused
+    study_id: str, contour_id: str, contourfiles: _Root, unused: Unused
 ) -> tuple[dict[ContourKind, dict[int, str]], list[Finding]]:
+    """The contours of a study, by kind and number."""
+    below = len(f"{contourfiles.path}/{contour_id}/")
     numbered: dict[ContourKind, list[tuple[int, str]]] = {"i": [], "o": []}
     findings = []
-    for path in paths:
+    for path in contourfiles.folders[contour_id]:
         folder, _, name = path.rpartition("/")
-        kind = _CONTOUR_FOLDERS.get(folder[len(root) + 1 :])
+        kind = _CONTOUR_FOLDERS.get(folder[below:])
         match = _CONTOUR_NAME.fullmatch(name)
         if kind and match and match[2].lower() == kind:
             numbered[kind].append((int(match[1]), path))
-        elif path[len(root) + 1 :] in _CONTOUR_FOLDERS:
+        elif path[below:] in _CONTOUR_FOLDERS:
             detail = "is neither a folder nor a link to one; put the contours there"
             findings.append(Finding(Reason.UNREADABLE_FOLDER, "file", path, detail, study_id))
         else:
             unused.add(path)
     contours: dict[ContourKind, dict[int, str]] = {}
-    for kind, found in numbered.items():
-        contours[kind], problems = _unique(Reason.DUPLICATE_CONTOUR, "contour", study_id, found)
+    for kind, files in numbered.items():
+        contours[kind], problems = _unique(Reason.DUPLICATE_CONTOUR, "contour", study_id, files)
         findings += problems
     return contours, findings
 
@@ -187,7 +223,7 @@ def _contours(
 def _unique(
     reason: Reason, kind: str, study_id: str, numbered: Iterable[tuple[int, str]]
 ) -> tuple[dict[int, str], list[Finding]]:
-    """Paths by number, without the numbers that two names share: nobody can tell which is meant."""
+    """Paths by number, without the numbers that several files share, because the right file cannot be determined."""
     paths: dict[int, list[str]] = collections.defaultdict(list)
     for number, path in numbered:
         paths[number].append(path)

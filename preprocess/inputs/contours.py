@@ -1,4 +1,4 @@
-"""File → polygon."""
+"""A contour file → a polygon."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from preprocess.geometry.self_intersections import MAX_NEIGHBORS, crossings, nei
 from preprocess.model import Origin
 
 MAX_POINTS = 100_000
-# Two numbers of 24 characters, what separates them, and the line's end.
+# For each point two numbers of 24 characters, a separator and a line end.
 _MAX_BYTES = 64 * MAX_POINTS
 
-# The expression below takes the square of a line's length to see that it does not fit.
+# Rejecting a line takes the expression below a time that grows with the square of its length.
 _MAX_LINE_BYTES = 256
 
 MAX_COORDINATE = 1 << 16
-"""Beyond it no image reaches: Rows and Columns are 16-bit numbers (PS3.3 C.7.6.3.1)."""
+"""No image is larger: Rows and Columns are 16-bit numbers (PS3.3 C.7.6.3.1)."""
 
 MAX_CROSSINGS = 100
-"""Times that a contour may meet itself. A slip of the hand makes a few; the time that exact areas take grows with its
-square, and 200 random vertices, which meet 4,500 times, take three seconds."""
+"""How often a contour may meet itself. A slip of the hand makes a few crossings. The time for exact areas grows with
+the square of their number: 200 random vertices, which cross 4,500 times, take three seconds."""
 
 _NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?nan|[-+]?inf(?:inity)?)"
 _LINE = re.compile(rf"\s*{_NUMBER}(?:\s*,\s*|\s+){_NUMBER}\s*", re.ASCII | re.IGNORECASE)
 
 
 def read_contour(file: BinaryIO, origin: Origin = "corner") -> Polygon:
-    """Reads a contour: a line ``x y`` per vertex, separated by white space or a comma; blank lines are passed over.
+    """Reads a contour: a line ``x y`` for each vertex, separated by white space or a comma; blank lines are skipped.
 
     Args:
-        file: text, UTF-8, line ends of any system.
+        file: UTF-8 text, with the line ends of any system.
         origin: which point of the top-left pixel is (0, 0) in the file.
 
     Returns:
@@ -43,11 +43,13 @@ def read_contour(file: BinaryIO, origin: Origin = "corner") -> Polygon:
 
     Raises:
         InputError: ``unreadable_contour`` (the message names the line, or the file is cut off), ``nonfinite_contour``,
-            ``outside_image`` (of every image), ``oversized_contour`` or ``degenerate_contour``.
+            ``outside_image`` (outside any possible image), ``oversized_contour`` or ``degenerate_contour``.
     """
     data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
-        raise InputError(Reason.OVERSIZED_CONTOUR, f"over {_MAX_BYTES} bytes, at most {MAX_POINTS} points expected")
+        raise InputError(
+            Reason.OVERSIZED_CONTOUR, f"the file has over {_MAX_BYTES} bytes, at most {MAX_POINTS} points expected"
+        )
     numbers: list[str] = []
     for number, line in enumerate(re.split(rb"\r\n|\n|\r", data.removeprefix(b"\xef\xbb\xbf")), start=1):
         if not line.strip():
@@ -68,12 +70,13 @@ def read_contour(file: BinaryIO, origin: Origin = "corner") -> Polygon:
     if len(beyond):
         x, y = polygon[beyond[0]]
         raise InputError(
-            Reason.OUTSIDE_IMAGE, f"point {beyond[0] + 1}, x {x:g}, y {y:g}: at most ±{MAX_COORDINATE} pixels expected"
+            Reason.OUTSIDE_IMAGE,
+            f"point {beyond[0] + 1} is x {x:g}, y {y:g}; at most ±{MAX_COORDINATE} pixels expected",
         )
     distinct = np.unique(polygon, axis=0)
     if len(distinct) < 3:
         raise InputError(Reason.DEGENERATE_CONTOUR, f"{len(distinct)} distinct points, at least 3 expected")
-    # Scaled first: numbers near 1e-308 would come out as of no size.
+    # Scaled first, because squares of numbers near 1e-308 are 0.
     scaled = distinct / np.abs(distinct).max()
     if np.linalg.matrix_rank(scaled - scaled[0]) < 2:
         raise InputError(Reason.DEGENERATE_CONTOUR, "all points lie on one line")
@@ -82,9 +85,9 @@ def read_contour(file: BinaryIO, origin: Origin = "corner") -> Polygon:
 
 
 def _check_end(data: bytes, numbers: Sequence[str]) -> None:
-    """Refuses a file that is cut off within its last number, which moves the last point.
+    """Refuses a file that is cut off within its last number, which would move the last point.
 
-    That is certain only where all other numbers have equally many decimals, an exponent counted with them.
+    This is certain only when all other numbers have equally many characters after the point, exponents included.
     """
     *others, last = [len(number.partition(".")[2]) for number in numbers] or [0]
     if not data[-1:].isspace() and len(set(others)) == 1 and last < others[0]:
@@ -96,10 +99,10 @@ def _check_end(data: bytes, numbers: Sequence[str]) -> None:
 
 
 def _check_outline(polygon: Polygon) -> None:
-    """What a contour may cost to draw and to measure, checked for every contour that is read."""
+    """Limits the time that a contour takes to draw and to measure."""
     side_by_side = neighbors(polygon)
     if side_by_side > MAX_NEIGHBORS:
-        detail = f"{side_by_side} pairs of edges lie at one height, at most {MAX_NEIGHBORS} expected of an outline"
+        detail = f"{side_by_side} pairs of edges overlap in y, at most {MAX_NEIGHBORS} expected of an outline"
         raise InputError(Reason.OVERSIZED_CONTOUR, detail)
     met = crossings(polygon)
     if met > MAX_CROSSINGS:

@@ -1,7 +1,7 @@
 """The files of a folder.
 
-Links are followed, to wherever they lead: who can make a link there can put the file there, and data sets are often
-trees of links into a store.
+Links are followed wherever they lead: data sets are often trees of links into a store, and whoever can make a link in
+the folder can also put a file there.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import BinaryIO, Self
 from preprocess.findings import FatalInputError, Finding, Reason
 
 MAX_FILE_BYTES = 1 << 28
-"""Bytes that one file may have, in a folder or unpacked from an archive: 256 MiB, an image has 128 MiB at most."""
+"""Largest file, in a folder or unpacked from an archive: 256 MiB; an image has at most 128 MiB."""
 
 MAX_DEPTH = 100
-"""Folders within folders that are listed."""
+"""How deep folders may be nested."""
 
 MAX_REPEATED = 100_000
-"""Names that may be listed again because links lead to their folder: a few links can multiply paths without end."""
+"""How many names may be listed again through links: a few links can multiply paths without end."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """The files below a folder. Links to folders are followed, and what they lead to is listed under each path."""
+    """The files below a folder. Links to folders are followed; a file is listed under each path that leads to it."""
 
     root: pathlib.Path
     paths: tuple[str, ...]
@@ -41,7 +41,7 @@ class Folder:
         """Lists every file below ``root``.
 
         Raises:
-            FatalInputError: it cannot be listed, or links multiply its files beyond ``MAX_REPEATED``.
+            FatalInputError: ``root`` cannot be listed, or links repeat more than ``MAX_REPEATED`` names.
         """
         paths: list[str] = []
         findings: list[Finding] = []
@@ -55,11 +55,11 @@ class Folder:
             try:
                 identity = _identity(path, len(above))
                 if identity in above:
-                    detail = "leads back to a folder that contains it, and is not followed"
+                    detail = "leads to a folder that contains it, and is not followed"
                     findings.append(Finding(Reason.CIRCULAR_LINK, "file", folder, detail))
                     continue
-                with os.scandir(path) as found:
-                    entries = [(entry.name, _is_folder(entry)) for entry in found]
+                with os.scandir(path) as scanned:
+                    entries = [(entry.name, _is_folder(entry)) for entry in scanned]
             except OSError as error:
                 detail = f"cannot be listed: {error.strerror or error}"
                 if not folder:
@@ -83,7 +83,7 @@ class Folder:
         return cls(root, tuple(sorted(paths)), tuple(findings))
 
     def open(self, path: str) -> BinaryIO:
-        # Checked before opening: opening a pipe waits for a writer.
+        # Checked before opening, because opening a pipe waits for a writer.
         status = os.stat(self.root / path)
         if not stat.S_ISREG(status.st_mode):
             raise OSError("it is not a regular file")
@@ -92,7 +92,7 @@ class Folder:
 
 
 def _identity(path: str, depth: int) -> tuple[int, int]:
-    """What a folder has in common with every link to it; raises OSError also where it lies too deep."""
+    """Device and inode, which a folder shares with every link to it; raises OSError if it lies too deep."""
     if depth > MAX_DEPTH:
         raise OSError(f"it lies more than {MAX_DEPTH} folders deep")
     status = os.stat(path)
@@ -107,7 +107,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def check_size(found: int) -> None:
-    """Raises OSError where a file has more than ``MAX_FILE_BYTES``."""
-    if found > MAX_FILE_BYTES:
-        raise OSError(f"it has {found} bytes, at most {MAX_FILE_BYTES} expected")
+def check_size(size: int) -> None:
+    """Raises OSError if a file has more than ``MAX_FILE_BYTES``."""
+    if size > MAX_FILE_BYTES:
+        raise OSError(f"it has {size} bytes, at most {MAX_FILE_BYTES} expected")

@@ -1,4 +1,4 @@
-"""The files of a folder or of a zip archive, which read alike."""
+"""The files of a data directory: a folder or a zip archive, behind one interface."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _CHANGED = "changed while it was read; run the job again once nothing writes to 
 
 
 class Source(Protocol):
-    """Files by path, relative to a folder or an archive, with forward slashes."""
+    """Files by path. Paths are relative to the folder or archive, with forward slashes."""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
 
     @property
     def paths(self) -> Sequence[str]:
@@ -29,14 +29,14 @@ class Source(Protocol):
 
     @property
     def findings(self) -> Sequence[Finding]:
-        """What could not be listed, or is refused; none of it is among ``paths``."""
+        """What cannot be listed or is refused, and is not among ``paths``."""
 
     def open(self, path: str) -> BinaryIO:
-        """Opens a file of ``paths``; raises OSError where it cannot be, or is over ``folders.MAX_FILE_BYTES``."""
+        """Opens a file of ``paths``; raises OSError if that fails, or it is over ``folders.MAX_FILE_BYTES``."""
 
 
 def reopen(data_dir: str | os.PathLike[str]) -> Source:
-    """A folder or a zip archive without its list: for another process, which is given the paths to open."""
+    """A folder or a zip archive, unlisted: for another process, which gets the paths to open."""
     root = pathlib.Path(data_dir)
     return Folder(root, ()) if os.path.isdir(root) else ReopenedArchive(root)
 
@@ -45,7 +45,7 @@ def open_source(data_dir: str | os.PathLike[str]) -> Source:
     """Lists a folder or a zip archive.
 
     Raises:
-        InputError: it is neither, or cannot be listed.
+        FatalInputError: it is neither, or cannot be listed.
     """
     root = pathlib.Path(data_dir)
     try:
@@ -65,13 +65,13 @@ def open_source(data_dir: str | os.PathLike[str]) -> Source:
 
 @contextlib.contextmanager
 def unchanged(data_dir: str | os.PathLike[str]) -> Iterator[Source]:
-    """Lists a folder or a zip archive for a ``with`` block, and makes sure that the archive stays as it is.
+    """Lists a folder or a zip archive for a ``with`` block, and checks that an archive does not change meanwhile.
 
-    A folder may change: each of its files stands alone.
+    A folder may change, because each of its files is read on its own.
 
     Raises:
-        InputError: as :func:`open_source`; or the archive was removed, replaced or written to during the block, in
-            place of what the block raised.
+        FatalInputError: as :func:`open_source`; or the archive was removed, replaced or written to during the block.
+            This replaces an exception of the block.
     """
     source = open_source(data_dir)
     if not isinstance(source, Archive):
@@ -93,7 +93,7 @@ def opened(source: Source, path: str, reason: Reason) -> Iterator[BinaryIO]:
     """Opens a file of a source.
 
     Raises:
-        InputError: with that reason, where it cannot be opened or read; and those of the block, with the path.
+        InputError: the file cannot be opened or read (``reason``). An InputError of the block gets the path.
     """
     with about(path):
         try:

@@ -10,15 +10,15 @@ from preprocess.findings import FatalInputError
 
 
 def read_rows(content: bytes, path: str, columns: Sequence[str]) -> list[tuple[int, tuple[str, ...]]]:
-    """The values of some columns in each row, without white space around them, and the row's line.
+    """The line number of each row, and its values in some columns, stripped of white space.
 
     Args:
         content: the file, UTF-8, with or without a byte order mark.
-        path: what messages call it.
-        columns: names that the first line holds, among others. A row too short for one has an empty value there.
+        path: its name in messages.
+        columns: names that the first line must contain; it may contain others. Values missing in a row are empty.
 
     Raises:
-        FatalInputError: it is not CSV, or the first line does not name each of the columns once.
+        FatalInputError: the file is not CSV, or its first line does not name each column once.
     """
     try:
         reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))

@@ -1,4 +1,4 @@
-"""Files of a data set that are not used: what looks like an image or a contour, and junk."""
+"""Files of a data set that are not used: those that look like images or contours, and junk."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from collections.abc import Iterable, Sequence
 
 from preprocess.findings import Finding, Reason
 
-# Names and extensions by which images and contours go elsewhere, and ours with something added.
+# Names and extensions of images and contours in other data sets, and the expected names with additions.
 _LOOKS_USABLE = re.compile(
     r"\.(dcm|dicom|ima)(?![^\W_])|contour|\A(im|img|mr)[-_. ]?\d|\A[\d._-]*\d(\.txt)?\Z", re.IGNORECASE | re.ASCII
 )
 
-# Of many files or folders, messages name so many.
+# How many files or folders a message names.
 _NAMED = 3
 
-# macOS: AppleDouble companions, folder settings, and where its archiver keeps both.
+# From macOS: AppleDouble files, folder settings, and the folder where its archiver keeps both.
 _JUNK_NAME = re.compile(r"\._.*|\.DS_Store|__MACOSX", re.DOTALL)
 
 
 class Unused:
-    """Files that are not used, by folder: junk, and what looks like an image or a contour."""
+    """Collects files that are not used, by folder: junk, and files that look like images or contours."""
 
     def __init__(self) -> None:
         self._junk = collections.Counter[str]()
         self._usable: dict[str, list[str]] = collections.defaultdict(list)
 
     def add(self, path: str) -> None:
-        """Takes in a file that is not used."""
+        """Adds a file that is not used."""
         folder, _, name = path.rpartition("/")
         if _LOOKS_USABLE.search(name):
             self._usable[folder].append(name)
@@ -36,7 +36,7 @@ class Unused:
             self._junk[folder] += 1
 
     def without_junk(self, paths: Iterable[str]) -> list[str]:
-        """The paths without the operating system's own files, which are junk."""
+        """The paths without files of the operating system, which are added as junk."""
         kept = []
         for path in paths:
             parts = path.split("/")
@@ -47,11 +47,11 @@ class Unused:
         return kept
 
     def findings(self) -> list[Finding]:
-        """A finding for each folder and kind."""
-        found = []
+        """A finding for each folder and kind of file."""
+        findings = []
         for folder, count in sorted(self._junk.items()):
-            detail = f"{_files(count)} passed over: not named as an image, a contour or link.csv"
-            found.append(Finding(Reason.JUNK, "file", folder, detail, count=count))
+            detail = f"{_files(count)} skipped: not named like an image, a contour or link.csv"
+            findings.append(Finding(Reason.JUNK, "file", folder, detail, count=count))
         for folder, names in sorted(self._usable.items()):
             what = (
                 "looks like an image or contour and is" if len(names) == 1 else "look like images or contours and are"
@@ -62,8 +62,8 @@ class Unused:
                 f"{_files(len(names))} {what} not used: {shown}; images are dicoms/STUDY/48.dcm, contours "
                 "contourfiles/STUDY/i-contours/IM-0001-0048-icontour-manual.txt"
             )
-            found.append(Finding(Reason.UNUSED_FILE, "file", folder, detail, count=len(names)))
-        return found
+            findings.append(Finding(Reason.UNUSED_FILE, "file", folder, detail, count=len(names)))
+        return findings
 
 
 def _files(count: int) -> str:

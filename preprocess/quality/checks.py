@@ -65,7 +65,7 @@ def duplicate_images(pairs: Iterable[Pair]) -> list[Finding]:
         for pair in same if len(same) > 1 else ():
             detail = f"the same pixels as {_copies(pair.image_path, paths)}"
             findings.append(
-                Finding(Reason.DUPLICATE_IMAGE, "image", pair.image_path, detail, pair.study_id, pair.number)
+                Finding(Reason.DUPLICATE_IMAGE, "image", pair.image_path, detail, pair.study_id, pair.instance_number)
             )
     return findings
 
@@ -197,7 +197,7 @@ def misregistered(row: StudyRow, path: str) -> list[Finding]:
 
 
 def _of_contour(reason: Reason, pair: Pair, detail: str, level: Level | None = None) -> Finding:
-    return Finding(reason, "contour", pair.contour_path, detail, pair.study_id, pair.number, level=level)
+    return Finding(reason, "contour", pair.contour_path, detail, pair.study_id, pair.instance_number, level=level)
 
 
 def _copies(path: str, paths: Sequence[str]) -> str:

@@ -81,7 +81,7 @@ def unmeasured(pair: Pair, outside: Mapping[Key, float]) -> PairRow:
         study_id=pair.study_id,
         contour_id=pair.contour_id,
         contour_path=pair.contour_path,
-        instance_number=pair.number,
+        instance_number=pair.instance_number,
         slice_index=pair.slice_index,
         phase_index=pair.phase_index,
         written=0,
@@ -141,7 +141,7 @@ def _cell(value: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outline:
+class StudySummary:
     """What a study's files and headers say as a whole; NaN where they do not.
 
     Attributes:
@@ -163,7 +163,7 @@ class Outline:
     contoured: Sequence[Place]
 
     @classmethod
-    def of(cls, study: Study, headers: Mapping[int, ImageHeader], places: Mapping[int, Place]) -> Outline:
+    def of(cls, study: Study, headers: Mapping[int, ImageHeader], places: Mapping[int, Place]) -> StudySummary:
         """From the headers of a study's images, and their places, by number."""
         spacings = {header.pixel_spacing_mm for header in headers.values()}
         row_mm, column_mm = spacings.pop() if len(spacings) == 1 else (math.nan, math.nan)
@@ -189,21 +189,23 @@ def _slice_spacing_mm(places: Mapping[int, Place]) -> float:
     return float(np.median(np.diff(locations))) if len(locations) > 1 else math.nan
 
 
-def study_row(study: Study, outline: Outline, written: int, registration: Registration, volumes: Volumes) -> StudyRow:
+def study_row(
+    study: Study, summary: StudySummary, written: int, registration: Registration, volumes: Volumes
+) -> StudyRow:
     """A study's row, with the number of its pairs that were written."""
     peak = registration.peak()
     return StudyRow(
         study_id=study.study_id,
         contour_id=study.contour_id,
-        images=outline.images,
-        i_contours=outline.i_contours,
-        o_contours=outline.o_contours,
+        images=summary.images,
+        i_contours=summary.i_contours,
+        o_contours=summary.o_contours,
         pairs=written,
-        slices=outline.slices,
-        phases=outline.phases,
-        row_spacing_mm=outline.row_spacing_mm,
-        column_spacing_mm=outline.column_spacing_mm,
-        slice_spacing_mm=outline.slice_spacing_mm,
+        slices=summary.slices,
+        phases=summary.phases,
+        row_spacing_mm=summary.row_spacing_mm,
+        column_spacing_mm=summary.column_spacing_mm,
+        slice_spacing_mm=summary.slice_spacing_mm,
         registration_peak_dx_px=peak.dx,
         registration_peak_dy_px=peak.dy,
         registration_peak=peak.contrast,

@@ -1,4 +1,4 @@
-"""One study, read and paired: what it holds and what is wrong with it."""
+"""Reads one study, headers and contours, and pairs its images with its contours."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from preprocess.geometry.grid import Grid
 from preprocess.inputs import contours
 from preprocess.inputs.sources import Source, opened
 from preprocess.model import KINDS, ContourKind, Fingerprint, ImageHeader, Pair, Study
-from preprocess.quality.measurements import Outline
+from preprocess.quality.measurements import StudySummary
 from preprocess.stages import pairing
 
 
 @dataclasses.dataclass(frozen=True)
 class Examined:
-    """A study as its files have it; of its images without a contour only what they say together.
+    """A study that was read. Of images without a contour it keeps only the summary.
 
     Attributes:
-        pairs: by kind of contour, by number.
-        outline: what files and headers say as a whole.
-        findings: everything missing, odd or wrong.
+        pairs: for each kind of contour, sorted by instance number.
+        summary: what the files and headers say about the study.
+        findings: everything that is missing, odd or wrong.
     """
 
     study: Study
     pairs: Mapping[ContourKind, Sequence[Pair]]
-    outline: Outline
+    summary: StudySummary
     findings: Sequence[Finding]
 
 
@@ -51,7 +51,7 @@ def examine(source: Source, config: Config, study: Study) -> Examined:
                 if number in labeled:
                     grids[number] = config.grid_of(header)
             headers[number] = header
-    confirmed, mismatches = pairing.confirm(study, headers)
+    confirmed, mismatches = pairing.match_headers(study, headers)
     findings += mismatches
     places = pairing.locate(confirmed)
     pairs: dict[ContourKind, list[Pair]] = {}
@@ -64,15 +64,15 @@ def examine(source: Source, config: Config, study: Study) -> Examined:
             ):
                 polygons[number] = contours.read_contour(file, config.contour_origin)
         pairs[kind] = pairing.pair(study, kind, confirmed, places, fingerprints, grids, polygons)
-        findings += pairing.left_over(study, kind, headers, polygons)
+        findings += pairing.unmatched_contours(study, kind, headers, polygons)
     findings += pairing.unconfirmed(study, pairs[config.contours])
     findings += pairing.unlabeled(study, config.contours)
-    return Examined(study, pairs, Outline.of(study, confirmed, places), findings)
+    return Examined(study, pairs, StudySummary.of(study, confirmed, places), findings)
 
 
 @contextlib.contextmanager
 def _as_finding(findings: list[Finding], kind: str, study_id: str, number: int) -> Iterator[None]:
-    """Makes an error about one file a finding, and goes on."""
+    """Turns an error about one file into a finding."""
     try:
         yield
     except InputError as error:

@@ -1,4 +1,4 @@
-"""images × contours → pairs: by study and number, confirmed by the DICOM header."""
+"""Images and contours → pairs, by study and instance number, confirmed by the DICOM header."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from preprocess.geometry import Polygon
 from preprocess.geometry.grid import Grid
 from preprocess.model import NOWHERE, ContourKind, Fingerprint, ImageHeader, Pair, Place, Study
 
-# Two positions further apart than this are two slices. Scanners round positions to 0.001 mm.
+# Positions further apart than this are different slices. Scanners round positions to 0.001 mm.
 _SAME_SLICE_MM = 0.1
 
-# Two direction cosines further apart than this belong to two stacks: directions 0.1° apart differ by no more. Cosines
-# rounded to three decimals differ by 0.001 within a stack; stacks that are planned apart differ by degrees.
+# Direction cosines further apart than this belong to different stacks: between directions 0.1° apart, cosines differ by
+# at most this. Cosines rounded to three decimals differ by 0.001 within a stack; separate stacks differ by degrees.
 _SAME_STACK = math.radians(0.1)
 
 
-def confirm(study: Study, headers: Mapping[int, ImageHeader]) -> tuple[dict[int, ImageHeader], list[Finding]]:
-    """The headers that agree with folder and file name, by number, and a finding for each of the others."""
+def match_headers(study: Study, headers: Mapping[int, ImageHeader]) -> tuple[dict[int, ImageHeader], list[Finding]]:
+    """The headers that match the names of folder and file, by number, and a finding for each of the others."""
     confirmed, findings = {}, []
     for number, header in sorted(headers.items()):
         disagreeing = _disagreeing(study, number, header)
@@ -41,23 +41,23 @@ def pair(
     grids: Mapping[int, Grid],
     polygons: Mapping[int, Polygon],
 ) -> list[Pair]:
-    """A study's images with the contour of one kind on each, by number.
+    """The pairs of a study: each image with its contour of one kind, sorted by number.
 
     Args:
         study: the study.
-        kind: which contours.
-        headers: header of each image that was confirmed, by number.
-        places: slice and phase of each of them.
-        fingerprints: of each of them that has a contour.
-        grids: the pixels that each of those gets.
-        polygons: polygon of each contour that could be read, by number.
+        kind: inner or outer contours.
+        headers: the header of each image that matches its names, by number.
+        places: slice and phase of each of these images.
+        fingerprints: of each image that has a contour.
+        grids: the pixel grid of each image that has a contour.
+        polygons: each contour that could be read, by number.
     """
     return [
         Pair(
             study_id=study.study_id,
             contour_id=study.contour_id,
             kind=kind,
-            number=number,
+            instance_number=number,
             image_path=study.images[number],
             contour_path=study.contours[kind][number],
             header=headers[number],
@@ -72,10 +72,10 @@ def pair(
     ]
 
 
-def left_over(
+def unmatched_contours(
     study: Study, kind: ContourKind, headers: Mapping[int, ImageHeader], polygons: Mapping[int, Polygon]
 ) -> list[Finding]:
-    """Contours of one kind without an image: ``headers`` are those of all images that could be read."""
+    """A finding for each contour without a usable image; ``headers`` are those of all images that could be read."""
     return [
         without_image(study.study_id, number, study.images.get(number), study.contours[kind][number])
         for number in sorted(polygons)
@@ -84,7 +84,7 @@ def left_over(
 
 
 def unconfirmed(study: Study, pairs: Sequence[Pair]) -> list[Finding]:
-    """How many of a study's pairs the header confirms in part or not at all: one finding, or none."""
+    """One finding, or none: how many of a study's pairs the header cannot confirm, or only in part."""
     absent = {
         "Patient ID (0010,0020)": sum(pair.header.patient_id is None for pair in pairs),
         "Instance Number (0020,0013)": sum(pair.header.instance_number is None for pair in pairs),
@@ -98,7 +98,7 @@ def unconfirmed(study: Study, pairs: Sequence[Pair]) -> list[Finding]:
 
 
 def unlabeled(study: Study, kind: ContourKind) -> list[Finding]:
-    """How many of a study's images have no contour of one kind: one finding, or none."""
+    """One finding, or none: how many of a study's images have no contour of one kind."""
     numbers = study.images.keys() - study.contours[kind].keys()
     if not numbers:
         return []
@@ -108,13 +108,13 @@ def unlabeled(study: Study, kind: ContourKind) -> list[Finding]:
 
 
 def without_image(study_id: str, number: int, image_path: str | None, contour_path: str) -> Finding:
-    """What is found of a contour whose image is missing (no path) or cannot be used."""
+    """The finding for a contour whose image is missing (no path) or cannot be used."""
     detail = f"its image {image_path} cannot be used" if image_path else f"study {study_id} has no image {number}.dcm"
     return Finding(Reason.NO_IMAGE, "contour", contour_path, detail, study_id, number)
 
 
 def _disagreeing(study: Study, number: int, header: ImageHeader) -> str:
-    """Which elements disagree with folder and file name; an absent element says nothing. Never their values."""
+    """Names the elements that do not match folder and file, never their values. An absent element matches."""
     wrong = []
     if header.patient_id not in (None, study.study_id):
         wrong.append("Patient ID (0010,0020) is not the folder's name")
@@ -126,9 +126,9 @@ def _disagreeing(study: Study, number: int, header: ImageHeader) -> str:
 def locate(headers: Mapping[int, ImageHeader]) -> dict[int, Place]:
     """Stack, slice, phase and location of each image of a study.
 
-    Images of one orientation are a stack, and those of them whose positions along its normal agree are a slice; slices
-    are numbered along the normal, from the end that has the lower image number. Within a slice phases are numbered by
-    Trigger Time, or by image number where an image has none.
+    Images with one orientation are a stack; images of a stack with one position along its normal are a slice. Slices
+    are numbered along the normal, from the end that has the lower instance number. The phases of a slice are numbered
+    by Trigger Time, or by instance number if one of its images has none.
     """
     places = dict.fromkeys(headers, NOWHERE)
     orientations = {
@@ -138,10 +138,10 @@ def locate(headers: Mapping[int, ImageHeader]) -> dict[int, Place]:
     }
     first_slice = 0
     for stack_index, numbers in enumerate(_stacks(orientations)):
-        # One normal for the stack: far from the patient's origin a minute tilt moves an image past its neighbor.
+        # One normal for the stack: far from the origin, a tiny tilt would move an image past its neighbor.
         normal = headers[numbers[0]].normal
         locations = {number: headers[number].location_along_mm(normal) for number in numbers}
-        slices = _parted(numbers, locations, _SAME_SLICE_MM)
+        slices = _divided(numbers, locations, _SAME_SLICE_MM)
         if min(slices[0]) > min(slices[-1]):
             slices.reverse()
         for slice_index, members in enumerate(slices, start=first_slice):
@@ -154,17 +154,17 @@ def locate(headers: Mapping[int, ImageHeader]) -> dict[int, Place]:
 
 
 def _stacks(orientations: Mapping[int, tuple[float, ...]]) -> list[list[int]]:
-    """Image numbers by stack, the stack of the lowest number first.
+    """The instance numbers of each stack, the stack with the lowest number first.
 
-    Images are parted at the gaps of one cosine after the other, until none has a gap. Unlike rounded cosines, two
-    that are close are never parted: between them there is no gap.
+    Images are divided at gaps in each of the six cosines, until there is no gap left. Rounding the cosines instead
+    could separate two that are close.
     """
     pending, stacks = [sorted(orientations)] if orientations else [], []
     while pending:
         numbers = pending.pop()
         for axis in range(6):
             cosines = {number: orientations[number][axis] for number in numbers}
-            parts = _parted(numbers, cosines, _SAME_STACK)
+            parts = _divided(numbers, cosines, _SAME_STACK)
             if len(parts) > 1:
                 pending += parts
                 break
@@ -173,11 +173,11 @@ def _stacks(orientations: Mapping[int, tuple[float, ...]]) -> list[list[int]]:
     return sorted(stacks)
 
 
-def _parted(numbers: list[int], values: Mapping[int, float], gap: float) -> list[list[int]]:
-    """Numbers in the order of their values, parted where two neighbors are further apart than a gap."""
-    along = sorted(numbers, key=lambda number: values[number])
-    parts = [along[:1]]
-    for before, number in itertools.pairwise(along):
+def _divided(numbers: list[int], values: Mapping[int, float], gap: float) -> list[list[int]]:
+    """Numbers sorted by value, divided where two neighbors are further apart than a gap."""
+    ordered = sorted(numbers, key=lambda number: values[number])
+    parts = [ordered[:1]]
+    for before, number in itertools.pairwise(ordered):
         if values[number] - values[before] > gap:
             parts.append([])
         parts[-1].append(number)

@@ -1,4 +1,4 @@
-"""One study's pairs → images and masks, and what is measured of them."""
+"""The pairs of one study → images and masks, and their measurements."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from preprocess.inputs.sources import Source, opened
 from preprocess.model import Key, Pair, Study
 from preprocess.output import dtypes
 from preprocess.quality import checks, measurements
-from preprocess.quality.measurements import Outline, PairRow, StudyRow
+from preprocess.quality.measurements import PairRow, StudyRow, StudySummary
 from preprocess.quality.registration import Registration
 from preprocess.quality.volumes import Volumes
 from preprocess.stages import pairing
 
 PART_BYTES = 16 << 20
-"""Image and mask bytes of a part, so that its result fits a worker's memory: about 125 pairs of 208 × 208 pixels."""
+"""Image and mask bytes of a part: its result fits a worker's memory. About 125 pairs of 208 × 208 pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """What is to be made of a study.
+    """What to make of a study.
 
     Attributes:
         study: the study.
-        outline: what its files say as a whole.
-        pairs: all pairs of the kind that is written.
-        written: contour paths of those that go into the records.
-        inner: i-contour pairs that the study is measured by.
-        outside: share of each i-contour's area outside its o-contour.
-        dtype: of the data set's images.
+        summary: what its files and headers say.
+        pairs: all its pairs of the kind that is written.
+        written: contour paths of the pairs that go into the records.
+        inner: i-contour pairs for the measurements of the study.
+        outside: for each i-contour, the share of its area outside its o-contour.
+        dtype: of every image in the data set.
     """
 
     study: Study
-    outline: Outline
+    summary: StudySummary
     pairs: Sequence[Pair]
     written: frozenset[str]
     inner: Sequence[Pair]
@@ -49,14 +49,14 @@ class Selection:
 
     @property
     def rows(self) -> dict[str, PairRow]:
-        """What is known of each pair before its image is read, by contour path."""
+        """The row of each pair before its image is read, by contour path."""
         return {pair.contour_path: measurements.unmeasured(pair, self.outside) for pair in self.pairs}
 
     def parts(self, config: Config, shape: tuple[int, int]) -> list[Part]:
-        """The pairs whose images are read, in parts of at most ``PART_BYTES``, or of one pair.
+        """The pairs whose images are read, in parts of at most ``PART_BYTES``, or of one pair if it is larger.
 
         Args:
-            config: settings.
+            config: the settings.
             shape: rows and columns of the records.
         """
         read = [pair for pair in self.pairs if pair.contour_path in self.written]
@@ -77,13 +77,13 @@ class Selection:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Some of a study's pairs, which one worker decodes, draws and measures at a time.
+    """Pairs of one study that a worker decodes, draws and measures in one task.
 
     Attributes:
         study_id: of the study.
-        pairs: those whose images are read.
-        rows: of those that go into the records, what was known before, by contour path.
-        dtype: of the data set's images.
+        pairs: the pairs whose images are read.
+        rows: the rows, so far, of the pairs that go into the records, by contour path.
+        dtype: of every image in the data set.
     """
 
     study_id: str
@@ -94,15 +94,15 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Rendered:
-    """What was made of a part.
+    """The result of a part.
 
     Attributes:
         records: pair, image ``(H, W)`` of the data set's dtype and mask bool ``(H, W)``, by number; all three on the
-            common grid where there is one.
-        pair_rows: of the records, in the same order.
-        registration: of the i-contours on their images.
-        failed: study and number of the pairs whose image or contour could not be read.
-        findings: pairs that could not be made.
+            common grid, if there is one.
+        pair_rows: the rows of the records, in the same order.
+        registration: how well the i-contours fit their images.
+        failed: study and number of each pair whose image or contour could not be read.
+        findings: why pairs were left out.
     """
 
     records: Sequence[tuple[Pair, npt.NDArray[np.generic], npt.NDArray[np.bool_]]]
@@ -115,7 +115,7 @@ class Rendered:
 def render(source: Source, config: Config, part: Part) -> Rendered:
     """Decodes the images of a part's pairs, draws their masks, and measures both.
 
-    Registration is measured on the images as the files have them, so that it does not depend on the common grid.
+    Registration is measured on the original images, so it does not depend on the common grid.
     """
     registration = Registration()
     records, pair_rows, findings, failed = [], [], [], set()
@@ -123,7 +123,7 @@ def render(source: Source, config: Config, part: Part) -> Rendered:
         row = part.rows.get(pair.contour_path)
         try:
             image, mask = read_pair(source, config, pair)
-            # Images that are only measured must be finite, too.
+            # The conversion also checks that values are finite, for images that are only measured, too.
             with about(pair.image_path):
                 pixels = dtypes.to_dtype(image, part.dtype if row else np.dtype(np.float32))
         except InputError as error:
@@ -145,7 +145,7 @@ def render(source: Source, config: Config, part: Part) -> Rendered:
 
 
 class StudyTables:
-    """The rows of a study, from its parts: they are taken in their order, so that sums are the same in every run."""
+    """Collects the rows of a study. Parts are added in a fixed order, so sums are the same in every run."""
 
     def __init__(self, selection: Selection) -> None:
         self._selection = selection
@@ -154,23 +154,23 @@ class StudyTables:
         self._failed: set[Key] = set()
 
     def add(self, rendered: Rendered) -> None:
-        """Takes in the next part."""
+        """Adds the next part."""
         self._rows |= {row.contour_path: row for row in rendered.pair_rows}
         self._registration.merge(rendered.registration)
         self._failed |= rendered.failed
 
     def pair_rows(self) -> list[PairRow]:
-        """Of every pair of the kind that is written."""
+        """The row of every pair of the kind that is written."""
         return list(self._rows.values())
 
     def study_row(self) -> tuple[StudyRow, list[Finding]]:
-        """The study's row, and what it shows, when all parts were taken in."""
+        """The study's row and the findings from it, after all parts were added."""
         selection = self._selection
         inner = [pair for pair in selection.inner if pair.key not in self._failed]
         areas = ((pair, polygons.area(pair.polygon)) for pair in inner)
-        volumes = Volumes.of(areas, selection.outline.slice_spacing_mm, selection.outline.contoured)
+        volumes = Volumes.of(areas, selection.summary.slice_spacing_mm, selection.summary.contoured)
         written = sum(row.written for row in self._rows.values())
-        row = measurements.study_row(selection.study, selection.outline, written, self._registration, volumes)
+        row = measurements.study_row(selection.study, selection.summary, written, self._registration, volumes)
         findings = checks.volume_order(inner, volumes)
         for path in list(selection.study.contours["i"].values())[:1]:
             folder = path.rpartition("/")[0]
@@ -183,7 +183,7 @@ def read_pair(source: Source, config: Config, pair: Pair) -> tuple[npt.NDArray[n
     """Modality values ``(H, W)`` and mask bool ``(H, W)`` of a pair.
 
     Raises:
-        InputError: either cannot be made, or the image is not the one that was examined.
+        InputError: the image or the mask cannot be made, or the image has changed since it was examined.
     """
     with about(pair.contour_path):
         mask = masks.rasterize(pair.polygon, pair.header.shape)
@@ -197,10 +197,10 @@ def read_pair(source: Source, config: Config, pair: Pair) -> tuple[npt.NDArray[n
 def _on_common_grid(
     pair: Pair, pixels: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_]
 ) -> tuple[Pair, npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
-    """A pair as it lies on the common grid, its image resampled and its mask drawn there; all as it is without one.
+    """A pair, its image and its mask on the common grid; unchanged without one.
 
     Raises:
-        InputError: ``outside_image`` or ``degenerate_contour``, the contour lies beyond the grid or is lost in it.
+        InputError: ``outside_image`` or ``degenerate_contour``: the contour lies outside the grid or covers no pixel.
     """
     grid = pair.grid
     if grid.changes_nothing:
@@ -217,10 +217,10 @@ def _on_common_grid(
 
 
 def _left_out(pair: Pair, error: InputError) -> list[Finding]:
-    """What is found of a pair of which one file cannot be used."""
+    """The findings for a pair whose image or contour cannot be used."""
     if error.path == pair.contour_path:
-        return [Finding.of(error, "contour", pair.study_id, pair.number)]
+        return [Finding.of(error, "contour", pair.study_id, pair.instance_number)]
     return [
-        Finding.of(error, "image", pair.study_id, pair.number),
-        pairing.without_image(pair.study_id, pair.number, pair.image_path, pair.contour_path),
+        Finding.of(error, "image", pair.study_id, pair.instance_number),
+        pairing.without_image(pair.study_id, pair.instance_number, pair.image_path, pair.contour_path),
     ]

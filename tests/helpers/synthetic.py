@@ -56,7 +56,7 @@ def synthetic_pair(number: int, **header: Any) -> Pair:
         study_id="A",
         contour_id="B",
         kind="i",
-        number=number,
+        instance_number=number,
         image_path="image",
         contour_path="contour",
         header=header_of(**fields),
