@@ -92,7 +92,7 @@ def foreign_code(detail: str) -> Iterator[None]:
     """Turns any exception that pydicom or a codec raises on a bad file into an InputError.
 
     They raise nearly every built-in exception, so there is no shorter list; our own code stays outside this block.
-    Their messages quote the header, so they are not passed on. MemoryError passes through: the file may not be its cause.
+    Their messages quote the header, so they are not passed on. MemoryError passes: the file may not be its cause.
     """
     try:
         yield
