@@ -206,11 +206,6 @@ def pool() -> None:
             f"{len(waiting)} still waiting",
             flush=True,
         )
-    if loky:
-        # Its workers are not among multiprocessing's.
-        for number in list(loky_pool._processes):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(number, signal.SIGKILL)
 
 
 def lock() -> None:
@@ -241,7 +236,8 @@ def main() -> None:
     # A pool that waits would wait at exit, too.
     sys.stdout.flush()
     for process in multiprocessing.active_children():
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
     os._exit(0)
 
 
