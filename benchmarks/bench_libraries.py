@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_libraries [polygons resampling framing order lock pool]
 
-A library that is not installed is left out: ``pip install SimpleITK pebble filelock tfrecord``.
+A library that is not installed is left out: ``pip install SimpleITK pebble loky filelock tfrecord``.
 """
 
 from __future__ import annotations
@@ -199,8 +199,12 @@ def pool() -> None:
     if pebble := _library("pebble"):
         process_pool = pebble.ProcessPool(max_workers=2, context=context)
         pools["pebble"] = [process_pool.schedule(_die_half_way, args=[number]) for number in tasks]
+    if loky := _library("loky"):
+        loky_pool = loky.ProcessPoolExecutor(2)
+        pools["loky"] = [loky_pool.submit(_die_half_way, number) for number in tasks]
+    deadline = time.monotonic() + _POOL_PATIENCE_SECONDS
     for name, futures in pools.items():
-        done, waiting = concurrent.futures.wait(futures, timeout=_POOL_PATIENCE_SECONDS)
+        done, waiting = concurrent.futures.wait(futures, timeout=max(0, deadline - time.monotonic()))
         failed = sum(future.exception() is not None for future in done)
         print(
             f"  {name}: after {_POOL_PATIENCE_SECONDS} s {len(done) - failed} done, {failed} failed, "
@@ -237,7 +241,8 @@ def main() -> None:
     # A pool that waits would wait at exit, too.
     sys.stdout.flush()
     for process in multiprocessing.active_children():
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
     os._exit(0)
 
 
