@@ -1,4 +1,4 @@
-# Every target makes the environment it needs; `make` alone lists them.
+# Every target creates the environment it needs; `make` alone lists the targets.
 
 DATA ?=
 OUT ?= records
@@ -15,56 +15,56 @@ PHANTOM := build/phantom
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-records: $(READY) $(if $(DATA),,$(PHANTOM)) ## the main job: DATA=folder or .zip (default: the built-in phantom), OUT=directory
-	@$(if $(DATA),,echo "No DATA= given: making records of the built-in phantom. Yours: make records DATA=folder-or-zip")
+records: $(READY) $(if $(DATA),,$(PHANTOM)) ## run the main job: DATA=folder or .zip (default: the built-in phantom), OUT=directory
+	@$(if $(DATA),,echo "No DATA= given: using the built-in phantom. For your own data: make records DATA=folder-or-zip")
 	@$(RUN) -m preprocess --data_dir="$(or $(DATA),$(PHANTOM))" --output_dir="$(OUT)" --overwrite $(FLAGS)
 
-report: $(READY) $(if $(DATA),,$(PHANTOM)) ## the audit as a page, report/index.html: DATA= and OUT= as for records
+report: $(READY) $(if $(DATA),,$(PHANTOM)) ## write the audit as a page, report/index.html: DATA= and OUT= as for records
 	@$(RUN) -m preprocess.report --data_dir="$(or $(DATA),$(PHANTOM))" --records_dir="$(OUT)" --output_dir=report
 
-test: $(READY) ## the test suite; real-data tests run where CARDIAC_DATA, or ../shared/data/final_data, is there
+test: $(READY) ## run the tests; those of real data need CARDIAC_DATA, or ../shared/data/final_data
 	@$(PYTEST) -m "not slow and not clients and not beam" $(FLAGS)
 
-test-slow: $(READY) ## the tests that make test leaves out
+test-slow: $(READY) ## run the tests that make test leaves out
 	@$(PYTEST) -m slow $(FLAGS)
 
-test-beam: $(VENV)/.beam ## the tests on Apache Beam and a Dask cluster
+test-beam: $(VENV)/.beam ## run the tests on Apache Beam and a Dask cluster
 	@$(RUN) -m pytest -m beam $(FLAGS)
 
-test-clients: $(VENV)/.clients ## the tests with the readers that other people use
+test-clients: $(VENV)/.clients ## run the tests with other people's readers (TFDS, tfrecord, PyTorch)
 	@$(RUN) -m pytest -m clients $(FLAGS)
 
-fuzz: $(READY) ## damaged files by the thousand, for each reader: FLAGS="COUNT SEED TARGET" (default: 100000, a random seed, all)
+fuzz: $(READY) ## feed damaged files to each reader: FLAGS="COUNT SEED TARGET" (default: 100000, a random seed, all)
 	@$(RUN) -m tests.fuzz $(FLAGS)
 
-verify: $(READY) ## check a records directory whole: OUT=directory
+verify: $(READY) ## check every byte of a records directory: OUT=directory
 	@$(RUN) -m pipeline.verify "$(OUT)"
 
-bench: $(READY) $(if $(DATA),,$(PHANTOM)) ## the benchmarks, an hour: masks and preprocessing of DATA= (default: the phantom), reading, the order
+bench: $(READY) $(if $(DATA),,$(PHANTOM)) ## run the benchmarks, about an hour: masks and preprocessing of DATA= (default: the phantom), reading, the order
 	@$(RUN) -m benchmarks.bench_masks --data_dir="$(or $(DATA),$(PHANTOM))"
 	@$(RUN) -m benchmarks.bench_preprocess --data_dir="$(or $(DATA),$(PHANTOM))"
 	@$(RUN) -m benchmarks.bench_read
 	@$(RUN) -m benchmarks.bench_order
 
-peers: $(READY) ## install the readers that make bench compares ours with, where they are to be had (gigabytes)
+peers: $(READY) ## install the readers that make bench compares ours with (gigabytes)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt --requirement requirements-bench.txt
 
-lint: $(READY) ## ruff and mypy
+lint: $(READY) ## run ruff and mypy
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m ruff check .
 	@$(RUN) -m mypy
 
-format: $(READY) ## rewrite the code as ruff formats it
+format: $(READY) ## reformat the code with ruff
 	@$(RUN) -m ruff format .
 	@$(RUN) -m ruff check --fix .
 
 picture: $(READY) $(PHANTOM) ## draw the README's picture
 	@$(RUN) -m examples.draw_pair $(PHANTOM) docs/pair.png
 
-sample: $(READY) $(PHANTOM) ## remake docs/sample: what a run on the phantom prints, writes and shows (needs Chromium)
+sample: $(READY) $(PHANTOM) ## remake docs/sample, what a run on the phantom prints, writes and shows (needs Chromium)
 	@$(RUN) -m examples.make_sample $(PHANTOM) docs/sample
 
-clean: ## remove what make makes again: the environment, the phantom, the data of the benchmarks
+clean: ## remove what make can create again: the environment, the phantom, the data of the benchmarks
 	rm -rf $(VENV) $(PHANTOM) $(PHANTOM).partial build/bench
 
 $(PHANTOM): preprocess/phantom.py | $(READY)
@@ -82,7 +82,7 @@ $(VENV)/.clients: requirements-clients.txt examples/requirements.txt $(READY)
 	  --requirement requirements-clients.txt --requirement examples/requirements.txt
 	@touch $@
 
-# The project itself, where its sources are: a script anywhere imports them, and sees every change.
+# Editable: a script in any directory imports the project, and sees every change.
 $(READY): pyproject.toml $(VENV)/.packages
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@touch $@

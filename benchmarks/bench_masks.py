@@ -1,9 +1,9 @@
-"""How well and how fast rasterizers draw the contours of a data set, against exact polygon-pixel areas.
+"""Compares rasterizers on the contours of a data set: accuracy, against exact areas, and speed.
 
     python -m benchmarks.bench_masks --data_dir=final_data
 
-Bias: area of the mask against the polygon's own, mean and worst. Wrong: pixels per mask that are not as the rule says,
-inside when more than half of the pixel lies inside; pixels halved exactly do not count.
+Bias: area of the mask relative to the polygon's, mean and worst. Wrong: pixels per mask that break the rule, by which
+a pixel is inside when more than half of it lies inside the polygon. Pixels with exactly half inside do not count.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _polygons(data_dir: str) -> list[Polygon]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", required=True, help="folder or zip, as python -m preprocess takes it")
+    parser.add_argument("--data_dir", required=True, help="folder or zip of studies, as for python -m preprocess")
     polygons = _polygons(parser.parse_args().data_dir)
     areas = [pixel_areas(polygon, _SHAPE) for polygon in polygons]
     print(f"{len(polygons)} contours, inner and outer\n")

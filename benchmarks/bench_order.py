@@ -1,8 +1,8 @@
-"""What the order of an epoch costs: every position of a billion records, and any single one.
+"""Measures the order of an epoch: the time for all positions of a billion records, and for a single one.
 
     python -m benchmarks.bench_order
 
-Nothing is read: the order needs no records.
+It reads nothing: the order needs no records.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> None:
     count = parser.parse_args().count
 
     memory = _peak_mb()
-    # The sum tells that each came once, as far as a sum can; the tests show it for small counts.
+    # The sum is a weak check that each position comes once; the tests show it for small counts.
     total = 0
     begin = time.perf_counter()
     for positions in Schedule(count, batch_size=4096, epochs=1).batches():

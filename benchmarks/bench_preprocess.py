@@ -1,12 +1,13 @@
-"""How fast studies become records, against what the reading alone takes, and in how much memory.
+"""Measures how fast studies become records, compared with reading alone, and the memory that it takes.
 
     python -m benchmarks.bench_preprocess --data_dir=final_data --pairs 500 5000
 
-The studies of a data set are repeated, each time with other ids, another pixel and another vertex, until there are that
-many pairs. Every measurement runs in a process of its own; imports, and the start of the workers, are not timed.
+The studies of a data set are repeated, each time with different ids, one different pixel and one different vertex,
+until there are that many pairs. Every measurement runs in its own process, without the time of imports and of starting
+the workers.
 
-    bare     pydicom.dcmread(...).pixel_array of the images in pairs, and the headers of the others: what must be read
-    script   what is usually written: pydicom, Pillow's polygon, np.savez, for the pairs alone
+    bare     pydicom.dcmread(...).pixel_array of the images in pairs, and the headers of the others: the least to read
+    script   the usual script: pydicom, Pillow's polygon and np.savez, for the pairs alone
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ from preprocess.model import Study
 
 
 def _repeated(data_dir: pathlib.Path, root: pathlib.Path, pairs: int) -> pathlib.Path:
-    """A data set of at least so many pairs, made of another's studies."""
+    """Makes a data set of at least ``pairs`` pairs from another's studies; returns its folder."""
     source = sources.open_source(data_dir)
     studies = challenge.discover(source)[0]
     repeats = -(-pairs // sum(len(study.contours["i"]) for study in studies))
 
     def write(path: pathlib.Path) -> None:
-        rows = []
+        rows: list[tuple[str, str]] = []
         for repeat in range(repeats):
             for study in studies:
-                # As long as the id that it stands for, so that the header keeps its lengths.
+                # As long as the original id, so that the lengths in the header stay correct.
                 study_id = f"{len(rows):0{len(study.study_id)}d}"
                 _copy(source, study, path, study_id, repeat)
                 rows.append((study_id, f"contours-{study_id}"))
@@ -66,7 +67,7 @@ def _copy(source: sources.Source, study: Study, path: pathlib.Path, study_id: st
         for number, contour in paths.items():
             with source.open(contour) as file:
                 text = file.read().decode()
-            # Another first x, by less than a hundredth of a pixel, so that it is nobody's copy.
+            # Move the first x by less than a hundredth of a pixel, so that the contour is not a copy.
             text = re.sub(r"^\s*([\d.]+)", lambda match: f"{float(match[1]) + repeat * 1e-5:.5f}", text, count=1)
             (folder / f"IM-0001-{number:04d}-{kind}contour-manual.txt").write_text(text)
 
@@ -76,7 +77,7 @@ def _job(data_dir: pathlib.Path, workers: int) -> tuple[float, int]:
     from preprocess.run import run
 
     with tempfile.TemporaryDirectory(dir=data_dir.parent) as name:
-        # The server from which workers come has imported what they need after this.
+        # After this, the server that starts the workers has imported what they need.
         phantom.write_phantom(pathlib.Path(name, "phantom"))
         run(Config(data_dir=pathlib.Path(name, "phantom"), output_dir=pathlib.Path(name, "first"), workers=workers))
         begin = time.perf_counter()
@@ -101,7 +102,7 @@ def _script(data_dir: pathlib.Path) -> tuple[float, int]:
     begin = time.perf_counter()
     for study in challenge.discover(sources.open_source(data_dir))[0]:
         for number, path in study.contours["i"].items():
-            # Such a script ends at a contour without its image; this one is to be timed.
+            # Such a script would fail at a contour without its image; this one must finish.
             if number not in study.images:
                 continue
             pixels = pydicom.dcmread(data_dir / study.images[number]).pixel_array
@@ -128,8 +129,10 @@ def main() -> None:
     parser.add_argument("--data_dir", type=pathlib.Path, required=True, help="folder or zip to repeat")
     parser.add_argument("--pairs", type=int, nargs="+", default=[500, 5000])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path("build/bench"), help="where the data lies")
-    parser.add_argument("--measure", help="measure this alone, on the data set as it is")
+    parser.add_argument(
+        "--root", type=pathlib.Path, default=pathlib.Path("build/bench"), help="folder for the repeated data"
+    )
+    parser.add_argument("--measure", help="run only this measurement, on --data_dir as it is")
     arguments = parser.parse_args()
     if arguments.measure:
         seconds, pairs = _RUNS[arguments.measure](arguments.data_dir)

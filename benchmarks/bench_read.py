@@ -1,15 +1,15 @@
-"""How fast batches are read, in what order, and what that takes in memory: our readers and others.
+"""Compares our readers with others: speed, order and memory.
 
     python -m benchmarks.bench_read --counts 2000 20000 --chart docs/performance.png
 
-Every reader runs in a process of its own, which reads one epoch that is not timed and one that is; that is done three
-times, the readers taking turns, and the median counts. Only the ratios carry over to another machine.
+Every reader runs in its own process, which reads one epoch untimed and then one timed. The readers take turns, three
+times each, and the median counts. Only the ratios carry over to another machine.
 
-    samples/s   whole epochs, the filling of a buffer included; imports are not
+    samples/s   over a whole epoch, including the filling of a buffer, but not imports
     first       from the call to the first batch, in milliseconds
-    anonymous   the most memory beside file pages, in MB; in brackets, what of it was there after the imports
+    anonymous   peak memory without file pages, in MB; in brackets, the part in use after the imports
     rank        rank correlation of stored and given position: 0 is random, 1 is storage order
-    deciles     how many of the ten tenths of the storage a batch draws from, against what a random order would
+    deciles     from how many tenths of the storage a batch draws, relative to a random order
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _ROUNDS = 3
 
 
 def _anonymous_mb() -> float:
-    """Memory of this process beside file pages, as the kernel counts it."""
+    """Memory of this process without file pages, as the kernel counts it."""
     with open("/proc/self/status", encoding="ascii") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) / 1024
 
 
 def _measure(name: str, root: pathlib.Path, count: int) -> dict[str, float]:
-    """Reads two epochs; returns the second's speed, and what else there is to say."""
+    """Reads two epochs; returns the second's speed, and the other columns."""
     reader = READERS[name]
     path = reader.prepare(root, count)
     for module in reader.modules:
@@ -97,7 +97,7 @@ def _table(count: int, found: dict[str, dict[str, float]]) -> None:
 
 
 def _first_batches(root: pathlib.Path, count: int) -> None:
-    """From the call to the first batch, wherever the first step is; once warm, as in a training run that goes on."""
+    """Prints the time from the call to the first batch, for several first steps; in a process that is warmed up."""
     from pipeline import iterate_batches, make_dataset
 
     path = store.records(root, count)
@@ -124,7 +124,8 @@ def _chart(path: pathlib.Path, results: dict[int, dict[str, dict[str, float]]]) 
 
     figure = matplotlib.figure.Figure(figsize=(10, 0.5 * max(map(len, results.values())) + 1.2), layout="constrained")
     axes: Any = figure.subplots()
-    names = list(max(results.values(), key=len))
+    most = max(results.values(), key=len)
+    names = list(most)
     height = 0.8 / len(results)
     for offset, (count, found) in enumerate(results.items()):
         rates = [found[name]["rate"] / 1000 if name in found else 0 for name in names]
@@ -142,9 +143,9 @@ def _chart(path: pathlib.Path, results: dict[int, dict[str, dict[str, float]]]) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", type=int, nargs="+", default=[2000, 20000], help="records, at most 32,768")
-    parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path("build/bench"), help="where the data lies")
-    parser.add_argument("--chart", type=pathlib.Path, help="draw the speeds to this PNG")
-    parser.add_argument("--measure", metavar="READER", help="measure this reader alone, in this process")
+    parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path("build/bench"), help="folder for the data")
+    parser.add_argument("--chart", type=pathlib.Path, help="draw the speeds into this PNG")
+    parser.add_argument("--measure", metavar="READER", help="measure only this reader, in this process")
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if arguments.measure:

@@ -1,4 +1,4 @@
-"""The oracle of the masks: areas of polygon and pixel."""
+"""The exact area of each pixel inside a polygon, to compare masks with."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import numpy.typing as npt
 import shapely
 
 _LINES = 64
-"""Scan lines through a pixel, where a polygon crosses itself."""
+"""Scan lines per pixel for a polygon that crosses itself."""
 
 
 def pixel_areas(polygon: npt.NDArray[np.float64], shape: tuple[int, int]) -> npt.NDArray[np.float64]:
     """Area of each pixel that lies inside a polygon (nonzero winding rule).
 
-    It is exact, by shapely, where the polygon does not cross itself, and off by about 0.01 at most where it does.
+    The area is exact, by shapely, if the polygon does not cross itself; otherwise the error is about 0.01 at most.
 
     Args:
         polygon: ``(N, 2)``, columns x and y, without negative coordinates.
@@ -51,7 +51,7 @@ def _by_scan_lines(polygon: npt.NDArray[np.float64], shape: tuple[int, int]) -> 
     along = x.argsort(axis=1)
     x = np.take_along_axis(x, along, axis=1)
     turns = np.take_along_axis(np.where(crossed, np.sign(y1 - y0), 0), along, axis=1).cumsum(axis=1)
-    # Of each pixel of a line, what lies to the left of each edge.
+    # For each pixel of a scan line, the part of it to the left of each edge.
     left_of = np.clip(x[:, :, None] - np.arange(columns), 0, 1)
     covered = (np.diff(left_of, axis=1) * (turns[:, :-1, None] != 0)).sum(axis=1)
     return np.asarray(covered.reshape(rows, _LINES, columns).mean(axis=1))

@@ -1,4 +1,4 @@
-"""Measurements in a process of their own, so that none has another's memory, threads or caches."""
+"""Runs each measurement in its own process, so that it does not share memory, threads or caches with another."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 
 
 def measured(module: str, *arguments: str) -> dict[str, float]:
-    """What a benchmark prints as its last line, a JSON object, when it is run with these arguments.
+    """Runs a benchmark; returns the JSON object that it prints as its last line.
 
     Raises:
-        RuntimeError: it failed; the message has the end of what it said.
+        RuntimeError: it failed; the message has the end of its standard error.
     """
     result = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
     if result.returncode:

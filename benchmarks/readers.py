@@ -1,7 +1,7 @@
-"""The readers that ``bench_read`` compares: ours, and what people would pick instead.
+"""The readers that ``bench_read`` compares: ours and the common alternatives.
 
-Each gives, for ever, batches of 8: images float32 (``int16`` in the names that say so) and masks bool, NumPy arrays
-``(8, 256, 256, 1)``, shuffled anew each epoch, and is written as its library's own documentation would have it.
+Each gives batches of 8 without end: images float32 (int16 where the name says so) and masks bool, NumPy arrays
+``(8, 256, 256, 1)``, in a new order each epoch. Each is written as its library's documentation recommends.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Epochs = Iterator[Iterator[Batch]]
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """One way of reading.
+    """A reader.
 
     Attributes:
-        prepare: writes what it reads below a directory, for so many records, and says where.
-        begin: from that place and the number of records, an iterator over epochs, each an iterator of batches.
-        modules: what must be installed; imported before the clock starts.
+        prepare: takes a directory and a number of records, writes the records below it, and returns their path.
+        begin: takes that path and number, and returns an iterator over epochs, each an iterator of batches.
+        modules: modules that the reader needs; they are imported before the clock starts.
     """
 
     prepare: Callable[[pathlib.Path, int], pathlib.Path]
@@ -40,14 +40,14 @@ class Reader:
 
     @property
     def installed(self) -> bool:
-        """Whether everything it needs is there."""
+        """Whether all its modules are installed."""
         with contextlib.suppress(ModuleNotFoundError):
             return all(importlib.util.find_spec(module) for module in self.modules)
         return False
 
 
 def _cut(batches: Iterator[Batch], count: int) -> Epochs:
-    """Cuts an endless row of batches into epochs."""
+    """Cuts an endless sequence of batches into epochs."""
     while True:
         yield itertools.islice(batches, -(-count // BATCH_SIZE))
 
@@ -178,7 +178,7 @@ def _arrow(root: pathlib.Path, count: int) -> pathlib.Path:
     import datasets
 
     def write(path: pathlib.Path) -> None:
-        # Of all the ways to keep an image there (Array2D, lists, bytes) bytes are the fastest by far.
+        # Of the ways to store an image (Array2D, lists, bytes), bytes are the fastest by far.
         features = datasets.Features(image=datasets.Value("binary"), mask=datasets.Value("binary"))
 
         def pairs() -> Iterator[dict[str, bytes]]:

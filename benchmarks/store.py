@@ -1,4 +1,4 @@
-"""The synthetic data set that the reading benchmarks read: 256 × 256 images with a disc, and where it lies on disk."""
+"""Writes the synthetic data set of the reading benchmarks: 256 × 256 images with a disc as mask."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _VARIETY = 64
 
 
 def pair_of_arrays(position: int) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_]]:
-    """The image, int16 ``(256, 256)``, and mask, bool, at a position; the first pixel holds the position itself."""
+    """The image, int16 ``(256, 256)``, and mask, bool, at a position; the image's first pixel is the position."""
     rng = np.random.default_rng(position % _VARIETY)
     image = rng.integers(0, 1000, SHAPE).astype(np.int16)
     image[0, 0] = position
@@ -28,7 +28,7 @@ def pair_of_arrays(position: int) -> tuple[npt.NDArray[np.int16], npt.NDArray[np
 
 
 def prepared(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> pathlib.Path:
-    """``path``, written by ``write`` where it is not yet there; its pages are then those that a disk read gives."""
+    """Returns ``path``; if it does not exist, writes it and reads it from disk into the page cache."""
     if not path.exists():
         partial = path.with_name(path.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -44,7 +44,7 @@ def records(root: pathlib.Path, count: int) -> pathlib.Path:
     """A records directory of ``count`` pairs, as ``python -m preprocess`` writes it."""
 
     def write(path: pathlib.Path) -> None:
-        # Here, so that TensorFlow is not in the memory of those who only read.
+        # Imported here, so that a process that only reads does not load TensorFlow.
         from preprocess.geometry.grid import Grid
         from preprocess.model import Fingerprint, ImageHeader, Pair
         from preprocess.output.writer import RecordsWriter
@@ -78,20 +78,20 @@ def shards(directory: pathlib.Path) -> list[str]:
 
 
 def raw(root: pathlib.Path, count: int) -> pathlib.Path:
-    """The same as two plain files of pixels, ``images`` and ``masks``."""
+    """The same pairs as two plain files of pixels, ``images`` and ``masks``."""
 
     def write(path: pathlib.Path) -> None:
         with (path / "images").open("wb") as images, (path / "masks").open("wb") as masks:
             for position in range(count):
                 image, mask = pair_of_arrays(position)
-                images.write(image)
-                masks.write(mask)
+                images.write(image.tobytes())
+                masks.write(mask.tobytes())
 
     return prepared(root / "raw", write)
 
 
 def memory_maps(directory: pathlib.Path, count: int) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_]]:
-    """The files of :func:`raw`, mapped: images int16 and masks bool, both ``(count, 256, 256, 1)``."""
+    """Memory maps of the files of :func:`raw`: images int16 and masks bool, both ``(count, 256, 256, 1)``."""
     shape = (count, *SHAPE, 1)
     return (
         np.memmap(directory / "images", np.int16, "r", shape=shape),
@@ -100,7 +100,7 @@ def memory_maps(directory: pathlib.Path, count: int) -> tuple[npt.NDArray[np.int
 
 
 def drop(path: pathlib.Path) -> None:
-    """Takes a directory's files out of the page cache."""
+    """Removes a directory's files from the page cache."""
     for file in path.rglob("*"):
         if file.is_file():
             descriptor = os.open(file, os.O_RDONLY)
@@ -110,7 +110,7 @@ def drop(path: pathlib.Path) -> None:
 
 
 def warm(path: pathlib.Path) -> None:
-    """Brings a directory's files into the page cache."""
+    """Reads a directory's files into the page cache."""
     for file in path.rglob("*"):
         if file.is_file():
             with file.open("rb", buffering=0) as content:

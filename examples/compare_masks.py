@@ -1,14 +1,14 @@
-"""What masks that are too large do to the ejection fraction: one network, trained on naive and on exact masks.
+"""Shows how masks that are too large affect the ejection fraction: one network, trained on naive and on exact masks.
 
     python -m examples.compare_masks --data_dir=final_data --output_dir=compared
 
 For each study in turn, the network of examples.train_unet is trained on the other studies twice. The images, the order,
-the augmentation and the seed are the same; the masks are once those of the records and once drawn as is often done, by
-cv2.fillPoly on rounded vertices. Nothing is chosen by the held-out study: every epoch runs, and the last one counts.
+the augmentation and the seed are the same; the masks are once those of the records, and once drawn in the usual way, by
+cv2.fillPoly on rounded vertices. The held-out study does not influence the training: every epoch runs, and the last one
+counts.
 
-The volumes come from slice summation, as in the records' studies.csv, and are held against the volumes by the exact
-areas of the held-out study's own contours. The rows "masks alone" have no network in them: the held-out study's masks,
-summed.
+Volumes come from slice summation, as in the records' studies.csv, and are compared with the volumes from the exact
+areas of the held-out study's contours. The rows "masks alone" use no network: they sum the held-out study's masks.
 """
 
 from __future__ import annotations
@@ -42,29 +42,29 @@ from preprocess.stages import load, render
 
 
 def fill_rounded(polygon: Polygon, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """The naive mask, bool ``(H, W)``: vertices rounded to whole pixels, and the whole boundary painted."""
+    """The naive mask, bool ``(H, W)``: vertices are rounded to whole pixels, and the whole boundary is filled."""
     image = np.zeros(shape, np.uint8)
     return np.asarray(cv2.fillPoly(image, [np.rint(polygon).astype(np.int32)], 1), np.bool_)
 
 
 @dataclasses.dataclass(frozen=True)
 class Contoured:
-    """The pairs of a study that are in the records, in their order there, and the distance between its slices."""
+    """The pairs of a study that are in the records, in the same order, and the distance between its slices."""
 
     pairs: Sequence[Pair]
     slice_spacing_mm: float
 
     def volumes(self, areas: Iterable[float]) -> Volumes:
-        """From an area in square pixels for each pair."""
+        """Volumes from an area in square pixels for each pair."""
         return Volumes.of(zip(self.pairs, areas, strict=True), self.slice_spacing_mm)
 
     def contour_volumes(self) -> Volumes:
-        """From the exact areas of the contours: what the others are held against."""
+        """Volumes from the exact areas of the contours, which the others are compared with."""
         return self.volumes(polygons.area(pair.polygon) for pair in self.pairs)
 
 
 def read_studies(source: Source, config: Config) -> dict[str, Contoured]:
-    """By study id, the pairs that a job with these settings has written."""
+    """The pairs that a job with these settings has written, by study id."""
     with (config.output_dir / schema.PAIRS_FILE).open(newline="") as file:
         written = {row["contour_path"] for row in csv.DictReader(file) if row["written"] == "1"}
     studies = {}
@@ -76,12 +76,12 @@ def read_studies(source: Source, config: Config) -> dict[str, Contoured]:
 
 
 def write_naive(source: Source, config: Config, studies: Mapping[str, Contoured], naive: pathlib.Path) -> None:
-    """Writes a job's records again, those of split ``train`` with naive masks; nothing else differs.
+    """Writes a job's records again, with naive masks in split ``train``; everything else is the same.
 
     Args:
-        source: what the job read.
-        config: its settings; ``output_dir`` is the records directory to take after.
-        studies: what :func:`read_studies` found there.
+        source: the data that the job read.
+        config: its settings; ``output_dir`` is its records directory.
+        studies: the result of :func:`read_studies`.
         naive: records directory to create.
     """
     info = DatasetInfo.load(config.output_dir)
@@ -111,14 +111,14 @@ def compare(
     Args:
         data_dir: folder or zip of studies.
         study_id: the study to hold out.
-        output_dir: folder for what the two trainings leave.
-        epochs: all of which run.
+        output_dir: folder for the files of both trainings.
+        epochs: number of epochs; all of them run.
         batch_size: images to a step.
         seed: of weights, order and augmentation.
 
     Returns:
-        How the networks trained on ``naive`` and on ``exact`` masks do against exact masks; and the held-out study's
-        volumes by what the areas come from, first the contours themselves.
+        The results of the networks trained on ``naive`` and on ``exact`` masks, measured with exact masks; and the
+        held-out study's volumes by the source of the areas, the contours first.
     """
     with tempfile.TemporaryDirectory() as name:
         directories = {"naive": pathlib.Path(name, "naive"), "exact": pathlib.Path(name, "exact")}
@@ -128,13 +128,7 @@ def compare(
         studies = read_studies(source, config)
         write_naive(source, config, studies, directories["naive"])
         held_out = studies[study_id]
-        drawn = {
-            "naive": [fill_rounded(pair.polygon, pair.header.shape) for pair in held_out.pairs],
-            "exact": [masks.rasterize(pair.polygon, pair.header.shape) for pair in held_out.pairs],
-        }
-        volumes = {"the contours": held_out.contour_volumes()}
-        for kind, found in drawn.items():
-            volumes[f"{kind} masks alone"] = held_out.volumes(mask.sum() for mask in found)
+        volumes = volumes_without_network(held_out)
         batches = make_dataset(config.output_dir, "val", batch_size, shuffle=False, epochs=1, standardize=True)
         images = np.concatenate([images for images, _ in batches.as_numpy_iterator()])
         results = {}
@@ -146,8 +140,19 @@ def compare(
     return results, volumes
 
 
+def volumes_without_network(study: Contoured) -> dict[str, Volumes]:
+    """A study's volumes by the source of the areas: the contours, and naive and exact masks."""
+    naive = [fill_rounded(pair.polygon, pair.header.shape) for pair in study.pairs]
+    exact = [masks.rasterize(pair.polygon, pair.header.shape) for pair in study.pairs]
+    return {
+        "the contours": study.contour_volumes(),
+        "naive masks alone": study.volumes(mask.sum() for mask in naive),
+        "exact masks alone": study.volumes(mask.sum() for mask in exact),
+    }
+
+
 def volume_rows(study_id: str, volumes: Mapping[str, Volumes]) -> list[str]:
-    """Rows of the table of volumes, in Markdown: differences are from the first, the contours' own."""
+    """Rows of the table of volumes, in Markdown; differences are from the first source, the contours."""
     exact, *_ = volumes.values()
     return [
         f"| {study_id} | {kind} | {found.edv_ml:.1f} ({found.edv_ml / exact.edv_ml - 1:+.1%}) "
@@ -159,7 +164,7 @@ def volume_rows(study_id: str, volumes: Mapping[str, Volumes]) -> list[str]:
 
 
 def mean_rows(every: Sequence[Mapping[str, Volumes]]) -> list[str]:
-    """For each source of areas, the mean difference over the studies, in Markdown."""
+    """Rows of the mean differences over the studies, one per source of areas, in Markdown."""
 
     def difference(kind: str, name: str, relative: bool) -> float:
         pairs = [(getattr(volumes[kind], name), getattr(volumes["the contours"], name)) for volumes in every]
@@ -174,14 +179,16 @@ def mean_rows(every: Sequence[Mapping[str, Volumes]]) -> list[str]:
 
 
 def main() -> int:
-    """Trains as the arguments say and prints the tables; returns the exit status."""
+    """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.compare_masks",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data_dir", type=pathlib.Path, required=True, help="as for examples.train_unet")
-    parser.add_argument("--held_out", nargs="+", help="studies to hold out, one at a time (each that has pairs)")
+    parser.add_argument(
+        "--held_out", nargs="+", help="studies to hold out, one at a time (default: each study with pairs)"
+    )
     parser.add_argument("--output_dir", type=pathlib.Path, required=True, help="folder for models, logs and pictures")
     add_training_flags(parser)
     flags = parser.parse_args()
@@ -201,7 +208,7 @@ def main() -> int:
         print(f"examples.compare_masks: {error}", file=sys.stderr)
         return 1
     for kind, found in of_dice.items():
-        print(f"\nTrained on {kind} masks, held against exact ones:\n\n{table(found)}")
+        print(f"\nTrained on {kind} masks, measured with exact ones:\n\n{table(found)}")
     print("\n| held-out study | areas from | EDV, ml | ESV, ml | ejection fraction, % |\n|---|---|---|---|---|")
     print("\n".join([*rows, *mean_rows(every)]))
     return 0

@@ -1,6 +1,6 @@
-"""Draws the README's picture: an image of the phantom, its contour, and its mask as this project and others draw it.
+"""Draws the README's picture: an image of the phantom, its contour and its mask.
 
-python examples/draw_pair.py phantom docs/pair.png
+python -m examples.draw_pair phantom docs/pair.png
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def draw(data_dir: pathlib.Path) -> npt.NDArray[np.uint8]:
     left, top = np.rint(polygon.mean(axis=0)).astype(int) - _HALF
     window = np.s_[top : top + 2 * _HALF, left : left + 2 * _HALF]
     gray = np.clip(pixels[window].astype(float) / 480 * 255, 0, 255).astype(np.uint8)
-    plain = cv2.cvtColor(gray, cv2.COLOR_GRAY2BGR)
+    plain = np.repeat(gray[..., None], 3, axis=-1)
     tinted = plain.copy()
     tinted[mask[window]] = 0.55 * tinted[mask[window]] + 0.45 * np.array(_GREEN)
     panels = [_with_contour(panel, polygon - (left, top)) for panel in (plain, tinted)]
@@ -46,10 +46,10 @@ def draw(data_dir: pathlib.Path) -> npt.NDArray[np.uint8]:
 
 def _with_contour(panel: npt.NDArray[np.uint8], polygon: Polygon) -> npt.NDArray[np.uint8]:
     large = cv2.resize(panel, None, fx=_SCALE, fy=_SCALE, interpolation=cv2.INTER_NEAREST)
-    # From corners to OpenCV's pixel centers, with four fractional bits.
+    # From corner coordinates to OpenCV's pixel centers, with four fractional bits.
     vertices = np.rint((polygon * _SCALE - 0.5) * 16).astype(np.int32)
     cv2.polylines(large, [vertices], True, _YELLOW, 2, cv2.LINE_AA, shift=4)
-    return large
+    return np.asarray(large, np.uint8)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Makes what a reviewer can look at without running anything: a run on the phantom, and pictures of its report.
+"""Makes docs/sample: a run on the phantom, and pictures of its report, to look at without running anything.
 
 python -m examples.make_sample build/phantom docs/sample
 """
@@ -17,13 +17,13 @@ import PIL.Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-# TensorFlow's and absl's start of a line, which change from run to run.
+# Lines of TensorFlow, and the start of a line of absl, which differ between runs.
 _TENSORFLOW = re.compile(r"[IWE]0000 |WARNING: All log messages|To enable the following")
-_PREFIX = re.compile(r"^[IWE]\d{4} [\d:.]+ \d+ ")
+_PREFIX = re.compile(r"^[IWE]\d{4} [\d:.]+ +\d+ \S+\] ")
 
 
 def run(command: list[str], directory: pathlib.Path) -> str:
-    """A command and what it prints, without what changes from run to run."""
+    """A command and what it prints, without what differs between runs."""
     result = subprocess.run(
         [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
     )
@@ -35,14 +35,20 @@ def photograph(page: pathlib.Path, output_dir: pathlib.Path) -> None:
     """Pictures of the page: its top, a contact sheet, and the findings."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--disable-background-networking",
+    ):
         options.add_argument(argument)
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver") or ""))
     try:
         browser.get(page.as_uri())
         browser.execute_script("for (const image of document.images) image.loading = 'eager'")
         for name, selector in (("top", "header"), ("study", "main section"), ("findings", "main section:last-child")):
-            # As high as it takes, so that one picture holds all of it.
+            # High enough for one picture of the whole section.
             height = browser.find_element(By.CSS_SELECTOR, selector).size["height"] + 60
             metrics = {"width": 900, "height": min(height, 2400), "deviceScaleFactor": 1, "mobile": False}
             browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
@@ -55,7 +61,7 @@ def photograph(page: pathlib.Path, output_dir: pathlib.Path) -> None:
 
 
 def main() -> None:
-    """Runs the three commands on the phantom and keeps what they print, write and show."""
+    """Runs the three commands on the phantom, and keeps what they print, write and show."""
     data_dir, output_dir = map(pathlib.Path, sys.argv[1:])
     output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:

@@ -1,11 +1,11 @@
-"""Trains a small U-Net with PyTorch, the batches read by several processes at once.
+"""Trains a small U-Net with PyTorch; several processes read the batches.
 
     python -m preprocess --data_dir=final_data --output_dir=records --split=val=SCD0000101
     python -m examples.train_torch --records_dir=records --output_dir=unet-torch
 
-Each worker of the DataLoader iterates over its own share of every epoch, as ``shard`` of ``iterate_batches`` gives it:
-no record comes twice in an epoch. Where the workers do not divide the number of records, the rest of the division is
-left out of an epoch, other records each time. TensorFlow is not needed.
+Each worker of the DataLoader iterates over its own share of every epoch (``shard`` of ``iterate_batches``), so no
+record comes twice in an epoch. If the number of records is not a multiple of the number of workers, each epoch leaves
+out the remainder, different records each time. TensorFlow is not needed.
 """
 
 from __future__ import annotations
@@ -28,33 +28,46 @@ from pipeline import DatasetInfo, iterate_batches, order
 from pipeline.errors import RecordsError
 
 SIDE = 128
-"""The network sees this many rows and columns around the image's middle; all else is background to it."""
+"""Rows and columns around the image's middle that the network sees; the rest counts as background."""
 
 _FILTERS = (16, 32, 64, 128)
 _LEARNING_RATE = 2e-3
 
 
 class Records(torch.utils.data.IterableDataset):
-    """Batches of a split, of which each worker of a DataLoader yields its share.
+    """Batches of a split; each worker of a DataLoader yields its share.
 
-    Yields images, float32 ``(n, 1, H, W)``, and masks, bool of that shape. For ``DataLoader(..., batch_size=None)``:
-    these are batches already.
+    Yields images, float32 ``(n, 1, H, W)``, and masks, bool of that shape. Use it with
+    ``DataLoader(..., batch_size=None)``, because these are batches already.
 
     Args:
         records: records directory.
         split: name of the split.
-        batch_size: records to a batch.
-        epochs: how often every record comes.
-        seed: of the order.
+        batch_size: records per batch.
+        epochs: number of epochs.
+        seed: seed of the order.
     """
 
     def __init__(self, records: pathlib.Path, split: str, batch_size: int, epochs: int, seed: int) -> None:
-        self._arguments = {"records": records, "split": split, "batch_size": batch_size, "epochs": epochs, "seed": seed}
+        self._records = records
+        self._split = split
+        self._batch_size = batch_size
+        self._epochs = epochs
+        self._seed = seed
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         worker = torch.utils.data.get_worker_info()
         shard = None if worker is None else (worker.id, worker.num_workers)
-        for images, masks in iterate_batches(**self._arguments, shard=shard, standardize=True):
+        batches = iterate_batches(
+            self._records,
+            self._split,
+            self._batch_size,
+            seed=self._seed,
+            epochs=self._epochs,
+            shard=shard,
+            standardize=True,
+        )
+        for images, masks in batches:
             yield torch.from_numpy(images).movedim(-1, 1), torch.from_numpy(masks).movedim(-1, 1)
 
 
@@ -96,7 +109,7 @@ def _convolutions(channels: int, filters: int) -> nn.Sequential:
 
 
 def augment(images: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Turns, scales, shifts and mirrors the middle of each image and its mask by one and the same transform.
+    """Turns, scales, shifts and mirrors the middle of each image and its mask by the same transform.
 
     Args:
         images: float32 ``(n, 1, H, W)``.
@@ -109,7 +122,7 @@ def augment(images: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, to
     angle, log_scale, mirror, dx, dy = 2 * torch.rand(5, count) - 1
     cosine, sine = (part(angle * math.pi / 3) * torch.exp(0.3 * log_scale) for part in (torch.cos, torch.sin))
     mirror = mirror.sign()
-    # Coordinates run from -1 to 1 over input and output alike; the shifts are in pixels.
+    # Coordinates run from -1 to 1 over the input and over the output; the shifts are in pixels.
     matrix = torch.stack(
         [
             torch.stack([cosine * mirror * SIDE / columns, -sine * SIDE / columns, 24 * dx / columns], -1),
@@ -133,7 +146,7 @@ def loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def dice(model: UNet, records: pathlib.Path, split: str, batch_size: int) -> float:
-    """Dice of a split, pooled over all pixels of all its whole images."""
+    """Dice of a split, pooled over all pixels of its images, including those outside the middle."""
     model.eval()
     shared = pixels = 0
     for images, masks in Records(records, split, batch_size, epochs=1, seed=0):
@@ -147,16 +160,16 @@ def dice(model: UNet, records: pathlib.Path, split: str, batch_size: int) -> flo
 
 
 def main() -> int:
-    """Trains as the arguments say; returns the exit status."""
+    """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.train_torch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--records_dir", type=pathlib.Path, required=True, help="records with splits train and val")
     parser.add_argument("--output_dir", type=pathlib.Path, required=True, help="folder for the weights, unet.pt")
-    parser.add_argument("--epochs", type=int, default=80, help="how often each image is seen (%(default)s)")
-    parser.add_argument("--batch_size", type=int, default=8, help="images to a step (%(default)s)")
-    parser.add_argument("--num_workers", type=int, default=2, help="processes that read (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=80, help="number of epochs (%(default)s)")
+    parser.add_argument("--batch_size", type=int, default=8, help="images per step (%(default)s)")
+    parser.add_argument("--num_workers", type=int, default=2, help="processes that read batches (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation (%(default)s)")
     flags = parser.parse_args()
     try:
         info = DatasetInfo.load(flags.records_dir)
@@ -167,9 +180,16 @@ def main() -> int:
     except RecordsError as error:
         print(f"examples.train_torch: {error}", file=sys.stderr)
         return 1
+    model = train(flags, steps_per_epoch(count, flags.batch_size, flags.num_workers))
+    flags.output_dir.mkdir(parents=True, exist_ok=True)
+    torch.save(model.state_dict(), flags.output_dir / "unet.pt")
+    return 0
+
+
+def train(flags: argparse.Namespace, steps: int) -> UNet:
+    """Trains a network with these flags and steps per epoch; prints a line per epoch."""
     torch.manual_seed(flags.seed)
-    steps = steps_per_epoch(count, flags.batch_size, flags.num_workers)
-    # One row of batches for all epochs, so that the workers start once and read ahead from one epoch into the next.
+    # One sequence of batches for all epochs, so that the workers start once and read ahead into the next epoch.
     records = Records(flags.records_dir, "train", flags.batch_size, flags.epochs, flags.seed)
     batches = iter(torch.utils.data.DataLoader(records, batch_size=None, num_workers=flags.num_workers))
     model = UNet()
@@ -189,9 +209,7 @@ def main() -> int:
         held_out = dice(model, flags.records_dir, "val", flags.batch_size)
         seconds = time.perf_counter() - begin
         print(f"epoch {epoch + 1}: loss {total / steps:.4f}, held-out Dice {held_out:.4f}, {seconds:.0f} s", flush=True)
-    flags.output_dir.mkdir(parents=True, exist_ok=True)
-    torch.save(model.state_dict(), flags.output_dir / "unet.pt")
-    return 0
+    return model
 
 
 if __name__ == "__main__":

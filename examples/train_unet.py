@@ -1,15 +1,16 @@
-"""Trains a small U-Net to find the left ventricle's cavity, and measures it on patients that it has never seen.
+"""Trains a small U-Net to find the left ventricle's cavity, and measures it on patients that it was not trained on.
 
     python -m examples.train_unet --data_dir=final_data --held_out=SCD0000101 --output_dir=unet
     python -m examples.train_unet --data_dir=final_data --cross_validate --output_dir=unet
     python -m examples.train_unet --records_dir=records --output_dir=unet
 
-The first makes the records itself, with one study held out. The second does so for each study in turn. The third takes
-records whose splits are named train and val (python -m preprocess --split=val=...). Each training leaves in its output
-directory best.keras and last.keras, TensorBoard's logs, and held_out.png: the network's outlines beside the reader's.
+The first command makes the records itself, with one study held out. The second does so for each study in turn. The
+third uses records with the splits train and val (python -m preprocess --split=val=...). Each training writes to its
+output directory best.keras and last.keras, TensorBoard's logs, and held_out.png with the outlines of the network and of
+the human reader.
 
-There is no third set of patients: the best epoch is chosen on the held-out study itself, which flatters it. The last
-epoch is not chosen, so its Dice stands in the table too.
+There is no third set of patients: the best epoch is chosen on the held-out study itself, so its Dice is too high. The
+last epoch is not chosen, so the table also has its Dice.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ from preprocess.findings import FatalInputError
 from preprocess.run import run
 
 SIDE = 128
-"""The network sees this many rows and columns around the image's middle; all else is background to it."""
+"""Rows and columns around the image's middle that the network sees; the rest counts as background."""
 
 _FILTERS = (16, 32, 64, 128)
 _LEARNING_RATE = 2e-3
 
-# Ranges of the augmentation: uniform between minus and plus these.
+# Ranges of the augmentation: uniform between minus and plus these values.
 _ROTATION = math.pi / 3
 _LOG_SCALE = 0.3
 _SHIFT_PIXELS = 12.0
@@ -55,13 +56,13 @@ Masks = npt.NDArray[np.bool_]
 
 
 def dice(predicted: Masks, reference: Masks) -> float:
-    """Twice the pixels that two masks of one shape share over the pixels of both; 1 where both are empty."""
+    """Twice the pixels that two masks share, divided by the pixels of both; 1 when both are empty."""
     pixels = int(predicted.sum()) + int(reference.sum())
     return 2 * int((predicted & reference).sum()) / pixels if pixels else 1.0
 
 
 class PooledDice(keras.metrics.BinaryIoU):
-    """Dice pooled over all pixels that it is shown, as one number: 2 × IoU / (1 + IoU)."""
+    """Dice pooled over all pixels of all batches: 2 × IoU / (1 + IoU)."""
 
     def __init__(self) -> None:
         super().__init__(target_class_ids=[1], threshold=0.5, name="dice")
@@ -78,7 +79,7 @@ def loss(masks: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
 
 
 def unet(image_shape: tuple[int, int, int]) -> keras.Model:
-    """A U-Net on the middle of an image; outside of it the probability is 0.
+    """A U-Net on the middle of an image; outside the middle the probability is 0.
 
     Args:
         image_shape: ``(H, W, 1)``, rows and columns at least ``SIDE``.
@@ -116,23 +117,23 @@ def _convolutions(values: keras.KerasTensor, filters: int) -> keras.KerasTensor:
 
 @tf.autograph.experimental.do_not_convert
 def augment(images: tf.Tensor, masks: tf.Tensor, step: tf.Tensor, seed: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Turns, scales, shifts and mirrors each image and its mask by one and the same transform; varies brightness.
+    """Turns, scales, shifts and mirrors each image and its mask by the same transform; varies brightness.
 
     Args:
         images: float32 ``(n, H, W, 1)``.
         masks: bool of that shape.
-        step: int64 scalar; what is drawn is a function of it and of the seed, so a resumed run draws the same.
-        seed: of the whole run.
+        step: int64 scalar; the random values are a function of step and seed, so a resumed run repeats them.
+        seed: seed of the whole run.
 
     Returns:
-        The images, sampled bilinearly, and the masks, sampled at the nearest pixel; shapes and dtypes as they came.
+        The images, sampled bilinearly, and the masks, sampled at the nearest pixel; shapes and dtypes are the same.
     """
     count = tf.shape(images)[0]
     drawn = tf.random.stateless_uniform((6, count), tf.stack([tf.constant(seed, tf.int64), step]), -1.0, 1.0)
     angle, log_scale = _ROTATION * drawn[0], _LOG_SCALE * drawn[1]
     cosine, sine = tf.cos(angle) * tf.exp(log_scale), tf.sin(angle) * tf.exp(log_scale)
     mirror = tf.sign(drawn[4])
-    # From a pixel of the output to its place in the input; the middle goes to the middle, moved by the shift.
+    # From a pixel of the output to its position in the input; the middle maps to the middle plus the shift.
     matrix = tf.stack([tf.stack([cosine * mirror, -sine], -1), tf.stack([sine * mirror, cosine], -1)], -2)
     size = tf.cast(tf.shape(images)[1:3], tf.float32)
     middle = (size[::-1] - 1) / 2
@@ -144,7 +145,7 @@ def augment(images: tf.Tensor, masks: tf.Tensor, step: tf.Tensor, seed: int) -> 
         return tf.raw_ops.ImageProjectiveTransformV3(
             images=pixels,
             transforms=transforms,
-            # The static shape: with a dynamic one the network could not tell how large its input is.
+            # The static shape: with a dynamic one, the size of the network's input would be unknown.
             output_shape=images.shape[1:3],
             fill_value=0.0,
             interpolation=interpolation,
@@ -157,7 +158,7 @@ def augment(images: tf.Tensor, masks: tf.Tensor, step: tf.Tensor, seed: int) -> 
 
 
 def _with_gamma(images: tf.Tensor, gamma: tf.Tensor) -> tf.Tensor:
-    """Brightness between each image's lowest and highest value raised to a power."""
+    """Raises brightness, relative to each image's lowest and highest value, to a power."""
     lowest = tf.reduce_min(images, axis=(1, 2, 3), keepdims=True)
     span = tf.maximum(tf.reduce_max(images, axis=(1, 2, 3), keepdims=True) - lowest, 1e-6)
     return lowest + span * ((images - lowest) / span) ** gamma
@@ -165,13 +166,14 @@ def _with_gamma(images: tf.Tensor, gamma: tf.Tensor) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class StudyDice:
-    """How a network did on a study that it was not trained on.
+    """The result of a network on a study that it was not trained on.
 
     Attributes:
+        study_id: the study.
         pooled: Dice over all the study's pixels together, of the best epoch.
         images: Dice of each image, of the best epoch.
-        last: pooled Dice of the last epoch, which nothing was chosen by.
-        seconds: that the training took.
+        last: pooled Dice of the last epoch, which had no influence on the choice of epoch.
+        seconds: duration of the training.
     """
 
     study_id: str
@@ -184,15 +186,15 @@ class StudyDice:
 def train(
     records: pathlib.Path, output_dir: pathlib.Path, *, epochs: int, patience: int, batch_size: int, seed: int
 ) -> list[StudyDice]:
-    """Trains on split ``train``, measures on split ``val`` each epoch, and keeps the best and the last epoch's model.
+    """Trains on split ``train``, measures on split ``val`` each epoch, and saves the best and the last epoch's model.
 
     Args:
         records: records directory with both splits.
         output_dir: folder for ``best.keras``, ``last.keras``, ``tensorboard/`` and ``held_out.png``.
-        epochs: at most.
-        patience: epochs without a better Dice after which the training stops.
-        batch_size: images to a step.
-        seed: of the weights, the order and the augmentation.
+        epochs: maximum number of epochs.
+        patience: number of epochs without a better Dice after which the training stops.
+        batch_size: images per step.
+        seed: seed of the weights, the order and the augmentation.
 
     Returns:
         The result of each held-out study.
@@ -215,7 +217,6 @@ def train(
     # XLA's convolutions are slower on a CPU than TensorFlow's own.
     model.compile(keras.optimizers.Adam(rate), loss, metrics=[PooledDice()], jit_compile=False)
     output_dir.mkdir(parents=True, exist_ok=True)
-    best = output_dir / "best.keras"
     model.fit(
         augmented.prefetch(2),
         epochs=epochs,
@@ -224,18 +225,25 @@ def train(
         shuffle=False,
         verbose=2,
         callbacks=[
-            keras.callbacks.ModelCheckpoint(best, monitor="val_dice", mode="max", save_best_only=True),
+            keras.callbacks.ModelCheckpoint(
+                output_dir / "best.keras", monitor="val_dice", mode="max", save_best_only=True
+            ),
             keras.callbacks.EarlyStopping(monitor="val_dice", mode="max", patience=patience),
             keras.callbacks.TensorBoard(output_dir / "tensorboard"),
         ],
     )
     model.save(output_dir / "last.keras")
-    seconds = time.perf_counter() - begin
+    return measure(records, output_dir, held_out, time.perf_counter() - begin)
 
+
+def measure(
+    records: pathlib.Path, output_dir: pathlib.Path, held_out: tf.data.Dataset, seconds: float
+) -> list[StudyDice]:
+    """Measures the models that :func:`train` saved on ``held_out``, and draws ``held_out.png``."""
     images, masks = (np.concatenate(arrays) for arrays in zip(*held_out.as_numpy_iterator(), strict=True))
     studies = np.array(study_of_each(records, "val"))
     last = predict(output_dir / "last.keras", images)
-    chosen = predict(best, images)
+    chosen = predict(output_dir / "best.keras", images)
     each = [dice(predicted, mask) for predicted, mask in zip(chosen, masks, strict=True)]
     draw(images, masks, chosen, [f"{study}  {value:.3f}" for study, value in zip(studies, each, strict=True)]).savefig(
         output_dir / "held_out.png"
@@ -253,13 +261,14 @@ def train(
 
 
 def predict(model: pathlib.Path, images: npt.NDArray[np.float32]) -> Masks:
-    """Masks, bool ``(n, H, W, 1)``, that a saved model finds in standardized images of that shape."""
-    # Without its loss and metric, which are for training and known here only.
-    return keras.models.load_model(model, compile=False).predict(images, batch_size=8, verbose=0) >= 0.5
+    """The masks that a saved model predicts, bool ``(n, H, W, 1)``, from standardized images of that shape."""
+    # Without loss and metric, which only training needs.
+    probabilities = keras.models.load_model(model, compile=False).predict(images, batch_size=8, verbose=0)
+    return np.asarray(probabilities >= 0.5)
 
 
 def study_of_each(records: pathlib.Path, split: str) -> list[str]:
-    """The study of every record of a split, in storage order: that of ``make_dataset`` with ``shuffle=False``."""
+    """The study of every record of a split, in storage order, as ``make_dataset`` reads it with ``shuffle=False``."""
     shards = [os.fspath(records / shard.name) for shard in DatasetInfo.load(records).split(split).shards]
     features = {schema.STUDY_ID: tf.io.FixedLenFeature([], tf.string)}
     serialized = tf.data.TFRecordDataset(shards)
@@ -269,7 +278,7 @@ def study_of_each(records: pathlib.Path, split: str) -> list[str]:
 def draw(
     images: npt.NDArray[np.float32], masks: Masks, predicted: Masks, titles: Iterable[str]
 ) -> matplotlib.figure.Figure:
-    """A contact sheet of ``(n, H, W, 1)`` arrays: the reader's mask outlined yellow, the network's red."""
+    """A contact sheet of ``(n, H, W, 1)`` arrays; the human reader's masks are outlined yellow, the network's red."""
     columns = 6
     rows = math.ceil(len(images) / columns)
     sheet = matplotlib.figure.Figure(figsize=(2 * columns, 2.2 * rows), layout="constrained")
@@ -288,7 +297,7 @@ def draw(
 
 
 def table(results: Iterable[StudyDice]) -> str:
-    """The results in Markdown, a row per study, and their mean."""
+    """A Markdown table of the results: a row per study, and their mean."""
     results = list(results)
     lines = [
         "| held-out study | Dice, pooled | per image, mean (worst) | last epoch, pooled | seconds |",
@@ -305,7 +314,7 @@ def table(results: Iterable[StudyDice]) -> str:
 
 
 def studies_with_pairs(data_dir: pathlib.Path) -> tuple[str, ...]:
-    """Ids of the studies of which records can be made."""
+    """Ids of the studies that have pairs."""
     with tempfile.TemporaryDirectory() as name:
         records = pathlib.Path(name, "records")
         run(Config(data_dir=data_dir, output_dir=records))
@@ -313,28 +322,26 @@ def studies_with_pairs(data_dir: pathlib.Path) -> tuple[str, ...]:
 
 
 def hold_out(data_dir: pathlib.Path, studies: str, scratch: pathlib.Path) -> pathlib.Path:
-    """Makes records with studies (``A`` or ``A+B``) in split ``val`` and the rest in ``train``; says where."""
+    """Makes records with studies (``A`` or ``A+B``) in split ``val``, the others in ``train``; returns their path."""
     records = scratch / studies
     run(Config(data_dir=data_dir, output_dir=records, split=f"val={studies}"))
     return records
 
 
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags that every example of training has."""
-    parser.add_argument("--epochs", type=int, default=80, help="how often each image is seen, at most (%(default)s)")
-    parser.add_argument("--batch_size", type=int, default=8, help="images to a step (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (%(default)s)")
+    """Adds the flags that the training examples share."""
+    parser.add_argument("--epochs", type=int, default=80, help="maximum number of epochs (%(default)s)")
+    parser.add_argument("--batch_size", type=int, default=8, help="images per step (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation (%(default)s)")
 
 
 def main() -> int:
-    """Trains as the arguments say and prints a table; returns the exit status."""
+    """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.train_unet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--data_dir", type=pathlib.Path, help="folder or zip of studies, as python -m preprocess has it"
-    )
+    source.add_argument("--data_dir", type=pathlib.Path, help="folder or zip of studies, as for python -m preprocess")
     source.add_argument("--records_dir", type=pathlib.Path, help="records with the splits train and val")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--held_out", help="study to hold out, with --data_dir; several as A+B")
@@ -363,7 +370,7 @@ def main() -> int:
 
 
 def _folds(flags: argparse.Namespace, scratch: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
-    """Records and output directory of each training; records that have to be made are made below ``scratch``."""
+    """Records and output directory of each training; makes missing records below ``scratch``."""
     if flags.records_dir is not None:
         yield flags.records_dir, flags.output_dir
     elif flags.held_out:

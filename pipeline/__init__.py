@@ -2,7 +2,7 @@
 
     from pipeline import DatasetInfo, iterate_batches, make_dataset
 
-``iterate_batches`` needs NumPy and google-crc32c; TensorFlow is imported when ``make_dataset`` is first asked for.
+``iterate_batches`` needs only NumPy and google-crc32c; TensorFlow is imported at the first use of ``make_dataset``.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -11,13 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.directory import RecordsDirectory
 from pipeline.errors import RecordsError
-from pipeline.index import Index
-from pipeline.manifest import DatasetInfo
-from pipeline.order import Positions, Schedule
-from pipeline.pixels import Conversion, ImageDtype
-from pipeline.records import RecordReader
+from pipeline.opening import OpenSplit, open_split
+from pipeline.order import Positions
+from pipeline.pixels import ImageDtype
 
 Batch = tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]
 
@@ -45,36 +42,34 @@ def iterate_batches(
     Args:
         records: records directory.
         split: name of the split.
-        batch_size: records to a batch; an epoch's last batch may be shorter.
+        batch_size: records per batch; the last batch of an epoch may be shorter.
         shuffle: a new permutation of the whole split each epoch; False gives storage order.
         seed: the order is a function of the split's size, the seed and the epoch.
-        epochs: None cycles for ever.
-        drop_remainder: leave out an epoch's last batch when it is short.
-        start_step: begin at this global step, at no cost: what a resumed training run has already seen is not read.
+        epochs: None repeats without end.
+        drop_remainder: leave out the last batch of an epoch when it is short.
+        start_step: the global step to start at. Earlier batches are not read, so resuming a training run costs nothing.
         shard: ``(index, count)``, this worker's disjoint share of every epoch. Shares have equal length: the last
             ``records mod count`` of an epoch's order are dropped.
-        image_dtype: ``"float32"``, or None for the stored dtype, untouched.
-        standardize: zero mean and unit variance per image, in float64; the divisor is the standard deviation or
-            1/√pixels, whichever is larger (as ``tf.image.per_image_standardization``).
+        image_dtype: ``"float32"``, or None for the stored dtype and values.
+        standardize: zero mean and unit variance per image, computed in float64; the divisor is the standard deviation
+            or 1/√pixels, whichever is larger (as ``tf.image.per_image_standardization``).
         check_crc: verify each record's CRC-32C.
-        prefetch: batches prepared ahead by a thread of their own; 0 for none.
+        prefetch: batches that a background thread prepares ahead; 0 for none.
 
     Returns:
         An iterable of ``(images, masks)``: images float32 (or the stored dtype) ``(batch_size, H, W, 1)``, masks bool
-        of that shape. Both are new arrays, writable, the caller's own. It can be iterated again and gives the same
-        sequence; with finite ``epochs`` it has a ``len``, the batches from ``start_step`` on.
+        of that shape. Both are new, writable arrays. Each iteration gives the same sequence; with finite ``epochs``
+        ``len`` gives the number of batches from ``start_step`` on.
 
     Raises:
         RecordsError: the directory is missing, incomplete or damaged, or an argument is out of its range. While
             iterating: a record is damaged; the message names shard, record and byte offset.
     """
-    conversion = Conversion(image_dtype, standardize)
     if prefetch < 0:
         raise RecordsError(f"prefetch is {prefetch}, at least 0 expected")
-    directory = RecordsDirectory(records)
-    info = DatasetInfo.load(directory)
-    schedule = Schedule(
-        count=info.split(split).count,
+    opened = open_split(
+        records,
+        split,
         batch_size=batch_size,
         shuffle=shuffle,
         seed=seed,
@@ -82,32 +77,34 @@ def iterate_batches(
         drop_remainder=drop_remainder,
         start_step=start_step,
         shard=shard,
+        image_dtype=image_dtype,
+        standardize=standardize,
+        check_crc=check_crc,
     )
-    reader = RecordReader(directory, info, Index.load(directory, info, split), check_crc=check_crc)
-    return Batches(reader, schedule, conversion, info, prefetch)
+    return Batches(opened, prefetch)
 
 
 class Batches:
-    """What :func:`iterate_batches` returns: an iterable of batches, and their number."""
+    """The iterable that :func:`iterate_batches` returns."""
 
-    def __init__(
-        self, reader: RecordReader, schedule: Schedule, conversion: Conversion, info: DatasetInfo, prefetch: int
-    ) -> None:
-        self._reader = reader
-        self._schedule = schedule
-        self._conversion = conversion
-        self._image_shape = info.image_shape
-        self._read_dtype = conversion.read_dtype(info.image_dtype)
+    def __init__(self, opened: OpenSplit, prefetch: int) -> None:
+        self._reader = opened.reader
+        self._schedule = opened.schedule
+        self._conversion = opened.conversion
+        self._image_shape = opened.info.image_shape
+        self._read_dtype = opened.conversion.read_dtype(opened.info.image_dtype)
         self._prefetch = prefetch
 
     def __len__(self) -> int:
         """Batches from ``start_step`` to the end.
 
         Raises:
-            TypeError: ``epochs`` is None, so there is no end.
+            TypeError: ``epochs`` is None, so the batches have no end.
         """
         if self._schedule.steps is None:
-            raise TypeError("epochs=None cycles for ever and has no len; steps_per_epoch is on DatasetInfo")
+            raise TypeError(
+                "epochs=None never ends and has no len; one epoch has DatasetInfo.split(name).steps_per_epoch()"
+            )
         return self._schedule.steps
 
     def __iter__(self) -> Iterator[Batch]:
@@ -122,13 +119,14 @@ class Batches:
             try:
                 while True:
                     for positions in itertools.islice(remaining, self._prefetch + 1 - len(waiting)):
-                        # Allocated here: the C library gives each thread memory of its own, and this one's is warm.
+                        # Allocated in this thread: the C library gives each thread its own memory, and this thread's
+                        # is warm.
                         waiting.append(background.submit(self._read, positions, *self._arrays(positions)))
                     if not waiting:
                         return
                     yield waiting.popleft().result()
                     if os.getpid() != process:
-                        raise RecordsError("this iterator was begun before a fork; call iter() in the new process")
+                        raise RecordsError("this iterator was started before a fork; call iter() in the new process")
             finally:
                 background.shutdown(wait=False, cancel_futures=True)
 

@@ -8,6 +8,7 @@ import itertools
 import math
 import os
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,22 +21,21 @@ except ModuleNotFoundError as error:
         "make_dataset needs TensorFlow: pip install tensorflow. iterate_batches gives the same batches without it."
     ) from error
 
-from pipeline.directory import RecordsDirectory
 from pipeline.errors import RecordsError
-from pipeline.index import Index
 from pipeline.manifest import DatasetInfo
+from pipeline.opening import OpenSplit, open_split
 from pipeline.order import POSITIONS_IN_BLOCK, Positions, Schedule
 from pipeline.pixels import Conversion, ImageDtype
 from pipeline.records import RecordReader
 
-# Batches that are made at once, and that wait to be taken: some will be waiting for the disk.
+# Batches that are read in parallel, and that are kept ready: some of them wait for the disk.
 _PARALLEL_BATCHES = 4
 
 # Eigen's EIGEN_MAX_ALIGN_BYTES.
 _ALIGNMENT = 64
 
-# There is nothing for AutoGraph to convert in what is mapped, and under Python 3.13 it warns that it cannot.
-_as_it_is = tf.autograph.experimental.do_not_convert
+# AutoGraph has nothing to convert in the mapped functions, and under Python 3.13 it warns that it cannot.
+_without_autograph = tf.autograph.experimental.do_not_convert
 
 
 def make_dataset(
@@ -57,48 +57,36 @@ def make_dataset(
     """Batches of images and masks, in a new order over the whole split each epoch.
 
     Gives the same batches as :func:`pipeline.iterate_batches`, bit for bit and in the same order (``standardize``: to
-    within 1e-5). Both read records with the same reader, by position; there is no shuffle buffer. The data set owns its
-    order: pass ``shuffle=False`` to ``model.fit``.
+    within 1e-5), and takes the same arguments, except ``cache`` in place of ``prefetch``. Both read records with the
+    same reader, by position, without a shuffle buffer. The data set shuffles itself: pass ``shuffle=False`` to
+    ``model.fit``. With ``epochs=None``, also pass ``steps_per_epoch``
+    (``DatasetInfo.load(records).splits[split].steps_per_epoch(batch_size)``).
 
-    The data set reads in this process only: its graph cannot be saved or sent to another process. Nor can
-    ``tf.train.Checkpoint`` save its iterator (``FailedPreconditionError``): save the step with the model, and pass it
-    as ``start_step`` to go on.
+    The data set works only in this process: its graph cannot be saved or sent to another process.
+    ``tf.train.Checkpoint`` cannot save its iterator either (``FailedPreconditionError``): save the step with the model,
+    and pass it as ``start_step`` to resume.
 
     Args:
-        records: records directory.
-        split: name of the split.
-        batch_size: records to a batch; an epoch's last batch may be shorter.
-        shuffle: a new permutation of the whole split each epoch; False gives storage order.
-        seed: the order is a function of the split's size, the seed and the epoch.
-        epochs: None cycles for ever; give ``model.fit`` its ``steps_per_epoch`` then
-            (``DatasetInfo.load(records).splits[split].steps_per_epoch(batch_size)``).
-        drop_remainder: leave out an epoch's last batch when it is short.
-        start_step: begin at this global step, at no cost: what a resumed training run has already seen is not read.
-        shard: ``(index, count)``, this worker's disjoint share of every epoch. Shares have equal length: the last
-            ``records mod count`` of an epoch's order are dropped.
-        image_dtype: ``"float32"``, or None for the stored dtype, untouched.
-        standardize: zero mean and unit variance per image, in float64; the divisor is the standard deviation or
-            1/√pixels, whichever is larger (as ``tf.image.per_image_standardization``).
+        records, split, batch_size, shuffle, seed, epochs, drop_remainder, start_step, shard, image_dtype, standardize:
+            as in :func:`pipeline.iterate_batches`.
         check_crc: verify each record's CRC-32C when it is read; a record in the cache is not read again.
-        cache: bytes of decoded records that may stay in memory. A share that fits is read from disk once, as the
-            batches ask for it, and gathered from memory after that; 0 for never.
+        cache: bytes of decoded records that may stay in memory. If the split fits, each record is read from disk once,
+            when a batch first needs it, and copied from memory after that; 0 for no cache.
 
     Returns:
         A data set of ``(images, masks)``: images float32 (or the stored dtype) ``(batch_size, H, W, 1)``, masks bool of
-        that shape. Its cardinality is known: infinite, or the batches from ``start_step`` on.
+        that shape. Its cardinality is known: infinite, or the number of batches from ``start_step`` on.
 
     Raises:
         RecordsError: the directory is missing, incomplete or damaged, or an argument is out of its range.
         tf.errors.InvalidArgumentError: while iterating, a record is damaged, or a shard or the directory was replaced.
             The message contains that of the RecordsError: shard, record and byte offset.
     """
-    conversion = Conversion(image_dtype, standardize)
     if cache < 0:
         raise RecordsError(f"cache is {cache}, at least 0 expected")
-    directory = RecordsDirectory(records)
-    info = DatasetInfo.load(directory)
-    schedule = Schedule(
-        count=info.split(split).count,
+    opened = open_split(
+        records,
+        split,
         batch_size=batch_size,
         shuffle=shuffle,
         seed=seed,
@@ -106,52 +94,59 @@ def make_dataset(
         drop_remainder=drop_remainder,
         start_step=start_step,
         shard=shard,
+        image_dtype=image_dtype,
+        standardize=standardize,
+        check_crc=check_crc,
     )
-    source = _Source(RecordReader(directory, info, Index.load(directory, info, split), check_crc=check_crc), info)
-    with tf.device("CPU:0"):
-        # Shares move through the whole split from epoch to epoch, so what a worker keeps is the split, not its share.
-        fetch = (
-            _Cache(source, info, schedule.count).fetch
-            if source.decoded_bytes(schedule.count) <= cache
-            else source.fetch
-        )
-    fixed_batch = batch_size if drop_remainder or schedule.share % batch_size == 0 else None
+    steps = opened.schedule.steps
+    batches = (
+        _positions(opened.schedule)
+        .map(_without_autograph(_loader(opened, cache)), num_parallel_calls=_PARALLEL_BATCHES, deterministic=True)
+        .prefetch(_PARALLEL_BATCHES)
+        .apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY if steps is None else steps))
+    )
+    options = tf.data.Options()
+    # `shard` makes the shares; TensorFlow's own sharding would split the sequence of blocks, or fail to.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    # There is nothing to tune, and an iterator that ends would wait for the tuner to wake.
+    options.autotune.enabled = False
+    return batches.with_options(options)
 
-    @_as_it_is
+
+def _loader(opened: OpenSplit, cache: int) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """Returns the function from a batch's positions to its images and masks."""
+    info, schedule, conversion = opened.info, opened.schedule, opened.conversion
+    source = _Source(opened.reader, info)
+    fetch = source.fetch
+    # A worker's share moves through the whole split from epoch to epoch, so the cache has room for the whole split.
+    if source.decoded_bytes(schedule.count) <= cache:
+        with tf.device("CPU:0"):
+            fetch = _Cache(source, info, schedule.count).fetch
+    fills_batches = schedule.drop_remainder or schedule.share % schedule.batch_size == 0
+    fixed_batch = schedule.batch_size if fills_batches else None
+
     def load(positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if fixed_batch is None:
             positions = tf.boolean_mask(positions, positions >= 0)
         images, masks = fetch(positions)
         images.set_shape((fixed_batch, *info.image_shape))
         masks.set_shape((fixed_batch, *info.mask_shape))
-        if conversion.standardize:
-            images = _standardized(images)
-        elif conversion.image_dtype is not None:
-            images = tf.cast(images, tf.float32)
-        return images, masks
+        return _converted(images, conversion), masks
 
-    batches = (
-        _positions(schedule)
-        .map(load, num_parallel_calls=_PARALLEL_BATCHES, deterministic=True)
-        .prefetch(_PARALLEL_BATCHES)
-        .apply(
-            tf.data.experimental.assert_cardinality(
-                tf.data.INFINITE_CARDINALITY if schedule.steps is None else schedule.steps
-            )
-        )
-    )
-    options = tf.data.Options()
-    # The shares are made by `shard`; TensorFlow's own would cut the row of blocks, or fail to.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    # Nothing is left to be tuned, and an iterator that ends waits for the tuner to wake.
-    options.autotune.enabled = False
-    return batches.with_options(options)
+    return load
+
+
+def _converted(images: tf.Tensor, conversion: Conversion) -> tf.Tensor:
+    """Images as the caller gets them, as :meth:`pipeline.pixels.Conversion.apply` makes them."""
+    if conversion.standardize:
+        return _standardized(images)
+    return images if conversion.image_dtype is None else tf.cast(images, tf.float32)
 
 
 def _positions(schedule: Schedule) -> tf.data.Dataset:
-    """Each batch's record positions, int64 ``(min(batch_size, share),)``, a short batch filled up with -1.
+    """Each batch's record positions, int64 ``(min(batch_size, share),)``, a short batch padded with -1.
 
-    Python is asked for a block of batches at a time; between those, a batch is TensorFlow's work alone.
+    Python computes the positions of a block of batches at a time; within a block only TensorFlow works.
     """
     width = min(schedule.batch_size, schedule.share)
     steps_in_block = max(1, POSITIONS_IN_BLOCK // width)
@@ -165,18 +160,17 @@ def _positions(schedule: Schedule) -> tf.data.Dataset:
         ]
         return np.array(filled, np.int64)
 
-    @_as_it_is
     def load(number: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(tf.numpy_function(block, [number], tf.int64), (None, width))
 
     blocks = tf.data.Dataset.counter()
     if schedule.steps is not None:
         blocks = blocks.take(math.ceil(schedule.steps / steps_in_block))
-    return blocks.map(load).unbatch()
+    return blocks.map(_without_autograph(load)).unbatch()
 
 
 class _Source:
-    """Records on disk, as a TensorFlow operation."""
+    """Records on disk, read by a TensorFlow operation."""
 
     def __init__(self, reader: RecordReader, info: DatasetInfo) -> None:
         self._reader = reader
@@ -191,17 +185,19 @@ class _Source:
     def fetch(self, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Images in the stored dtype and bool masks, both ``(n, H, W, 1)``, at int64 ``(n,)`` positions."""
         # TensorFlow keeps the function that it calls until the process ends; the shards must not stay open that long.
-        # The data set refers to this object, and its iterators to the data set.
+        # So the function refers to this object weakly. The data set keeps it alive, and each iterator the data set.
         method = weakref.WeakMethod(self._read)
 
         def read(positions: Positions) -> Any:
             alive = method()
             if alive is None:
-                # The one error that TensorFlow does not print: batches may be on their way when an iterator is deleted.
-                raise StopIteration("the data set that read these records was deleted; keep it, or an iterator of it")
+                # The one error that TensorFlow does not print: an iterator may be deleted while it reads batches.
+                raise StopIteration(
+                    "the data set that read these records was deleted; keep it, or one of its iterators"
+                )
             return alive(positions)
 
-        # The stored dtype: TensorFlow casts without Python's lock.
+        # In the stored dtype: TensorFlow casts without Python's global lock.
         images, masks = tf.numpy_function(read, [positions], (self._image_dtype, self._mask_dtype))
         return tf.ensure_shape(images, (None, *self._image_shape)), tf.ensure_shape(masks, (None, *self._mask_shape))
 
@@ -213,7 +209,7 @@ class _Source:
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """An array that is not filled, at an address that TensorFlow takes without a copy."""
+    """An uninitialized array at an address that TensorFlow accepts without a copy."""
     size = math.prod(shape) * dtype.itemsize
     octets = np.empty(size + _ALIGNMENT, np.uint8)
     start = -octets.ctypes.data % _ALIGNMENT
@@ -221,7 +217,7 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
 
 
 class _Cache:
-    """Decoded records in memory, filled as they are first asked for."""
+    """Decoded records in memory; each is read when it is first needed."""
 
     def __init__(self, source: _Source, info: DatasetInfo, count: int) -> None:
         self._source = source
@@ -230,33 +226,33 @@ class _Cache:
         self._filled = _variable(tf.zeros(count, tf.bool))
 
     def fetch(self, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """As :meth:`_Source.fetch`, from memory where the records are there."""
+        """As :meth:`_Source.fetch`, but reads only the records that are not in memory."""
         absent = tf.boolean_mask(positions, ~tf.gather(self._filled, positions))
         filled = tf.cond(tf.size(absent) > 0, lambda: self._fill(absent), lambda: tf.constant(True))
         with tf.control_dependencies([filled]):
             return tf.gather(self._images, positions), tf.gather(self._masks, positions)
 
     def _fill(self, absent: tf.Tensor) -> tf.Tensor:
-        # Two batches of neighboring epochs may bring the same record at once; the bytes are the same.
+        # Batches of neighboring epochs may store the same record at the same time; the bytes are equal.
         images, masks = self._source.fetch(absent)
         stored = [
             self._images.scatter_update(tf.IndexedSlices(images, absent)),
             self._masks.scatter_update(tf.IndexedSlices(masks, absent)),
         ]
         with tf.control_dependencies(stored):
-            there = tf.IndexedSlices(tf.ones_like(absent, tf.bool), absent)
-            with tf.control_dependencies([self._filled.scatter_update(there)]):
+            stored_flags = tf.IndexedSlices(tf.ones_like(absent, tf.bool), absent)
+            with tf.control_dependencies([self._filled.scatter_update(stored_flags)]):
                 return tf.constant(True)
 
 
 def _variable(value: tf.Tensor) -> tf.Variable:
-    """A plain variable in host memory; ``tf.raw_ops.Empty`` as its value takes none before it is written to."""
+    """A plain variable in host memory; a value from ``tf.raw_ops.Empty`` takes up memory only as it is written."""
 
     def make() -> tf.Variable:
         with tf.device("CPU:0"):
             return tf.Variable(value, trainable=False)
 
-    # A strategy's scope, which would mirror it to every device, holds for a thread.
+    # A strategy's scope would mirror the variable to every device; it applies only to the thread that entered it.
     with concurrent.futures.ThreadPoolExecutor(1) as outside:
         return outside.submit(make).result()
 

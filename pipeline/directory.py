@@ -1,4 +1,4 @@
-"""A records directory that is opened once."""
+"""Opens a records directory once, and its files through it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pipeline.errors import RecordsError
 
 
 class RecordsDirectory:
-    """A records directory: its files are opened through one descriptor.
+    """A records directory whose files are opened through one descriptor.
 
-    A path can come to name another directory while it is read: ``--overwrite`` exchanges two directories, and a
-    relative path follows the working directory. The descriptor refers to one directory, so manifest, index and shards
-    always belong together.
+    A path can refer to another directory later: ``--overwrite`` exchanges two directories, and a relative path depends
+    on the working directory. The descriptor always refers to the same directory, so manifest, index and shards belong
+    together.
 
     Args:
-        path: the directory; messages name it as it is given here.
+        path: the directory; messages show it as given here.
 
     Raises:
         RecordsError: it is missing or not a directory.
@@ -33,7 +33,7 @@ class RecordsDirectory:
 
     @classmethod
     def of(cls, directory: str | os.PathLike[str] | RecordsDirectory) -> RecordsDirectory:
-        """``directory`` itself if it is open already, else the directory of that path."""
+        """``directory`` itself if it is open already, otherwise the directory at that path."""
         return directory if isinstance(directory, RecordsDirectory) else cls(directory)
 
     def _open(self) -> None:
@@ -43,14 +43,14 @@ class RecordsDirectory:
             raise RecordsError(
                 f"{self.path}: cannot be opened as a directory ({error.strerror}); write records with make records"
             ) from error
-        # Not at exit: a thread may still be reading then, and the system closes what is open.
+        # Not at exit: a thread may still be reading then, and the system closes the descriptor anyway.
         weakref.finalize(self, os.close, self._descriptor).atexit = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "_absolute": self._absolute}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Opens the directory again; the path may name another one by now."""
+        """Opens the directory again; its path may refer to another one by then."""
         self.__dict__.update(state)
         self._open()
 
@@ -62,7 +62,7 @@ class RecordsDirectory:
         """
 
         def opener(name: str, flags: int) -> int:
-            # A pipe in the place of a file must not block.
+            # A pipe in place of a file must not block.
             descriptor = os.open(name, flags | os.O_NONBLOCK, dir_fd=self._descriptor)
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 os.close(descriptor)

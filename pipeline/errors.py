@@ -2,7 +2,7 @@
 
 
 class RecordsError(ValueError):
-    """A records directory that is missing, incomplete, damaged or not what the caller asked of it.
+    """A records directory is missing, incomplete or damaged, or does not fit the caller's arguments.
 
     The message names the file, what was found, what was expected, and what to do.
     """

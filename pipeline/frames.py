@@ -1,6 +1,6 @@
-"""TFRecord's framing of data.
+"""The frames of a TFRecord file.
 
-A TFRecord file is a row of frames (TensorFlow, ``tensorflow/core/lib/io/record_writer.h``)::
+A TFRecord file is a sequence of frames (TensorFlow, ``tensorflow/core/lib/io/record_writer.h``)::
 
     | length: uint64 | masked CRC-32C of length: uint32 | data: length bytes | masked CRC-32C of data: uint32 |
 
@@ -19,23 +19,26 @@ import numpy as np
 from pipeline.errors import RecordsError
 
 CHECKSUM_BYTES = 4
-"""A checksum, after the length and after the data."""
+"""Size of each checksum: one follows the length, one the data."""
 LENGTH_BYTES = 8 + CHECKSUM_BYTES
-"""The length and its checksum, before the data."""
+"""Size of the length and its checksum, which precede the data."""
 FRAME_BYTES = LENGTH_BYTES + CHECKSUM_BYTES
-"""All that a frame adds to its data."""
+"""Bytes that a frame adds to its data."""
 
 
 def checksum_field(data: bytes | memoryview) -> bytes:
-    """CRC-32C of data, masked (``tensorflow/core/lib/hash/crc32c.h``) against checksums of checksums."""
-    # As an array, which it takes without a copy; of other buffers it takes only bytes.
+    """The masked CRC-32C of data.
+
+    The mask is for data that itself contains checksums (``tensorflow/core/lib/hash/crc32c.h``).
+    """
+    # google_crc32c accepts an array without a copy, and of the other buffers only bytes.
     checksum: int = google_crc32c.value(np.frombuffer(data, np.uint8))
     masked = (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF
     return masked.to_bytes(CHECKSUM_BYTES, "little")
 
 
 def length_field(data_bytes: int) -> bytes:
-    """The first 12 bytes of a frame whose data has that many bytes."""
+    """The first 12 bytes of a frame with ``data_bytes`` bytes of data."""
     length = data_bytes.to_bytes(8, "little")
     return length + checksum_field(length)
 
@@ -61,7 +64,7 @@ def scan(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
             length = int.from_bytes(field[:8], "little")
             if field != length_field(length):
                 raise RecordsError(f"{path}: CRC-32C of the length at byte {offset} does not match")
-            # Asked before reading: a length beyond the file must not be allocated.
+            # Checked before reading, so that a length beyond the end of the file is not allocated.
             if length + FRAME_BYTES > remaining:
                 raise RecordsError(f"{path}: ends within the record at byte {offset}")
             data = file.read(length)

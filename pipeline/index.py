@@ -1,4 +1,4 @@
-"""Where each record of a split begins: the ``.idx`` files beside the shards."""
+"""The index of a split, where each record begins: the ``.idx`` files beside the shards."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pipeline.directory import RecordsDirectory
 from pipeline.errors import RecordsError
 from pipeline.manifest import DatasetInfo, FileInfo, ShardInfo
 
-# Two numbers of 63 bits, what separates them, and the line's end.
+# Two 63-bit numbers, a separator and a line end.
 _MAX_LINE_BYTES = 19 + 1 + 19 + 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """Where each record of a split begins: 16 bytes of memory a record.
+    """Where each record of a split begins; it takes 16 bytes of memory per record.
 
     Attributes:
         shards: file names.
@@ -37,10 +37,10 @@ class Index:
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str] | RecordsDirectory, info: DatasetInfo, split: str) -> Self:
-        """Reads the index files of a split; the time grows with the records: 2 ms for 20,000, 0.1 s for a million.
+        """Reads the index files of a split. That takes 2 ms for 20,000 records and 0.1 s for a million.
 
         Raises:
-            RecordsError: an index is missing, is not the manifest's, or does not fit its shard.
+            RecordsError: an index is missing, does not match the manifest, or does not fit its shard.
         """
         opened = RecordsDirectory.of(directory)
         shards = info.split(split).shards
@@ -50,7 +50,7 @@ class Index:
         return cls(tuple(shard.name for shard in shards), first, offsets.copy(), sizes.copy())
 
     def shard_of(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The number of the shard that holds each of the positions."""
+        """The number of the shard that holds the record at each position."""
         return self.first.searchsorted(positions, side="right") - 1
 
 
@@ -60,13 +60,13 @@ def read_index(directory: RecordsDirectory, shard: ShardInfo, expected: FileInfo
     Args:
         directory: records directory.
         shard: the shard.
-        expected: what the manifest says of the index file; None if it does not name one.
+        expected: the manifest's entry for the index file; None if it has none.
 
     Returns:
         int64 ``(shard.count, 2)``, columns offset and size, in bytes.
 
     Raises:
-        RecordsError: it is missing, is not the manifest's, is malformed, or does not cover the shard.
+        RecordsError: it is missing or malformed, does not match the manifest, or does not cover the shard.
     """
     name = schema.index_name(shard.name)
     path = directory.path / name
@@ -77,9 +77,9 @@ def read_index(directory: RecordsDirectory, shard: ShardInfo, expected: FileInfo
     except OSError as error:
         raise RecordsError(f"{path}: cannot be read as an index ({error}); write the records again") from error
     if text is None:
-        raise RecordsError(f"{path}: {size} bytes, more than {shard.count} records take; write the records again")
+        raise RecordsError(f"{path}: {size} bytes, more than {shard.count} records need; write the records again")
     if expected is None or hashlib.sha256(text).hexdigest() != expected.sha256:
-        raise RecordsError(f"{path}: is not the index that the manifest names; write the records again")
+        raise RecordsError(f"{path}: does not match the manifest; write the records again")
     # Checked first: NumPy only warns about other characters.
     if text.translate(None, b"0123456789 \r\n") or not text.strip():
         raise RecordsError(f"{path}: cannot be read as an index of whole numbers; write the records again")

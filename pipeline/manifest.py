@@ -1,8 +1,8 @@
-"""The manifest of a records directory: what it holds, and the digest of every file.
+"""The manifest of a records directory: its content, and the digest of every file.
 
 ``manifest.json`` is written last, so its presence means that the directory is complete. TFRecord's own checksums do
-not notice a shard that was cut between two records, lost, swapped or lengthened; the manifest does. It also carries a
-digest of itself, over the canonical text that :meth:`DatasetInfo.dump` writes without the line ``"sha256"``.
+not detect a shard that was cut between two records, lost, swapped or lengthened; the manifest does. It also has a
+digest of itself, over the canonical text that :meth:`DatasetInfo.dump` writes, without the line ``"sha256"``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipeline import order, schema
 from pipeline.directory import RecordsDirectory
 from pipeline.errors import RecordsError
 
-# A million shards.
+# Enough for a million shards.
 _MAX_BYTES = 1 << 28
 
 _MAX_IMAGE_PIXELS = 1 << 32
@@ -73,15 +73,15 @@ class SplitInfo:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """What a records directory holds.
+    """The content of a records directory.
 
     Attributes:
         image_shape: ``(H, W, 1)``, of every image and every mask.
         image_dtype: the stored dtype, one of ``schema.IMAGE_DTYPES``.
         splits: by name.
-        files: every other file of the directory but the manifest, by name.
-        settings: every setting that shaped the records, as the job was given them.
-        tool_version: version of this project that wrote them.
+        files: every other file of the directory except the manifest, by name.
+        settings: every setting that affects the records, as given to the job.
+        tool_version: version of this project that wrote the records.
     """
 
     image_shape: tuple[int, int, int]
@@ -115,16 +115,16 @@ class DatasetInfo:
         """The split of that name.
 
         Raises:
-            RecordsError: there is none.
+            RecordsError: there is no such split.
         """
         try:
             return self.splits[name]
         except KeyError:
-            raise RecordsError(f"split {name!r} is not there; these are: {', '.join(self.splits)}") from None
+            raise RecordsError(f"there is no split {name!r}; the splits are: {', '.join(self.splits)}") from None
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str] | RecordsDirectory) -> Self:
-        """Reads the manifest and checks that every shard is there with its size; digests are ``make verify``'s work.
+        """Reads the manifest and checks that every shard has its size; ``make verify`` checks the digests.
 
         Raises:
             RecordsError: the directory is missing, incomplete or damaged, or was written by a newer version.
@@ -153,60 +153,64 @@ class DatasetInfo:
         path = opened.path / schema.MANIFEST_FILE
         text = _read_text(opened, path)
         try:
-            fields = json.loads(text)
-            if fields["format"] != schema.FORMAT_NAME:
-                raise RecordsError(f"{path}: format is not {schema.FORMAT_NAME}")
-            if fields["schema_version"] > schema.SCHEMA_VERSION:
-                raise RecordsError(
-                    f"{path}: schema_version is {fields['schema_version']}, at most {schema.SCHEMA_VERSION} expected; "
-                    "update this package"
-                )
-            if fields["image"]["dtype"] not in schema.IMAGE_DTYPES:
-                raise RecordsError(f"{path}: image dtype is none of {', '.join(schema.IMAGE_DTYPES)}")
-            info = cls(
-                image_shape=tuple(fields["image"]["shape"]),
-                image_dtype=np.dtype(fields["image"]["dtype"]),
-                splits={
-                    name: SplitInfo(tuple(split["studies"]), tuple(ShardInfo(**shard) for shard in split["shards"]))
-                    for name, split in fields["splits"].items()
-                },
-                files={name: FileInfo(**file) for name, file in fields["files"].items()},
-                settings=fields["settings"],
-                tool_version=fields["tool_version"],
-            )
+            info = cls._parse(text, path)
             intact = info.dump() == text
             info.check()
         except RecordsError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise RecordsError(f"{path}: damaged ({error}); write the records anew") from error
+            raise RecordsError(f"{path}: damaged ({error}); write the records again") from error
         if not intact:
-            raise RecordsError(f"{path}: damaged, its text does not have the digest it names; write the records anew")
+            raise RecordsError(f"{path}: damaged: its digest does not match its text; write the records again")
         return info
 
+    @classmethod
+    def _parse(cls, text: bytes, path: pathlib.Path) -> Self:
+        fields = json.loads(text)
+        if fields["format"] != schema.FORMAT_NAME:
+            raise RecordsError(f"{path}: format is not {schema.FORMAT_NAME}")
+        if fields["schema_version"] > schema.SCHEMA_VERSION:
+            raise RecordsError(
+                f"{path}: schema_version is {fields['schema_version']}, at most {schema.SCHEMA_VERSION} expected; "
+                "update this package"
+            )
+        if fields["image"]["dtype"] not in schema.IMAGE_DTYPES:
+            raise RecordsError(f"{path}: image dtype is not one of {', '.join(schema.IMAGE_DTYPES)}")
+        return cls(
+            image_shape=tuple(fields["image"]["shape"]),
+            image_dtype=np.dtype(fields["image"]["dtype"]),
+            splits={
+                name: SplitInfo(tuple(split["studies"]), tuple(ShardInfo(**shard) for shard in split["shards"]))
+                for name, split in fields["splits"].items()
+            },
+            files={name: FileInfo(**file) for name, file in fields["files"].items()},
+            settings=fields["settings"],
+            tool_version=fields["tool_version"],
+        )
+
     def check(self) -> None:
-        """Checks that every field is of its kind: a digest that fits says who wrote them, not that they make sense.
+        """Checks the type and range of every field: a matching digest does not mean that the fields make sense.
 
         Raises:
-            ValueError: one is not; the message names it.
+            ValueError: a field is wrong; the message names it.
         """
-        if len(self.image_shape) != 3 or not all(map(_counts, self.image_shape)) or 0 in self.image_shape:
+        if len(self.image_shape) != 3 or not all(map(_is_count, self.image_shape)) or 0 in self.image_shape:
             raise ValueError("image shape is not three numbers above 0")
         if math.prod(self.image_shape) > _MAX_IMAGE_PIXELS:
             raise ValueError(f"image shape has over {_MAX_IMAGE_PIXELS} pixels")
         for name, split in self.splits.items():
             if not all(isinstance(study, str) for study in split.studies):
-                raise ValueError(f"split {name!r}: a study is no text")
+                raise ValueError(f"split {name!r}: a study is not a string")
             for shard in split.shards:
                 _check_file(shard.name, shard.bytes, shard.sha256)
-                # A record is longer than its pixels, one byte at least each.
-                if not _counts(shard.count) or shard.count > shard.bytes:
-                    raise ValueError(f"{shard.name!r}: count is no number of records")
+                # Each record takes at least one byte.
+                if not _is_count(shard.count) or shard.count > shard.bytes:
+                    raise ValueError(f"{shard.name!r}: count is not a number of records")
         for name, file in self.files.items():
             _check_file(name, file.bytes, file.sha256)
 
     def dump(self) -> bytes:
-        """The manifest's canonical text; equal infos give equal bytes."""
+        """The manifest's canonical text; equal objects give equal bytes."""
         fields: dict[str, Any] = {
             "format": schema.FORMAT_NAME,
             "schema_version": schema.SCHEMA_VERSION,
@@ -236,17 +240,17 @@ def _read_text(directory: RecordsDirectory, path: pathlib.Path) -> bytes:
     raise RecordsError(f"{path}: {size} bytes, at most {_MAX_BYTES} expected; write the records again")
 
 
-def _counts(number: object) -> bool:
-    """Whether it is a whole number from 0 up to a file's largest size."""
+def _is_count(number: object) -> bool:
+    """Whether it is a whole number from 0 to the largest size of a file."""
     return isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 1 << 63
 
 
 def _check_file(name: object, size: object, sha256: object) -> None:
-    # Directly in the directory: a name must not lead to a file elsewhere.
+    # Only files in the directory itself: a name must not lead to a file elsewhere.
     if not isinstance(name, str) or not re.fullmatch(r"[^/\\:\x00-\x1f\x7f]{1,255}", name) or name in (".", ".."):
         raise ValueError("a file's name leads out of the directory")
-    if not _counts(size) or not isinstance(sha256, str) or not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise ValueError(f"{name!r}: bytes or sha256 is none")
+    if not _is_count(size) or not isinstance(sha256, str) or not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise ValueError(f"{name!r}: bytes or sha256 is not valid")
 
 
 def _canonical(fields: Mapping[str, Any]) -> bytes:

@@ -7,7 +7,7 @@ Up to 4,096 records the order is the stable argsort of ``count`` unsigned 64-bit
 ``PCG64(sequence).random_raw``. All ``count!`` orders are equally likely, within the 2^128 states of the sequence.
 
 For more records the order is a keyed permutation of ``range(count)``. A position is computed from its index alone, so
-an epoch can begin anywhere, a worker computes only its own share, and nothing in memory grows with ``count``::
+an epoch can start at any step, a worker computes only its own share, and nothing in memory grows with ``count``::
 
     k = sequence.generate_state(9, uint64)                  bits = (count - 1).bit_length()
     f(value, key, n) = the upper n bits of m * 0xD6E8FEB86659FD93, where m = (x ^ (x >> 32)),
@@ -20,7 +20,7 @@ it is (cycle walking: Black and Rogaway, "Ciphers with Arbitrary Finite Domains"
 an even permutation, so finally, if ``k[8]`` is odd, the positions 0 and 1 are exchanged. The order is pseudorandom,
 not cryptographic.
 
-Golden values in the tests pin both: a change here changes what everybody's ``seed=0`` means.
+Golden values in the tests pin both orders: a change here would change the order of every existing seed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _MOST_SORTED = 4096
 
 
 def permute(indices: npt.ArrayLike, count: int, seed: int, epoch: int) -> Positions:
-    """Positions of the records that stand at ``indices`` in the order of one epoch.
+    """Positions of the records that come at ``indices`` in the order of one epoch.
 
     Args:
         indices: int ``(n,)``, each in ``[0, count)``.
@@ -59,10 +59,10 @@ def permute(indices: npt.ArrayLike, count: int, seed: int, epoch: int) -> Positi
     Returns:
         int64 ``(n,)``, each in ``[0, count)``; over all indices a permutation of ``range(count)``.
     """
-    # The epoch is a spawn key: in a plain list of entropy (2**32, 0) and (0, 1) would give the same state.
+    # The epoch is a spawn key: as plain entropy, (seed, epoch) = (2**32, 0) and (0, 1) would give the same state.
     sequence = np.random.SeedSequence(seed, spawn_key=(epoch,))
     if count <= _MOST_SORTED:
-        # The sequence's own words would not do: every second of them is a function of the same 64 bits.
+        # Not the sequence's own words: every second one of them is a function of the same 64 bits.
         order = np.argsort(np.random.PCG64(sequence).random_raw(count), kind="stable")
         return order.astype(np.int64)[np.asarray(indices, np.int64)]
     *keys, exchange = sequence.generate_state(_ROUNDS + 1, np.uint64)
@@ -102,7 +102,7 @@ def _mix(values: npt.NDArray[np.uint64], key: np.uint64, bits: int) -> npt.NDArr
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Which records make up which batch: all that the two readers share.
+    """Which records each batch consists of.
 
     Order position ``p`` of an epoch belongs to worker ``p mod n``; the last ``count mod n`` positions of the epoch are
     dropped, so that the shares are equal. A batch never straddles two epochs.
@@ -112,13 +112,13 @@ class Schedule:
         batch_size: from 1.
         shuffle: a new permutation each epoch; False gives storage order.
         seed: from 0; one seed and epoch give one order, in every process and on every machine.
-        epochs: None cycles for ever.
+        epochs: None repeats without end.
         drop_remainder: leave out an epoch's last batch when it is short.
-        start_step: the global step at which to begin, counted over all epochs.
+        start_step: the global step to start at, counted over all epochs.
         shard: ``(index, count)`` of this worker, or None.
 
     Raises:
-        RecordsError: a value out of its range, or a share too small to make one batch.
+        RecordsError: a value is out of its range, or the share is too small for one batch.
     """
 
     count: int
@@ -135,7 +135,7 @@ class Schedule:
             if getattr(self, name) < lowest:
                 raise RecordsError(f"{name} is {getattr(self, name)}, at least {lowest} expected")
         if self.epochs is not None and self.epochs < 0:
-            raise RecordsError(f"epochs is {self.epochs}, at least 0 expected; None cycles for ever")
+            raise RecordsError(f"epochs is {self.epochs}, at least 0 expected; None repeats without end")
         index, workers = self._worker
         if not 0 <= index < workers:
             raise RecordsError(f"shard is {self.shard}, (index, count) with 0 <= index < count expected")
@@ -168,7 +168,7 @@ class Schedule:
 
     @property
     def steps(self) -> int | None:
-        """Batches from ``start_step`` to the end, None when there is no end."""
+        """Batches from ``start_step`` to the end, None when they have no end."""
         return None if self.epochs is None else self.epochs * self.steps_per_epoch - self.start_step
 
     def batches(self) -> Iterator[Positions]:
@@ -192,5 +192,9 @@ class Schedule:
 
 
 def steps_per_epoch(count: int, batch_size: int, drop_remainder: bool = False) -> int:
-    """Batches in one epoch of ``count`` records; a short last batch counts unless it is dropped."""
+    """Batches in one epoch of ``count`` records; a short last batch counts unless it is dropped.
+
+    >>> steps_per_epoch(20, 8), steps_per_epoch(20, 8, drop_remainder=True)
+    (3, 2)
+    """
     return count // batch_size if drop_remainder else -(-count // batch_size)

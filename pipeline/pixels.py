@@ -1,4 +1,4 @@
-"""Stored pixels → what the caller asked for."""
+"""Converts stored images to those that the caller gets."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ImageDtype = Literal["float32"] | None
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """How stored images are given out.
+    """The conversion of stored images.
 
     Args:
         image_dtype: ``"float32"``, or None for the stored dtype.
         standardize: zero mean and unit variance per image.
 
     Raises:
-        RecordsError: another dtype, or standardized images of the stored dtype.
+        RecordsError: another dtype, or ``standardize`` with the stored dtype.
     """
 
     image_dtype: ImageDtype
@@ -35,18 +35,18 @@ class Conversion:
             raise RecordsError('standardize gives float32 images; leave image_dtype at "float32"')
 
     def read_dtype(self, stored: npt.DTypeLike) -> np.dtype[np.generic]:
-        """The dtype in which :meth:`apply` wants images that are stored as ``stored``."""
+        """The dtype of the images that :meth:`apply` takes, if the records have ``stored``."""
         return np.dtype(stored if self.standardize or self.image_dtype is None else self.image_dtype)
 
     def apply(self, images: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """Images ``(n, H, W, 1)`` as asked for; the array itself where nothing is left to be done."""
+        """Converts images ``(n, H, W, 1)``; returns the same array when there is nothing to do."""
         return standardized(images) if self.standardize else images
 
 
 def standardized(images: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
     """Each image with zero mean and unit variance: float32 ``(n, H, W, 1)`` from any real dtype.
 
-    Summed in float64: in float32 an image with a large offset comes out wrong by 1e-3 and more.
+    Sums are in float64: in float32, an image with a large offset has an error of 1e-3 and more.
     """
     values = images.astype(np.float64)
     values -= values.mean(axis=(1, 2, 3), keepdims=True)

@@ -1,16 +1,18 @@
-"""Positions → arrays: the place of the pixels within a record, and their way to an array. NumPy only.
+"""Reads records by position into arrays, with NumPy only.
 
 The data of a record is a ``tf.train.Example``, in protobuf's wire format with its map sorted by key::
 
     | head: lengths, "image" | image bytes | gap: lengths, "mask" | mask bytes | tail: the meta features |
 
-All records of a data set share one shape and dtype, and ``image`` and ``mask`` sort first: head and gap are known
-before a record is read. So the pixels go from the file straight to their array, and what surrounds them is compared.
+All records of a data set have the same shape and dtype, and ``image`` and ``mask`` sort first, so head and gap are
+known before a record is read. The pixels are copied from the file straight to their array, and the bytes around them
+are compared with those expected.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import resource
 from typing import Any, Self
@@ -42,22 +44,26 @@ class Layout:
     @classmethod
     def of(cls, info: DatasetInfo) -> Self:
         """The layout of a data set's records."""
-        pixels = int(np.prod(info.image_shape))
-        return cls(pixels * np.dtype(info.image_dtype).itemsize, pixels)
+        sizes = {}
+        for feature in schema.FEATURES:
+            shape, dtype = feature.of(info.image_shape, np.dtype(info.image_dtype).name)
+            if feature.shape is None:
+                sizes[feature.name] = math.prod(shape) * np.dtype(dtype).itemsize
+        return cls(sizes[schema.IMAGE], sizes[schema.MASK])
 
     @property
     def gap(self) -> bytes:
-        """What stands between image and mask."""
+        """The bytes between image and mask."""
         return _entry(schema.MASK, self.mask_bytes)
 
     def head(self, data_bytes: int) -> bytes:
-        """What stands before the image, in a record whose data has that many bytes.
+        """The bytes before the image in a record with ``data_bytes`` bytes of data.
 
         Raises:
             RecordsError: the data is too short to hold an image and a mask.
         """
         image = _entry(schema.IMAGE, self.image_bytes)
-        # Example.features is field 1; the bytes of its length come off the length itself.
+        # Example.features is field 1; the bytes that encode its length do not count towards that length.
         for length_bytes in range(1, 10):
             features = data_bytes - 1 - length_bytes
             if features >= 0 and len(_varint(features)) == length_bytes:
@@ -68,7 +74,7 @@ class Layout:
 
 
 def _entry(key: str, value_bytes: int) -> bytes:
-    """All of a map entry ``key: Feature(bytes_list=BytesList(value=[...]))`` that stands before the value."""
+    """The bytes before the value in a map entry ``key: Feature(bytes_list=BytesList(value=[...]))``."""
     value = b"\x0a" + _varint(value_bytes)
     values = b"\x0a" + _varint(len(value) + value_bytes) + value
     feature = b"\x12" + _varint(len(values) + value_bytes) + values
@@ -89,10 +95,9 @@ def _varint(number: int) -> bytes:
 class RecordReader:
     """Reads records of one split by position.
 
-    A shard is mapped into memory when it is first needed, and stays mapped as long as the reader lives: pixels are
-    copied once, from the page cache to their array. That is faster than ``os.preadv``, by the figures of
-    docs/PERFORMANCE.md; the price is that a shard which shrinks between the look at its size and the copy ends the
-    process (SIGBUS, see mmap(2)), as it would any reader of memory maps.
+    A shard is mapped into memory when it is first needed, and pixels are copied once, from the page cache to their
+    array. This is faster than ``os.preadv`` (docs/PERFORMANCE.md). The price: a shard that shrinks between the check of
+    its size and the copy ends the process (SIGBUS, see mmap(2)), as with any reader of memory maps.
 
     Several threads may read at the same time. A reader that is sent to another process opens the directory again.
 
@@ -103,7 +108,7 @@ class RecordReader:
         check_crc: verify each record's CRC-32C.
 
     Raises:
-        RecordsError: a shard is missing; in another process, the directory holds other records by then.
+        RecordsError: a shard is missing; in another process, the directory now holds other records.
     """
 
     def __init__(
@@ -121,7 +126,7 @@ class RecordReader:
         self._layout = Layout.of(info)
         self._dtype = np.dtype(info.image_dtype)
         self._gap = self._layout.gap
-        # By the size of a record's frame; there are about as many as lengths of ids.
+        # By the size of a record's frame; there are about as many sizes as lengths of ids.
         self._heads: dict[int, bytes] = {}
         self._check_crc = check_crc
         self._disk_was_read = True
@@ -145,7 +150,7 @@ class RecordReader:
         image_rows, mask_rows = images.reshape(len(images), -1), masks.reshape(len(masks), -1).view(np.uint8)
         stored = self._dtype
         if images.dtype == stored:
-            # What needs no conversion is copied as bytes: their alignment does not matter.
+            # Without conversion, bytes are copied: their alignment does not matter.
             stored, image_rows = np.dtype(np.uint8), image_rows.view(np.uint8)
         blocks_read = _blocks_read()
         for rows in self._shards.grouped(numbers):
@@ -194,5 +199,5 @@ class RecordReader:
 
 
 def _blocks_read() -> int:
-    """Blocks that this process has had to read from a disk; Linux counts the reads ahead, too."""
+    """Blocks that this process has read from a disk; Linux also counts those read ahead."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_inblock

@@ -1,22 +1,14 @@
-"""The record format: names, dtypes, versions.
+"""The record format: features, dtypes, file names, version.
 
-One record is one serialized ``tf.train.Example`` with these features:
-
-=======================  =====================================================================
-``image``                bytes: little-endian, row-major pixels, ``(H, W, 1)``, one of IMAGE_DTYPES
-``mask``                 bytes: one byte per pixel, ``(H, W, 1)``, 1 inside the contour, else 0
-``meta/study_id``        bytes: ``patient_id`` of the ``link.csv`` row
-``meta/contour_id``      bytes: ``original_id`` of the ``link.csv`` row
-``meta/instance_number`` int64, -1 when the header does not say
-``meta/slice_index``     int64, 0 at the end of the stack that was numbered first, -1 when unknown
-``meta/phase_index``     int64, 0 at the start of the cardiac cycle, -1 when unknown
-``meta/pixel_spacing_mm``  float × 2: between rows, between columns (DICOM PS3.3 10.7.1.3); NaN when unknown
-``meta/slice_location_mm`` float: position along the slice normal; NaN when unknown
-=======================  =====================================================================
+One record is one serialized ``tf.train.Example`` with the features in ``FEATURES``.
 """
 
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
 SCHEMA_VERSION = 1
-"""Raised whenever a reader of the former version would misread the records."""
+"""Increased when a reader of the previous version would misread the records."""
 
 FORMAT_NAME = "cardiac-lv-records"
 DATASET_NAME = "lv"
@@ -32,7 +24,57 @@ PIXEL_SPACING_MM = "meta/pixel_spacing_mm"
 SLICE_LOCATION_MM = "meta/slice_location_mm"
 
 IMAGE_DTYPES = ("int16", "uint16", "int32", "float32")
-"""From the smallest to the largest: a data set takes the first that holds every image exactly."""
+"""From the smallest to the largest: a data set uses the first that represents every image exactly."""
+
+
+class Feature(NamedTuple):
+    """A feature of a record.
+
+    Attributes:
+        name: in the Example; a slash separates a group from its member.
+        kind: the list of ``tf.train.Feature`` that has the values. An array of kind bytes is one value: its bytes,
+            little-endian and row by row.
+        dtype: of the values, as NumPy names it; "str" for UTF-8 text, None for the data set's image dtype.
+        shape: None for the data set's image shape, ``(H, W, 1)``.
+        meaning: the content, in a few words.
+    """
+
+    name: str
+    kind: Literal["bytes", "int64", "float"]
+    dtype: str | None
+    shape: tuple[int, ...] | None
+    meaning: str
+
+    def of(self, image_shape: tuple[int, ...], image_dtype: str) -> tuple[tuple[int, ...], str]:
+        """Shape and dtype in a data set.
+
+        >>> FEATURES[1].of((256, 256, 1), "int16")
+        ((256, 256, 1), 'bool')
+        """
+        return image_shape if self.shape is None else self.shape, self.dtype or image_dtype
+
+
+FEATURES = (
+    # Readers rely on the image and the mask being first in the order of names.
+    Feature(IMAGE, "bytes", None, None, "the pixels, of one of IMAGE_DTYPES"),
+    Feature(MASK, "bytes", "bool", None, "one byte per pixel, 1 inside the contour, else 0"),
+    Feature(STUDY_ID, "bytes", "str", (), "patient_id of the row in link.csv"),
+    Feature(CONTOUR_ID, "bytes", "str", (), "original_id of the row in link.csv"),
+    Feature(INSTANCE_NUMBER, "int64", "int64", (), "Instance Number (0020,0013); -1 when unknown"),
+    Feature(
+        SLICE_INDEX, "int64", "int64", (), "slice, 0 at the end of the stack that was numbered first; -1 when unknown"
+    ),
+    Feature(PHASE_INDEX, "int64", "int64", (), "phase, 0 at the start of the cardiac cycle; -1 when unknown"),
+    Feature(
+        PIXEL_SPACING_MM,
+        "float",
+        "float32",
+        (2,),
+        "between rows, between columns (DICOM PS3.3 10.7.1.3); NaN when unknown",
+    ),
+    Feature(SLICE_LOCATION_MM, "float", "float32", (), "position along the slice normal; NaN when unknown"),
+)
+"""Every feature of a record."""
 
 MANIFEST_FILE = "manifest.json"
 AUDIT_FILE = "audit.csv"
@@ -52,5 +94,9 @@ def shard_name(split: str, index: int, count: int) -> str:
 
 
 def index_name(shard: str) -> str:
-    """File name of a shard's index: a line ``offset size`` per record, as NVIDIA's tfrecord2idx writes it."""
+    """File name of a shard's index: a line ``offset size`` per record, as NVIDIA's tfrecord2idx writes it.
+
+    >>> index_name("lv-train.tfrecord-00000-of-00002")
+    'lv-train.tfrecord-00000-of-00002.idx'
+    """
     return f"{shard}.idx"

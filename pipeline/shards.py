@@ -1,4 +1,4 @@
-"""The shards of a split in memory, a limited number of them at a time."""
+"""Maps the shards of a split into memory, a limited number of them at a time."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Shard(NamedTuple):
     octets: npt.NDArray[np.uint8]
 
     def prefetch(self, offset: int, size: int) -> None:
-        """Has the system read these bytes ahead.
+        """Asks the system to read these bytes ahead.
 
-        A disk gives about twice as much when a batch's records are asked for at once, and a page fault by itself would
-        read far more than a record. In the page cache, asking only takes time.
+        A disk is about twice as fast when the records of a batch are requested at once, and a page fault alone would
+        read far more than a record. When the bytes are in the page cache, the request only costs time.
         """
         page = offset - offset % mmap.PAGESIZE
         self.content.madvise(mmap.MADV_WILLNEED, page, offset + size - page)
@@ -37,9 +37,9 @@ class Shard(NamedTuple):
 class Shards:
     """Maps shards into memory when they are first needed, and keeps the latest ones mapped.
 
-    A map holds a descriptor. Up to a quarter of the descriptors that the process may open stay open, 256 at most, and
-    a batch that needs more shards than a quarter of that is read in groups: with four threads that read, maps take at
-    most half of the process's descriptors.
+    A map holds a descriptor. At most 256 maps stay open, and at most a quarter of the descriptors that the process may
+    open. A batch that needs more shards than a quarter of that is read in groups, so with four reading threads maps
+    take at most half of the process's descriptors.
 
     Args:
         directory: the records directory.
@@ -53,7 +53,7 @@ class Shards:
         self._directory = directory
         self._names = names
         try:
-            # Taken now: a shard that changes before it is first needed is noticed, too.
+            # Recorded now, so that a change before the shard is first needed is detected, too.
             self._states = [_state(directory.stat(name)) for name in names]
         except OSError as error:
             raise RecordsError(
@@ -67,7 +67,7 @@ class Shards:
         return {**self.__dict__, "_mapped": {}}
 
     def __getitem__(self, number: int) -> Shard:
-        """A shard in memory, its file found to be what it was when the split was opened.
+        """A shard in memory; checks that its file is unchanged since the split was opened.
 
         Raises:
             RecordsError: it changed or cannot be opened.
@@ -86,21 +86,22 @@ class Shards:
         except OSError as error:
             raise self.fault(number, str(error)) from error
         shard = self._mapped[number] = Shard(content, np.frombuffer(content, np.uint8))
-        # Each of these steps on a dict is atomic; those of an OrderedDict are not, as closing a map lets other threads
-        # run. A lock would do, too, but a fork while another thread has it would leave it locked in the new process.
+        # Each of these steps on a dict is atomic; those of an OrderedDict are not, because closing a map lets other
+        # threads run. A lock would also work, but if a process forks while another thread has the lock, it stays locked
+        # in the new process.
         for oldest in list(self._mapped)[: -self._limit]:
-            # Another thread may be reading it; it is unmapped when nobody does.
+            # Another thread may be reading it; it is unmapped when no thread does.
             self._mapped.pop(oldest, None)
         return shard
 
     def grouped(self, numbers: Sequence[int]) -> list[Sequence[int]]:
-        """Groups rows by the shards that they need, few enough to have a group's open at once.
+        """Groups rows by the shards that they need, so that all shards of a group can be open at once.
 
         Args:
             numbers: each row's shard.
 
         Returns:
-            Every row once; one group in order, if the rows need few shards.
+            Groups that together have each row once; a single group, in order, if the rows need few shards.
         """
         distinct = set(numbers)
         most = max(1, self._limit // 4)
@@ -130,5 +131,5 @@ def _limit() -> int:
 
 
 def _state(status: os.stat_result) -> tuple[int, int, int]:
-    """What changes when a file is replaced, cut or written to."""
+    """Values that change when a file is replaced, cut or written to."""
     return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,9 +1,8 @@
-"""Checks a records directory whole: every checksum, every count, every digest.
+"""Checks a whole records directory: every checksum, every count, every digest.
 
     python -m pipeline.verify RECORDS
 
-prints one line and exits with 0 when all holds; prints a line per fault that names the file and exits with 1 when not;
-exits with 2 on bad arguments.
+prints a line per fault, which names the file. Exit status: 0 without a fault, 1 with faults, 2 on bad arguments.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from pipeline.records import Layout
 
 
 def faults(directory: str | os.PathLike[str], progress: Callable[[str], object] = lambda line: None) -> Iterator[str]:
-    """Yields a line for each fault of a records directory; nothing when all holds.
+    """Yields a line for each fault of a records directory.
 
     Args:
         directory: records directory.
-        progress: called with a line as each shard is taken up.
+        progress: called with a line before each shard is checked.
     """
     root = pathlib.Path(directory)
     try:
@@ -60,11 +59,11 @@ def _file_faults(path: pathlib.Path, expected: FileInfo) -> Iterator[str]:
     if found.bytes != expected.bytes:
         yield f"{path}: {found.bytes} bytes, {expected.bytes} expected"
     elif found.sha256 != expected.sha256:
-        yield f"{path}: SHA-256 is not the manifest's"
+        yield f"{path}: SHA-256 does not match the manifest"
 
 
 def _shard_faults(directory: RecordsDirectory, info: DatasetInfo, shard: ShardInfo, layout: Layout) -> Iterator[str]:
-    """The digest tells whether the shard is whole; the records tell where it is not, and are checked all the same."""
+    """The digest shows whether the shard is intact, the records where it is damaged; both are always checked."""
     path = directory.path / shard.name
     digest_faults = list(_file_faults(path, FileInfo(shard.bytes, shard.sha256)))
     yield from digest_faults
@@ -87,7 +86,7 @@ def _shard_faults(directory: RecordsDirectory, info: DatasetInfo, shard: ShardIn
             yield str(error)
         else:
             if not np.array_equal(index, np.array(frames, np.int64).reshape(-1, 2)):
-                yield f"{path.with_name(schema.index_name(path.name))}: offsets are not those of the shard's records"
+                yield f"{path.with_name(schema.index_name(path.name))}: its offsets do not match the shard's records"
 
 
 def _record_faults(path: pathlib.Path, offset: int, data: bytes, layout: Layout) -> Iterator[str]:
@@ -101,7 +100,7 @@ def _record_faults(path: pathlib.Path, offset: int, data: bytes, layout: Layout)
     if not data.startswith(head) or not data.startswith(layout.gap, gap_at):
         yield f"{path}: record at byte {offset}: the bytes around image and mask are not those of this format"
     elif np.frombuffer(data, np.uint8, layout.mask_bytes, mask_at).max(initial=0) > 1:
-        yield f"{path}: record at byte {offset}: mask holds a value other than 0 and 1"
+        yield f"{path}: record at byte {offset}: the mask has a value other than 0 and 1"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -126,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
     info = DatasetInfo.load(directory)
     shards = sum(len(split.shards) for split in info.splits.values())
     records = f"{info.cardinality} record{'' if info.cardinality == 1 else 's'}"
-    print(f"{directory}: {records} in {shards} shard{'' if shards == 1 else 's'}, every checksum and count holds")
+    print(f"{directory}: {records} in {shards} shard{'' if shards == 1 else 's'}, every checksum and count matches")
     return 0
 
 

@@ -60,7 +60,7 @@ class Reason(enum.StrEnum):
         "missing_study",
         (Level.ERROR,),
         "a row of `link.csv` names a study whose DICOM or contour folder is missing",
-        "add the files, or remove the row",
+        "add the files or remove the row",
     )
     UNLINKED_STUDY = (
         "unlinked_study",
@@ -91,7 +91,7 @@ class Reason(enum.StrEnum):
         "no_image",
         (Level.ERROR,),
         "the image of a contour is missing or cannot be used",
-        "add the image, or remove the contour",
+        "add the image or remove the contour",
     )
     UNREADABLE_IMAGE = (
         "unreadable_image",

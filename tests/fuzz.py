@@ -26,7 +26,6 @@ from collections.abc import Callable, Sequence
 import hypothesis
 import hypothesis.strategies as st
 import pydicom
-from pydicom.data import get_testdata_file
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from pipeline import DatasetInfo, RecordsError, schema
@@ -38,6 +37,8 @@ from preprocess.findings import FatalInputError, Finding, InputError
 from preprocess.geometry import masks
 from preprocess.inputs import contours
 from preprocess.inputs.challenge import discover
+
+from .helpers.dicom import get_testdata_file
 
 MAX_SECONDS = 1.0
 MAX_BYTES = 1 << 30
@@ -109,7 +110,7 @@ def read_index_file(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = pathlib.Path(directory, "a.idx")
         path.write_bytes(content)
-        # The digest fits: what someone would write who wants it believed.
+        # The digest matches, as in a forgery.
         digest = FileInfo.of(path)
         for count in (1, 3, 20):
             try:
@@ -134,7 +135,7 @@ def read_manifest(content: bytes) -> None:
 
 
 def signed(content: bytes) -> bytes:
-    """The manifest with the digest that its text has: what someone would write who wants it believed."""
+    """The manifest with the digest of its own text, as in a forgery."""
     try:
         fields = json.loads(content)
         del fields["sha256"]
@@ -147,7 +148,7 @@ def signed(content: bytes) -> bytes:
 
 def _dicom_seeds() -> list[bytes]:
     seeds = [pathlib.Path(get_testdata_file(name)).read_bytes() for name in _DICOM_SEEDS]
-    # Elements that matter, and little else: a mutation hits one of them.
+    # A file with little but the elements that are read, so that a mutation hits one of them.
     small = pydicom.dcmread(get_testdata_file("MR_small.dcm"))
     for element in [*small]:
         if element.keyword not in [*reader._HEADER_KEYWORDS, "PixelData"]:
@@ -209,7 +210,7 @@ _BOUNDARIES = [
     for kind, size in (("B", 1), ("H", 2), ("I", 4), ("Q", 8))
     for number in (0, 1, -1, -2, 1 << 8 * size - 1, (1 << 8 * size - 1) - 1)
 ]
-# What numbers, dates and lengths are in text, and marks of the formats.
+# Numbers and paths as text, and markers of the formats.
 _WORDS = [
     *(b"nan", b"-inf", b"1e308", b"1e999", b"-1", b"0", b"9" * 40, b"1" * 3000, b"65536", b"4294967296", b"2147483648"),
     *(
@@ -237,12 +238,12 @@ _MUTATIONS = ("flip", "set", "cut", "remove", "insert", "repeat", "boundary", "w
 
 @st.composite
 def damaged(draw: st.DrawFn, seeds: Sequence[bytes]) -> bytes:
-    """A seed after one to eight mutations, or bytes of no seed at all."""
+    """A seed after one to eight mutations, or random bytes."""
     if draw(st.integers(0, 15)) == 0:
         return draw(st.binary(max_size=600))
     content = draw(st.sampled_from(seeds))
     for _ in range(draw(st.integers(1, 8))):
-        # Most of a file is pixels; most of what can go wrong lies before them.
+        # Most of a file is pixels, but most errors lie in what precedes them.
         end = len(content) if draw(st.booleans()) else min(len(content), 1500)
         at = draw(st.integers(0, end))
         removed, inserted = _mutation(draw, content[at : at + 64])
@@ -251,7 +252,7 @@ def damaged(draw: st.DrawFn, seeds: Sequence[bytes]) -> bytes:
 
 
 def _mutation(draw: st.DrawFn, there: bytes) -> tuple[int | None, bytes]:
-    """How many of the bytes that are there go, None for all to the file's end, and what comes in their place."""
+    """How many bytes to remove (None: all up to the end of the file), and the bytes to insert there."""
     size = draw(st.integers(1, 64))
     match draw(st.sampled_from(_MUTATIONS)):
         case "flip":
@@ -281,12 +282,12 @@ def fuzz(name: str, count: int, seed: int) -> None:
     """Runs a target on ``count`` inputs.
 
     Raises:
-        Exception: whatever an input gave that it must not give; Hypothesis adds the input, shrunk.
+        Exception: an input gave neither a result nor the documented error; Hypothesis adds the input, shrunk.
     """
     read, make_seeds = TARGETS[name]
     seeds = make_seeds()
     for content in seeds:
-        # What is loaded on first use is no input's fault.
+        # Imports what is imported on first use, before the limits apply.
         read(content)
     slowest = [0.0]
 
@@ -313,7 +314,7 @@ def fuzz(name: str, count: int, seed: int) -> None:
 
     gc.collect()
     limit = _address_space() + MAX_BYTES
-    # Only the soft limit: a user cannot raise the hard one again for the next reader.
+    # Only the soft limit: a user cannot raise the hard limit again for the next reader.
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
     one()
     print(f"{name}: {count} inputs, seed {seed}, slowest {slowest[0]:.3f} s", flush=True)

@@ -19,7 +19,8 @@ from preprocess.inputs import challenge, sources
 from preprocess.run import run
 from preprocess.stages.load import examine
 
-from .conftest import PATIENCE_SECONDS, ROOT, contents
+from .helpers import PATIENCE_SECONDS, ROOT
+from .helpers.trees import contents
 
 pytestmark = [pytest.mark.beam, pytest.mark.filterwarnings("default")]
 
@@ -51,7 +52,7 @@ def on_beam(data_dir: pathlib.Path, path: pathlib.Path, arguments: str) -> dict[
 
 
 @pytest.mark.parametrize("mode", ["in_memory", "multi_processing"])
-def test_on_the_direct_runner(
+def test_beam_on_the_direct_runner_writes_the_same_bytes(
     phantom_dir: pathlib.Path, tmp_path: pathlib.Path, expected: dict[str, bytes], mode: str
 ) -> None:
     arguments = f"--runner=DirectRunner --direct_running_mode={mode} --direct_num_workers=2"
@@ -85,13 +86,15 @@ def dask_cluster(folder: pathlib.Path) -> Iterator[tuple[str, list[subprocess.Po
             process.wait()
 
 
-def test_on_a_dask_cluster(phantom_dir: pathlib.Path, tmp_path: pathlib.Path, expected: dict[str, bytes]) -> None:
+def test_beam_on_a_dask_cluster_writes_the_same_bytes(
+    phantom_dir: pathlib.Path, tmp_path: pathlib.Path, expected: dict[str, bytes]
+) -> None:
     (tmp_path / "dask").mkdir()
     with dask_cluster(tmp_path / "dask") as (address, _):
         assert on_beam(phantom_dir, tmp_path / "out" / "records", f"{_DASK}={address}") == expected
 
 
-def test_a_dask_worker_is_killed_half_way(
+def test_a_dask_worker_that_is_killed_costs_nothing(
     phantom_dir: pathlib.Path, tmp_path: pathlib.Path, expected: dict[str, bytes]
 ) -> None:
     (tmp_path / "dask").mkdir()
@@ -113,7 +116,7 @@ def test_a_dask_worker_is_killed_half_way(
 
 
 def test_an_item_that_is_worked_on_twice_has_one_result(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """As a runner does that takes a slow worker for a lost one."""
+    """A runner does so when it takes a slow worker for a lost one."""
     config = Config(data_dir=tree, output_dir=tmp_path / "records", engine="beam")
     studies = challenge.discover(sources.open_source(tree))[0]
     beam = engines.Beam(config, tmp_path)

@@ -1,4 +1,4 @@
-"""The records open, unchanged, in the readers that people already have."""
+"""Other readers open the records, unchanged."""
 
 import importlib.util
 import pathlib
@@ -13,7 +13,7 @@ from pipeline import DatasetInfo, iterate_batches
 
 pytestmark = [
     pytest.mark.clients,
-    # Their own imports warn of what will go from the standard library or from NumPy.
+    # Their own imports use deprecated parts of the standard library and NumPy.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 
@@ -24,7 +24,7 @@ def stored(records: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([images for images, _ in batches]), np.concatenate([masks for _, masks in batches])
 
 
-def test_tfds(phantom_records: pathlib.Path) -> None:
+def test_tfds_reads_every_record(phantom_records: pathlib.Path) -> None:
     tfds = pytest.importorskip("tensorflow_datasets", reason="make test-clients installs it")
     builder = tfds.builder_from_directory(phantom_records)
     info = DatasetInfo.load(phantom_records)
@@ -41,10 +41,10 @@ def test_tfds(phantom_records: pathlib.Path) -> None:
         assert examples[0]["meta"]["slice_location_mm"].dtype == np.float32
 
 
-def test_the_tfrecord_package(phantom_records: pathlib.Path) -> None:
-    """In a process of its own: it brings a copy of TensorFlow's protocol buffers, which TensorFlow does not bear.
+def test_the_tfrecord_package_reads_every_record(phantom_records: pathlib.Path) -> None:
+    """In a separate process: the package has a copy of TensorFlow's protocol buffers, which conflicts with TensorFlow.
 
-    Each shard is read in two shares, which it finds by our index.
+    Each shard is read in two shares, found by our index.
     """
     if importlib.util.find_spec("tfrecord") is None:
         pytest.skip("make test-clients installs it")

@@ -27,7 +27,7 @@ def read(text: str | bytes) -> np.ndarray:
         "15e-1 +2.\n.3E1 4.25\n5 -0\n",
     ],
 )
-def test_every_way_to_write_the_same_points(text: str) -> None:
+def test_every_way_to_write_points_gives_the_same_contour(text: str) -> None:
     assert read(text).tolist() == [[1.5, 2], [3, 4.25], [5, 0]]
 
 
@@ -37,7 +37,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False, width=64)
 @hypothesis.given(
     st.lists(st.tuples(finite, finite), min_size=3, max_size=30), st.sampled_from([" ", ",", "\t", " , "])
 )
-def test_what_is_written_is_read(points: list[tuple[float, float]], separator: str) -> None:
+def test_points_that_are_written_are_read_back(points: list[tuple[float, float]], separator: str) -> None:
     text = "".join(f"{x!r}{separator}{y!r}\n" for x, y in points)
     try:
         assert read(text).tolist() == [list(point) for point in points]
@@ -91,7 +91,7 @@ def test_a_bad_line_is_named(text: str | bytes, line: int) -> None:
         (" " * 7_000_000, "oversized_contour", "over 6400000 bytes"),
     ],
 )
-def test_points_that_make_no_contour(text: str, reason: str, message: str) -> None:
+def test_points_that_make_no_contour_are_refused(text: str, reason: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as raised:
         read(text)
     assert raised.value.reason == reason

@@ -2,7 +2,6 @@ import hashlib
 import io
 import math
 import pathlib
-import warnings
 from collections.abc import Callable
 
 import hypothesis
@@ -10,16 +9,14 @@ import hypothesis.strategies as st
 import numpy as np
 import pydicom
 import pytest
-from pydicom.data import get_testdata_file
-from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import RawDataElement
 from pydicom.uid import UID, EnhancedMRImageStorage, RLELossless
 
 from preprocess.dicom import reader
 from preprocess.findings import InputError
+from preprocess.model import ImageHeader
 from preprocess.output import dtypes
 
-LIMIT = 1 << 24
+from .helpers.dicom import LIMIT, changed, get_testdata_file, setting
 
 
 def pixels_of(name: str) -> np.ndarray:
@@ -27,35 +24,9 @@ def pixels_of(name: str) -> np.ndarray:
         return reader.read_pixels(file, LIMIT)
 
 
-def header_of(name: str) -> reader.ImageHeader:
+def header_of(name: str) -> ImageHeader:
     with open(get_testdata_file(name), "rb") as file:
         return reader.read_header(file, LIMIT)
-
-
-def changed(change: Callable[[pydicom.FileDataset], object], name: str = "MR_small.dcm") -> io.BytesIO:
-    """A sample file of pydicom's with something changed."""
-    dataset = pydicom.dcmread(get_testdata_file(name))
-    change(dataset)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dataset.save_as(buffer)
-    buffer.seek(0)
-    return buffer
-
-
-def setting(**elements: object) -> Callable[[pydicom.FileDataset], object]:
-    def change(dataset: pydicom.FileDataset) -> None:
-        with pydicom.config.disable_value_validation():
-            for keyword, value in elements.items():
-                if isinstance(value, bytes):
-                    # As it comes from a file: pydicom refuses to be given what is no number.
-                    tag = pydicom.tag.Tag(keyword)
-                    dataset[tag] = RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
-                else:
-                    setattr(dataset, keyword, value)
-
-    return change
 
 
 @pytest.mark.parametrize(
@@ -69,7 +40,7 @@ def setting(**elements: object) -> Callable[[pydicom.FileDataset], object]:
         "MR_small_jpeg_ls_lossless.dcm",
     ],
 )
-def test_one_image_in_many_encodings(name: str) -> None:
+def test_every_encoding_of_an_image_gives_the_same_pixels(name: str) -> None:
     expected = pydicom.dcmread(get_testdata_file("MR_small.dcm"))
     assert np.array_equal(pixels_of(name), expected.pixel_array)
     assert header_of(name).shape == (64, 64)
@@ -94,11 +65,13 @@ def test_one_image_in_many_encodings(name: str) -> None:
         ("693_J2KI.dcm", -2971 - 1024, 2836 - 1024),
     ],
 )
-def test_other_samples_of_pydicom(name: str, low: int, high: int) -> None:
+def test_samples_of_pydicom_have_their_known_values(name: str, low: int, high: int) -> None:
     pixels = pixels_of(name)
     assert pixels.dtype.kind in "iu"
     assert (pixels.min(), pixels.max()) == (low, high)
-    least, most = header_of(name).value_range
+    value_range = header_of(name).value_range
+    assert value_range is not None
+    least, most = value_range
     assert least <= low
     assert high <= most
 
@@ -118,7 +91,7 @@ def test_other_samples_of_pydicom(name: str, low: int, high: int) -> None:
         ("badVR.dcm", "unreadable_image", r"Number of Frames \(0028,0008\) cannot be read"),
     ],
 )
-def test_what_is_not_supported_says_so(name: str, reason: str, message: str) -> None:
+def test_a_file_that_is_not_supported_is_refused_with_a_reason(name: str, reason: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as raised:
         pixels_of(name)
     assert raised.value.reason == reason
@@ -147,7 +120,9 @@ def test_the_header_is_read_without_the_pixels() -> None:
         (1e300, None, lambda stored: stored * 1e300),
     ],
 )
-def test_rescale(slope: object, intercept: object, expected: Callable[[np.ndarray], np.ndarray]) -> None:
+def test_rescale_is_applied_and_keeps_whole_values_whole(
+    slope: object, intercept: object, expected: Callable[[np.ndarray], np.ndarray]
+) -> None:
     elements = {"RescaleSlope": slope, "RescaleIntercept": intercept}
     given = {keyword: value for keyword, value in elements.items() if value is not None}
     stored = pydicom.dcmread(get_testdata_file("MR_small.dcm")).pixel_array.astype(np.int64)
@@ -166,7 +141,7 @@ def test_monochrome1_is_not_inverted() -> None:
 
 
 def test_digests_are_of_the_pixels_alone() -> None:
-    def digest(file: io.BufferedIOBase) -> bytes:
+    def digest(file: io.BytesIO) -> bytes:
         return reader.read_fingerprint(file, LIMIT)[1].pixels
 
     plain = digest(changed(setting()))
@@ -190,7 +165,7 @@ def test_pixels_are_those_of_the_file_that_was_examined(elements: dict[str, obje
     assert raised.value.reason == "changed_image"
 
 
-def test_an_image_without_pixels() -> None:
+def test_an_image_without_pixels_is_refused() -> None:
     def change(dataset: pydicom.FileDataset) -> None:
         del dataset.PixelData
 
@@ -214,7 +189,7 @@ def test_a_modality_lut_takes_the_place_of_rescale() -> None:
     assert reader.read_header(changed(change), LIMIT).value_range == (0, 65535)
 
 
-def test_float_pixels() -> None:
+def test_float_pixels_are_read_unchanged() -> None:
     values = np.linspace(-1, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
 
     def change(dataset: pydicom.FileDataset) -> None:
@@ -241,7 +216,7 @@ def test_a_promise_of_gigabytes_is_refused_before_decoding() -> None:
         reader.read_header(changed(setting()), 4095)
 
 
-def test_a_codec_that_is_not_there() -> None:
+def test_a_transfer_syntax_without_a_codec_is_refused() -> None:
     def change(dataset: pydicom.FileDataset) -> None:
         dataset.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.100")
 
@@ -250,7 +225,7 @@ def test_a_codec_that_is_not_there() -> None:
     assert raised.value.reason == "unsupported_image"
 
 
-def test_a_codec_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_codec_that_is_not_installed_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.is_available", property(lambda decoder: False))
     with pytest.raises(
         InputError, match=r"codec for JPEG-LS Lossless .* is not installed; pip install '\.\[preprocess,jpeg\]'"
@@ -280,7 +255,7 @@ def test_a_bad_element_is_named_and_its_text_is_not(elements: dict[str, object],
     assert "SECRET" not in str(raised.value)
 
 
-def test_what_a_header_does_not_say() -> None:
+def test_missing_elements_are_none_or_nan() -> None:
     def change(dataset: pydicom.FileDataset) -> None:
         for keyword in ("PatientID", "InstanceNumber", "PixelSpacing", "ImagePositionPatient", "TriggerTime"):
             if keyword in dataset:
@@ -297,8 +272,8 @@ def test_location_is_along_the_slice_normal() -> None:
     assert reader.read_header(changed(setting(**elements)), LIMIT).location_mm == 12.5
 
 
-def header_with(value_range: tuple[int, int] | None) -> reader.ImageHeader:
-    return reader.ImageHeader(None, None, (1, 1), value_range, (1, 1), None, None, 0)
+def header_with(value_range: tuple[int, int] | None) -> ImageHeader:
+    return ImageHeader(None, None, (1, 1), value_range, (1, 1), None, None, 0)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +289,7 @@ def header_with(value_range: tuple[int, int] | None) -> reader.ImageHeader:
         ([(0, 255), None], "float32", False),
     ],
 )
-def test_the_smallest_dtype(ranges: list, dtype: str, exact: bool) -> None:
+def test_the_smallest_dtype_that_fits_every_range_is_chosen(ranges: list, dtype: str, exact: bool) -> None:
     assert dtypes.smallest_dtype(map(header_with, ranges)) == (np.dtype(dtype), exact)
 
 

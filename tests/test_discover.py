@@ -6,6 +6,7 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from preprocess.inputs import folders
 from preprocess.inputs.challenge import discover
 from preprocess.inputs.sources import open_source
 
-from .conftest import contents, zipped
+from .helpers.trees import contents, zipped
 
 
 def findings_of(tree: pathlib.Path) -> dict[str, list[str]]:
@@ -25,7 +26,7 @@ def findings_of(tree: pathlib.Path) -> dict[str, list[str]]:
     return found
 
 
-def test_the_studies_of_a_folder(tree: pathlib.Path) -> None:
+def test_every_study_of_a_folder_is_listed_with_its_files(tree: pathlib.Path) -> None:
     studies, findings = discover(open_source(tree))
     assert findings == []
     assert [(study.study_id, study.contour_id) for study in studies] == [("PHANTOM001", "PH-1"), ("PHANTOM002", "PH-2")]
@@ -36,7 +37,9 @@ def test_the_studies_of_a_folder(tree: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("depth", ["", "final_data/", "a/b c/d/"])
-def test_at_any_depth_in_folder_and_zip(tree: pathlib.Path, tmp_path: pathlib.Path, depth: str) -> None:
+def test_studies_are_found_at_any_depth_of_a_folder_or_zip(
+    tree: pathlib.Path, tmp_path: pathlib.Path, depth: str
+) -> None:
     root = tmp_path / "deep" / depth
     root.parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(tree, root, dirs_exist_ok=True)
@@ -135,7 +138,9 @@ def test_what_looks_like_an_image_or_a_contour_and_is_not_used_is_named(tree: pa
         (" PHANTOM001 , PH-1 \r\n\r\nPHANTOM002,PH-2\r\n", [], ["PHANTOM001", "PHANTOM002"]),
     ],
 )
-def test_rows_of_link_csv(tree: pathlib.Path, rows: str, bad: list[str], used: list[str]) -> None:
+def test_bad_rows_of_link_csv_are_named_and_not_used(
+    tree: pathlib.Path, rows: str, bad: list[str], used: list[str]
+) -> None:
     (tree / "link.csv").write_bytes(b"\xef\xbb\xbfpatient_id,original_id\r\n" + rows.encode())
     studies, _ = discover(open_source(tree))
     assert [study.study_id for study in studies] == used
@@ -144,7 +149,7 @@ def test_rows_of_link_csv(tree: pathlib.Path, rows: str, bad: list[str], used: l
     assert all(line.startswith(f"link.csv: {start}") for line, start in zip(found, bad, strict=True))
 
 
-def test_studies_that_are_missing_or_not_linked(tree: pathlib.Path) -> None:
+def test_studies_that_are_missing_or_not_linked_are_reported(tree: pathlib.Path) -> None:
     (tree / "link.csv").write_text("patient_id,original_id\nPHANTOM001,PH-1\nPHANTOM009,PH-2\n")
     assert findings_of(tree) == {
         "missing_study": ["dicoms/PHANTOM009: link.csv names the study, but there is no dicoms/PHANTOM009"],
@@ -208,7 +213,7 @@ def test_links_that_multiply_paths_are_refused(
 
 @contextlib.contextmanager
 def nested(root: pathlib.Path, name: str, count: int) -> Iterator[None]:
-    """So many folders within one another: their path may be too long for the system."""
+    """Nests folders; their path may be too long for the system."""
     descriptor = os.open(root, os.O_RDONLY)
     for _ in range(count):
         os.mkdir(name, dir_fd=descriptor)
@@ -259,7 +264,7 @@ def forbidden(monkeypatch: pytest.MonkeyPatch) -> Callable[[pathlib.Path], None]
     return forbid
 
 
-def test_contours_in_a_folder_that_cannot_be_listed(
+def test_a_folder_of_contours_that_cannot_be_listed_is_a_row(
     tree: pathlib.Path, forbidden: Callable[[pathlib.Path], None]
 ) -> None:
     forbidden(tree / "contourfiles" / "PH-1" / "i-contours")
@@ -291,7 +296,9 @@ def test_a_study_that_cannot_be_listed_is_not_called_missing(
     assert [(finding.reason, finding.path) for finding in findings] == [("unreadable_folder", "dicoms/PHANTOM001")]
 
 
-def test_data_that_cannot_be_listed_at_all(tree: pathlib.Path, forbidden: Callable[[pathlib.Path], None]) -> None:
+def test_data_that_cannot_be_listed_at_all_is_refused(
+    tree: pathlib.Path, forbidden: Callable[[pathlib.Path], None]
+) -> None:
     forbidden(tree / "dicoms")
     with pytest.raises(FatalInputError, match=r"contains no folder named dicoms; .*; dicoms cannot be listed"):
         discover(open_source(tree))
@@ -311,13 +318,13 @@ def test_data_that_cannot_be_listed_at_all(tree: pathlib.Path, forbidden: Callab
         ("link.csv", "contains no file named link.csv"),
     ],
 )
-def test_a_part_that_is_missing(tree: pathlib.Path, remove: str, message: str) -> None:
+def test_a_part_that_is_missing_is_named(tree: pathlib.Path, remove: str, message: str) -> None:
     (tree / remove).rename(tree / "elsewhere")
     with pytest.raises(FatalInputError, match=message):
         discover(open_source(tree))
 
 
-def test_a_part_that_is_there_twice(tree: pathlib.Path) -> None:
+def test_a_part_that_is_there_twice_is_refused(tree: pathlib.Path) -> None:
     shutil.copytree(tree / "dicoms", tree / "copy" / "dicoms")
     with pytest.raises(
         FatalInputError, match="contains 2 folders named dicoms: copy/dicoms, dicoms; pass the folder that contains one"
@@ -341,13 +348,13 @@ def test_a_part_that_is_there_twice(tree: pathlib.Path) -> None:
         ),
     ],
 )
-def test_a_link_csv_that_is_none(tree: pathlib.Path, content: bytes, message: str) -> None:
+def test_a_malformed_link_csv_is_refused(tree: pathlib.Path, content: bytes, message: str) -> None:
     (tree / "link.csv").write_bytes(content)
     with pytest.raises(FatalInputError, match=rf"link\.csv: .*{message}"):
         discover(open_source(tree))
 
 
-def test_data_that_is_not_there(tmp_path: pathlib.Path) -> None:
+def test_data_that_is_not_there_is_refused(tmp_path: pathlib.Path) -> None:
     expected = r"nowhere: no such folder or zip archive; pass one as --data_dir \(make records DATA=…\)"
     with pytest.raises(FatalInputError, match=expected):
         open_source(tmp_path / "nowhere")
@@ -358,7 +365,7 @@ def test_data_that_is_not_there(tmp_path: pathlib.Path) -> None:
         open_source(tmp_path / "pipe")
 
 
-def packed(tree: pathlib.Path, path: pathlib.Path, mode: str) -> bytes:
+def packed(tree: pathlib.Path, path: pathlib.Path, mode: Any) -> bytes:
     with tarfile.open(path, mode) as archive:
         archive.add(tree)
     return path.read_bytes()
@@ -375,7 +382,7 @@ def packed(tree: pathlib.Path, path: pathlib.Path, mode: str) -> bytes:
         (lambda tree, path: b"no zip", "cannot be read as a zip archive .*; pass a folder or a zip archive"),
     ],
 )
-def test_a_file_that_is_not_a_zip_archive(
+def test_a_file_that_is_not_a_zip_archive_is_refused(
     tree: pathlib.Path, tmp_path: pathlib.Path, make: Callable[[pathlib.Path, pathlib.Path], bytes], message: str
 ) -> None:
     path = tmp_path / "data.zip"

@@ -3,7 +3,6 @@ import dataclasses
 import logging
 import os
 import pathlib
-import resource
 import signal
 import subprocess
 import sys
@@ -18,19 +17,14 @@ from preprocess.engines.local import Local
 from preprocess.findings import FatalInputError
 from preprocess.inputs.sources import Source
 
-from .conftest import PATIENCE_SECONDS, ROOT
+from .helpers import PATIENCE_SECONDS, ROOT
+from .helpers.work import slow_first
 
 
 @pytest.fixture
 def config(tmp_path: pathlib.Path) -> Config:
     (tmp_path / "data").mkdir()
     return Config(data_dir=tmp_path / "data", output_dir=tmp_path / "records", workers=2)
-
-
-def slow_first(source: Source, config: Config, item: int) -> tuple[int, int]:
-    if item == 0:
-        time.sleep(0.3)
-    return item, os.getpid()
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -185,7 +179,7 @@ def cannot_be_sent(source: Source, config: Config, item: int) -> bytes:
         (cannot_be_sent, "^worker process: out of memory; tried 3 times"),
     ],
 )
-def test_what_is_no_fault_of_a_file_ends_the_job_in_one_line(config: Config, work: Any, message: str) -> None:
+def test_a_failure_that_no_file_causes_ends_the_job_in_one_line(config: Config, work: Any, message: str) -> None:
     (config.data_dir / "a").touch()
     with Local(config, worker_bytes=1 << 30) as engine, pytest.raises(FatalInputError, match=message) as caught:
         list(engine.map(work, [7, 7, 7]))
@@ -209,7 +203,7 @@ def test_few_open_files_allow_fewer_workers(config: Config, open_files: int) -> 
 import pathlib, resource
 from preprocess.config import Config
 from preprocess.engines.local import Local
-from tests.test_engines import slow_first
+from tests.helpers.work import slow_first
 resource.setrlimit(resource.RLIMIT_NOFILE, ({open_files}, {open_files}))
 path = pathlib.Path({str(config.data_dir)!r})
 with Local(Config(data_dir=path, output_dir=path / "records", workers=30)) as engine:
@@ -219,17 +213,13 @@ with Local(Config(data_dir=path, output_dir=path / "records", workers=30)) as en
     assert (result.stdout.split(), result.stderr) == ([str(item) for item in range(40)], "")
 
 
-def limits(source: Source, config: Config, item: int) -> tuple[int, int]:
-    return resource.getrlimit(resource.RLIMIT_AS)
-
-
 @pytest.mark.parametrize("soft", [2 << 30, 8 << 30])
 def test_a_worker_keeps_within_existing_limits(config: Config, soft: int) -> None:
     code = f"""
 import pathlib, resource
 from preprocess.config import Config
 from preprocess.engines.local import Local
-from tests.test_engines import limits
+from tests.helpers.work import limits
 resource.setrlimit(resource.RLIMIT_AS, ({soft}, {8 << 30}))
 path = pathlib.Path({str(config.data_dir)!r})
 with Local(Config(data_dir=path, output_dir=path / "records")) as engine:
@@ -241,12 +231,12 @@ with Local(Config(data_dir=path, output_dir=path / "records")) as engine:
     assert (found <= soft, hard) == (True, 8 << 30)
 
 
-def test_workers_end_with_the_process_that_began_them(tmp_path: pathlib.Path) -> None:
+def test_workers_end_with_the_process_that_started_them(tmp_path: pathlib.Path) -> None:
     code = f"""
 import os, pathlib, signal
 from preprocess.config import Config
 from preprocess.engines.local import Local
-from tests.test_engines import slow_first
+from tests.helpers.work import slow_first
 path = pathlib.Path({str(tmp_path)!r})
 for _, process in Local(Config(data_dir=path, output_dir=path / "records", workers=2)).map(slow_first, range(9)):
     print(process, flush=True)

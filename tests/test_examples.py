@@ -1,6 +1,6 @@
 import collections
-import csv
 import math
+import pathlib
 import subprocess
 import sys
 
@@ -15,10 +15,11 @@ from preprocess.config import Config
 from preprocess.inputs import sources
 from preprocess.run import run
 
-from .conftest import ROOT
+from .helpers import ROOT
+from .helpers.tables import read_table
 
 
-def test_dice_is_twice_the_shared_pixels_over_all():
+def test_dice_is_twice_the_shared_pixels_over_all() -> None:
     predicted = np.array([[True, True, True], [False, False, False]])
     reference = np.array([[True, True, False], [False, False, False]])
     assert train_unet.dice(predicted, reference) == 4 / 5
@@ -26,7 +27,7 @@ def test_dice_is_twice_the_shared_pixels_over_all():
     assert train_unet.dice(predicted & ~predicted, reference & ~reference) == 1
 
 
-def test_the_metric_pools_all_pixels_that_it_is_shown():
+def test_the_metric_pools_all_pixels_that_it_is_shown() -> None:
     rng = np.random.default_rng(0)
     predicted, reference = rng.random((2, 6, 5, 4, 1)) < np.linspace(0.1, 0.8, 6)[:, None, None, None]
     metric = train_unet.PooledDice()
@@ -43,7 +44,7 @@ def _discs(count: int, shape: tuple[int, int]) -> np.ndarray:
     return (distance < 20)[..., None]
 
 
-def test_augmentation_moves_image_and_mask_alike():
+def test_augmentation_moves_image_and_mask_alike() -> None:
     masks = _discs(16, (150, 190))
     images = np.where(masks, 2.0, -1.0).astype(np.float32)
     for step in range(3):
@@ -56,11 +57,11 @@ def test_augmentation_moves_image_and_mask_alike():
         for image, mask, before in zip(moved > 0.5, moved_masks, masks, strict=True):
             assert train_unet.dice(image, mask) > 0.97
             assert train_unet.dice(mask, before) < 0.97
-            # The disc is the only one, and as much larger or smaller as the scale allows.
+            # There is one disc, and its size changes within the limits of the scale.
             assert math.exp(-0.6) * 0.95 < mask.sum() / before.sum() < math.exp(0.6) * 1.05
 
 
-def test_augmentation_is_a_function_of_seed_and_step():
+def test_augmentation_is_a_function_of_seed_and_step() -> None:
     masks = _discs(2, (128, 128))
     images = masks.astype(np.float32)
 
@@ -72,7 +73,7 @@ def test_augmentation_is_a_function_of_seed_and_step():
     assert (drawn(5, 1) != drawn(5, 2)).any()
 
 
-def test_the_network_sees_the_middle_and_answers_for_the_whole():
+def test_the_network_sees_the_middle_and_answers_for_the_whole() -> None:
     model = train_unet.unet((131, 200, 1))
     probabilities = model(np.random.default_rng(0).normal(size=(1, 131, 200, 1))).numpy()
     assert probabilities.shape == (1, 131, 200, 1)
@@ -82,10 +83,15 @@ def test_the_network_sees_the_middle_and_answers_for_the_whole():
         train_unet.unet((127, 200, 1))
 
 
-# Keras asks TensorFlow's variables for arrays in a way that NumPy 2 warns of.
+# NumPy 2 warns about how Keras converts TensorFlow's variables to arrays.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.clients
-def test_train_unet_leaves_models_logs_and_a_picture(phantom_records, tmp_path, monkeypatch, capsys):
+def test_train_unet_leaves_models_logs_and_a_picture(
+    phantom_records: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     pytest.importorskip("tensorboard")
     command = ["train_unet", f"--records_dir={phantom_records}", f"--output_dir={tmp_path}", "--epochs=1"]
     # Batches of 5: the last of an epoch is short.
@@ -100,7 +106,9 @@ def test_train_unet_leaves_models_logs_and_a_picture(phantom_records, tmp_path, 
         assert model.output_shape == (None, 256, 256, 1)
 
 
-def test_train_unet_tells_in_one_line_what_is_not_there(tmp_path, monkeypatch, capsys):
+def test_train_unet_reports_missing_data_in_one_line(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["train_unet", f"--data_dir={tmp_path / 'absent'}", "--held_out=A", f"--output_dir={tmp_path}"]
     monkeypatch.setattr("sys.argv", command)
     assert train_unet.main() == 1
@@ -109,7 +117,9 @@ def test_train_unet_tells_in_one_line_what_is_not_there(tmp_path, monkeypatch, c
     assert error.count("\n") == 1
 
 
-def test_naive_records_differ_in_the_masks_of_the_training_split_only(phantom_dir, tmp_path):
+def test_naive_records_differ_in_the_masks_of_the_training_split_only(
+    phantom_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     config = Config(data_dir=phantom_dir, output_dir=tmp_path / "exact", split="val=PHANTOM002")
     run(config)
     source = sources.open_source(phantom_dir)
@@ -127,20 +137,22 @@ def test_naive_records_differ_in_the_masks_of_the_training_split_only(phantom_di
             assert (naive.sum(axis=(1, 2, 3)) >= exact.sum(axis=(1, 2, 3))).all()
 
 
-def test_volumes_from_the_contours_are_those_of_the_records(phantom_dir, tmp_path):
+def test_volumes_from_the_contours_are_those_of_the_records(phantom_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     config = Config(data_dir=phantom_dir, output_dir=tmp_path / "records")
     run(config)
     studies = compare_masks.read_studies(sources.open_source(phantom_dir), config)
-    with (config.output_dir / "studies.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["pairs"] != "0":
-                contoured = studies[row["study_id"]]
-                assert contoured.contour_volumes().edv_ml == pytest.approx(float(row["edv_ml"]), rel=1e-5)
+    rows = [row for row in read_table(config.output_dir / "studies.csv") if row["pairs"] != "0"]
+    assert rows
+    for row in rows:
+        contoured = studies[row["study_id"]]
+        assert contoured.contour_volumes().edv_ml == pytest.approx(float(row["edv_ml"]), rel=1e-5)
 
 
 @pytest.mark.clients
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_workers_of_a_data_loader_bring_every_record_once_an_epoch(phantom_records, num_workers):
+def test_workers_of_a_data_loader_bring_every_record_once_an_epoch(
+    phantom_records: pathlib.Path, num_workers: int
+) -> None:
     torch_data = pytest.importorskip("torch.utils.data")
     from examples import train_torch
 
@@ -162,11 +174,11 @@ def test_workers_of_a_data_loader_bring_every_record_once_an_epoch(phantom_recor
 
 
 @pytest.mark.clients
-def test_train_torch_runs(phantom_records, tmp_path):
+def test_train_torch_prints_a_score_and_saves_the_model(phantom_records: pathlib.Path, tmp_path: pathlib.Path) -> None:
     torch = pytest.importorskip("torch")
     from examples import train_torch
 
-    # In a process of its own: PyTorch's optimizers crash in one that TensorFlow was loaded into.
+    # In a separate process: PyTorch's optimizers crash in a process that has loaded TensorFlow.
     command = [
         "-m",
         "examples.train_torch",
@@ -181,7 +193,7 @@ def test_train_torch_runs(phantom_records, tmp_path):
 
 
 @pytest.mark.clients
-def test_augmentation_in_pytorch_moves_image_and_mask_alike():
+def test_augmentation_in_pytorch_moves_image_and_mask_alike() -> None:
     torch = pytest.importorskip("torch")
     from examples import train_torch
 

@@ -25,15 +25,17 @@ from pipeline import DatasetInfo, verify
 from preprocess import engines, phantom
 from preprocess import run as run_module
 from preprocess.config import Config
+from preprocess.engines.local import Local
 from preprocess.findings import FatalInputError
 from preprocess.inputs import challenge, sources
 from preprocess.run import run
 from preprocess.stages import render
 
-from .conftest import PATIENCE_SECONDS, ROOT, contents, listing, zipped
+from .helpers import PATIENCE_SECONDS, ROOT
+from .helpers.trees import contents, listing, zipped
 
 
-def records_of(tree: pathlib.Path, path: pathlib.Path, **settings: object) -> dict[str, bytes]:
+def records_of(tree: pathlib.Path, path: pathlib.Path, **settings: Any) -> dict[str, bytes]:
     run(Config(data_dir=tree, output_dir=path, **settings))
     return dict(contents(path))
 
@@ -42,12 +44,13 @@ def command(tree: pathlib.Path, path: pathlib.Path, *flags: str) -> list[str]:
     return [sys.executable, "-m", "preprocess", f"--data_dir={tree}", f"--output_dir={path}", *flags]
 
 
-# A process that has imported what the job needs, and forks a job for each line: so a job begins at once.
+# A process that imports what the job needs, and forks a job for each line, so that a job starts quickly.
 _NURSERY = """
 import os, pathlib, signal, sys
 from preprocess.config import Config
+from preprocess.engines.local import Local
 from preprocess.run import run
-from tests.steps import before_step
+from tests.helpers.steps import before_step
 data, output = map(pathlib.Path, sys.argv[1:])
 for line in sys.stdin:
     job = os.fork()
@@ -61,7 +64,7 @@ for line in sys.stdin:
 
 @contextlib.contextmanager
 def nursery(tree: pathlib.Path, path: pathlib.Path) -> Iterator[Callable[[int], int]]:
-    """Gives a function that runs a job, kills it before its step of that number, and says how it ended."""
+    """Yields a function that runs a job, kills it before a given step, and returns its exit status."""
     command = [sys.executable, "-c", _NURSERY, str(tree), str(path)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
@@ -79,8 +82,10 @@ def nursery(tree: pathlib.Path, path: pathlib.Path) -> Iterator[Callable[[int], 
 
 
 @pytest.mark.parametrize("stride", [8, pytest.param(1, marks=pytest.mark.slow)])
-def test_killed_at_any_moment(tree: pathlib.Path, tmp_path: pathlib.Path, stride: int) -> None:
-    """The output is absent, or complete; the next run removes what was left behind."""
+def test_a_job_killed_at_any_moment_leaves_whole_records_or_none(
+    tree: pathlib.Path, tmp_path: pathlib.Path, stride: int
+) -> None:
+    """The output is absent or complete; the next run removes the leftovers."""
     path = tmp_path / "out" / "records"
     expected = records_of(tree, tmp_path / "expected")
     with nursery(tree, path) as job:
@@ -97,7 +102,7 @@ def test_killed_at_any_moment(tree: pathlib.Path, tmp_path: pathlib.Path, stride
                 if end == 0:
                     break
                 assert end == -signal.SIGKILL
-            # The last job had fewer steps than that; it began with what the killed ones had left.
+            # The last job took fewer steps, so it was not killed; it started with the leftovers of the others.
             assert step >= 20
             assert os.listdir(path.parent) == ["records"]
 
@@ -110,7 +115,7 @@ def _wait_for(path: pathlib.Path, process: subprocess.Popen[str]) -> None:
 
 @contextlib.contextmanager
 def started(tree: pathlib.Path, path: pathlib.Path) -> Iterator[subprocess.Popen[str]]:
-    """A job that handles signals already: before that, Python itself starts."""
+    """A job that already handles signals: Python itself has started."""
     with subprocess.Popen(
         command(tree, path),
         stdout=subprocess.PIPE,
@@ -118,12 +123,12 @@ def started(tree: pathlib.Path, path: pathlib.Path) -> Iterator[subprocess.Popen
         text=True,
         cwd=ROOT,
         start_new_session=True,
-        # A shell has its background jobs ignore Ctrl-C, and this test may run in one.
+        # A shell makes its background jobs ignore Ctrl-C, and this test may be one.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         status = pathlib.Path(f"/proc/{process.pid}/status")
-        # The last one that is handled.
-        while not int(re.search(r"SigCgt:\s*(\w+)", status.read_text())[1], 16) & 1 << signal.SIGHUP - 1:
+        # SIGHUP is the last signal for which the job sets a handler.
+        while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) & 1 << signal.SIGHUP - 1:
             assert process.poll() is None, process.communicate()
             time.sleep(0.001)
         yield process
@@ -142,13 +147,13 @@ def assert_interrupted(process: subprocess.Popen[str], path: pathlib.Path) -> No
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_while_the_job_writes(
+def test_a_signal_while_the_job_writes_leaves_nothing_behind(
     phantom_dir: pathlib.Path, tmp_path: pathlib.Path, number: signal.Signals
 ) -> None:
     path = tmp_path / "out" / "records"
     with started(phantom_dir, path) as process:
         _wait_for(path.parent / ".records.partial" / "records", process)
-        # As a terminal does: to all of its processes; a second one comes while the first is obeyed.
+        # To all processes, as a terminal does; the second signal arrives while the first is handled.
         for _ in range(2):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
@@ -157,7 +162,7 @@ def test_a_signal_while_the_job_writes(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("seconds", [0, 0.2, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_signal_while_the_job_starts(
+def test_a_signal_while_the_job_starts_leaves_nothing_behind(
     phantom_dir: pathlib.Path, tmp_path: pathlib.Path, number: signal.Signals, seconds: float
 ) -> None:
     path = tmp_path / "out" / "records"
@@ -179,28 +184,28 @@ def test_a_signal_that_nohup_ignores_is_ignored(tree: pathlib.Path, tmp_path: pa
     assert list(verify.faults(path)) == []
 
 
-def _limited(tree: pathlib.Path, path: pathlib.Path) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-    with pytest.raises(FatalInputError, match="records: cannot be written: File too large"):
-        run(Config(data_dir=tree, output_dir=path))
-
-
-def test_no_room_for_the_output(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    code = "import pathlib, sys; from tests.test_faults import _limited; _limited(*map(pathlib.Path, sys.argv[1:]))"
-    arguments = [sys.executable, "-c", code, str(tree), str(tmp_path / "out" / "records")]
-    result = subprocess.run(arguments, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert result.returncode == 0, result.stderr
+def test_an_output_beyond_the_limit_of_a_file_leaves_nothing(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    result = subprocess.run(
+        command(tree, tmp_path / "out" / "records"),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
+    )
+    assert result.returncode == 1, result.stderr
+    assert "records: cannot be written: File too large" in result.stderr.splitlines()[-1]
     assert os.listdir(tmp_path / "out") == []
 
 
-def test_a_full_disk(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_full_disk_is_an_error_that_leaves_nothing(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], check=False, capture_output=True
     )
     if mounted.returncode:
-        pytest.skip("this user may not mount a small disk; test_no_room_for_the_output stands in")
+        pytest.skip("this user may not mount a small disk; the test above takes its place")
     try:
         with pytest.raises(FatalInputError, match="records: cannot be written: No space left on device"):
             run(Config(data_dir=tree, output_dir=disk / "records"))
@@ -209,10 +214,13 @@ def test_a_full_disk(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
         subprocess.run(["umount", disk], check=True)
 
 
-def test_temporary_files_elsewhere(tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is renamed across file systems: the sibling is on the output's own."""
+def test_temporary_files_on_another_file_system_change_nothing(
+    tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is renamed across file systems, because the job writes beside its output."""
+    expected = records_of(tree, tmp_path / "expected")
     monkeypatch.setenv("TMPDIR", "/dev/shm")
-    assert records_of(tree, tmp_path / "records")
+    assert records_of(tree, tmp_path / "records") == expected
 
 
 def test_the_output_may_lie_within_the_data(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -222,7 +230,7 @@ def test_the_output_may_lie_within_the_data(tree: pathlib.Path, tmp_path: pathli
     assert list(verify.faults(tree / "records")) == []
 
 
-def test_two_jobs_at_once(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_one_of_two_jobs_at_once_publishes(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     path = tmp_path / "records"
     jobs = [
         subprocess.Popen(command(tree, path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
@@ -237,7 +245,7 @@ def test_two_jobs_at_once(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("vanishes", ["dicoms/PHANTOM001/9.dcm", "contourfiles/PH-1/i-contours"])
-def test_input_that_vanishes_after_it_was_listed(
+def test_input_that_vanishes_after_it_was_listed_is_a_row(
     tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, vanishes: str
 ) -> None:
     listed = challenge.discover
@@ -268,7 +276,7 @@ def test_input_that_vanishes_after_it_was_listed(
     ids=["deleted", "emptied", "cut", "replaced by a copy", "replaced by another"],
 )
 @pytest.mark.parametrize("moment", ["listed", "examined"])
-def test_an_archive_that_changes_while_it_is_read(
+def test_an_archive_that_changes_while_it_is_read_ends_the_job(
     tree: pathlib.Path,
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -293,12 +301,12 @@ def test_an_archive_that_changes_while_it_is_read(
     assert not (tmp_path / "records").exists()
 
 
-def test_input_that_is_cut_between_header_and_pixels(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_input_that_is_cut_between_header_and_pixels_is_a_row(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     image = tree / "dicoms" / "PHANTOM001" / "9.dcm"
     with pytest.MonkeyPatch.context() as patch:
         examined = run_module._examine
 
-        def examine_and_cut(*arguments: object) -> object:
+        def examine_and_cut(*arguments: Any) -> object:
             found = examined(*arguments)
             os.truncate(image, 2000)
             return found
@@ -311,15 +319,15 @@ def test_input_that_is_cut_between_header_and_pixels(tree: pathlib.Path, tmp_pat
 
 
 @pytest.mark.parametrize("element", ["PixelData", "RescaleSlope", "PhotometricInterpretation"])
-def test_an_image_that_is_replaced_after_it_was_examined(
+def test_an_image_that_is_replaced_after_it_was_examined_is_left_out(
     tree: pathlib.Path, tmp_path: pathlib.Path, element: str
 ) -> None:
-    """Its new pixels were published, or the old ones on another scale."""
+    """Otherwise its new pixels would be written, or its old ones on another scale."""
     path = tree / "dicoms" / "PHANTOM001" / "9.dcm"
     with pytest.MonkeyPatch.context() as patch:
         examined = run_module._examine
 
-        def examine_and_replace(*arguments: object) -> object:
+        def examine_and_replace(*arguments: Any) -> object:
             found = examined(*arguments)
             dataset = pydicom.dcmread(path)
             other = pydicom.dcmread(tree / "dicoms" / "PHANTOM002" / "10.dcm").PixelData
@@ -338,7 +346,9 @@ def test_an_image_that_is_replaced_after_it_was_examined(
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "socket", "link to nothing", "unreadable"])
-def test_what_is_no_file_to_read(tree: pathlib.Path, tmp_path: pathlib.Path, kind: str) -> None:
+def test_an_image_that_is_not_a_readable_file_costs_its_pair_alone(
+    tree: pathlib.Path, tmp_path: pathlib.Path, kind: str
+) -> None:
     path = tree / "dicoms" / "PHANTOM001" / "9.dcm"
     path.unlink()
     if kind == "folder":
@@ -358,7 +368,7 @@ def test_what_is_no_file_to_read(tree: pathlib.Path, tmp_path: pathlib.Path, kin
     assert list(verify.faults(tmp_path / "records")) == []
 
 
-def test_names_of_every_kind(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_unusual_file_names_are_listed_and_change_no_record(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     expected = records_of(tree, tmp_path / "expected")
     folder = os.fsencode(tree / "dicoms" / "PHANTOM001")
     for name in (b"a b.dcm", b"a\nb.dcm", b"\xff\xfe.dcm", "π.dcm".encode(), b"9.dcm ", b"-rf", b'"quoted",.dcm'):
@@ -373,7 +383,7 @@ def test_names_of_every_kind(tree: pathlib.Path, tmp_path: pathlib.Path) -> None
     assert "'9.dcm ', 'a\\nb.dcm', 3 more" in audit
 
 
-def test_ten_thousand_junk_files(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_ten_thousand_junk_files_are_counted_in_one_row(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     for number in range(10_000):
         (tree / "dicoms" / "PHANTOM001" / f"._{number}.dcm").touch()
     audit = records_of(tree, tmp_path / "records")["audit.csv"].decode()
@@ -381,7 +391,7 @@ def test_ten_thousand_junk_files(tree: pathlib.Path, tmp_path: pathlib.Path) -> 
     assert len(audit.splitlines()) < 20
 
 
-def test_links_in_a_circle(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_links_in_a_circle_are_reported_and_change_no_record(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     expected = records_of(tree, tmp_path / "expected")
     (tree / "dicoms" / "PHANTOM001" / "again").symlink_to(tree)
     (tree / "dicoms" / "PHANTOM002" / "self").symlink_to("self")
@@ -408,10 +418,10 @@ def test_equal_output_for_a_study_in_parts(
     assert records_of(tree, tmp_path / "records", contours=contours, workers=3) == expected
 
 
-def test_a_study_larger_than_a_worker_s_memory(
+def test_a_study_larger_than_the_memory_of_a_worker_is_written(
     tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its images and masks have 126 MB, and a worker may take 128 MiB to read, draw and send them."""
+    """Its images and masks take 126 MB; a worker may take 128 MiB to read, draw and send them."""
     folder = tree / "contourfiles" / "PH-1" / "i-contours"
     outline = (folder / phantom.contour_name(1, "i")).read_bytes()
     image = pydicom.dcmread(tree / "dicoms" / "PHANTOM001" / "1.dcm")
@@ -422,37 +432,37 @@ def test_a_study_larger_than_a_worker_s_memory(
         image.PixelData = rng.integers(0, 1000, (1024, 1024), "<i2").tobytes()
         image.save_as(tree / "dicoms" / "PHANTOM001" / f"{number}.dcm")
         (folder / phantom.contour_name(number, "i")).write_bytes(outline)
-    monkeypatch.setattr(engines, "Local", functools.partial(engines.Local, worker_bytes=128 << 20))
+    monkeypatch.setattr(engines, "Local", functools.partial(Local, worker_bytes=128 << 20))
     summary = run(Config(data_dir=tree, output_dir=tmp_path / "records", workers=2))
     assert summary.records == {"train": 40}
-    # The phantom's own images, which are smaller.
+    # The phantom's own images are smaller.
     assert summary.left_out.keys() == {"size_mismatch"}
 
 
 def test_workers_that_are_killed_at_random_cost_nothing(
     tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every task loses its first process, at some moment."""
+    """Tasks lose their first process at a random moment."""
     expected = records_of(tree, tmp_path / "expected")
     monkeypatch.setattr(render, "PART_BYTES", 1)
-    receive = engines.Local._receive
+    receive = Local._receive
     rng = random.Random(0)
     killed = []
 
-    def receive_and_kill(local: engines.Local, worker: Any, *arguments: Any) -> None:
+    def receive_and_kill(local: Local, worker: Any, *arguments: Any) -> None:
         receive(local, worker, *arguments)
         task = worker.task.work, worker.task.number
         if task not in killed and rng.random() < 0.2:
             killed.append(task)
             worker.process.kill()
 
-    monkeypatch.setattr(engines.Local, "_receive", receive_and_kill)
+    monkeypatch.setattr(Local, "_receive", receive_and_kill)
     assert records_of(tree, tmp_path / "records", workers=2) == expected
     assert killed
 
 
 def test_only_lines_of_the_job_are_on_standard_error(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """TensorFlow and its libraries write nothing between them."""
+    """TensorFlow and its libraries print nothing in between."""
     flags = command(tree, tmp_path / "records")
     result = subprocess.run(flags, check=True, capture_output=True, text=True, cwd=ROOT)
     lines = result.stderr.splitlines()

@@ -1,7 +1,8 @@
-"""docs/FORMAT.md: its tables are those of the records, and its programs read them."""
+"""docs/FORMAT.md: its tables describe the records, and its programs read them."""
 
 import contextlib
 import importlib.util
+import math
 import pathlib
 import re
 import subprocess
@@ -12,12 +13,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import DatasetInfo, iterate_batches
+from pipeline import DatasetInfo, iterate_batches, schema
 from pipeline.frames import FRAME_BYTES, LENGTH_BYTES, scan
 from pipeline.records import Layout
 
-from .conftest import ROOT
-from .documents import blocks, environment
+from .helpers import ROOT
+from .helpers.documents import blocks, environment
 
 TEXT = (ROOT / "docs/FORMAT.md").read_text("utf-8")
 PROGRAMS = {block.heading: block.content for block in blocks("docs/FORMAT.md") if block.language == "python"}
@@ -31,7 +32,7 @@ LIBRARIES = {
     "NVIDIA DALI": "nvidia.dali",
 }
 
-# Appended to a program: what it read, a line per record.
+# Appended to a program: prints what it reads, a line for each record.
 SHOW = """
 import zlib
 import numpy as np
@@ -42,7 +43,7 @@ for images, masks in batches:
 
 
 def installed(library: str) -> bool:
-    """Without importing it: not all of these libraries bear each other."""
+    """Without importing it: some of these libraries conflict with each other."""
     with contextlib.suppress(ModuleNotFoundError):
         return importlib.util.find_spec(library) is not None
     return False
@@ -90,8 +91,9 @@ def test_a_program_reads_what_iterate_batches_reads(
 
 def table(heading: str) -> list[list[str]]:
     """The cells of the table below a heading, without its first two lines."""
-    section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE)[1]
-    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE)
+    assert section
+    rows = [line.strip("|").split("|") for line in section[1].splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in row] for row in rows[2:]]
 
 
@@ -104,6 +106,10 @@ def test_features_are_those_of_a_record(phantom_records: pathlib.Path) -> None:
         count = len(getattr(feature, kind).value)
         found[f"`{name}`"] = kind.removesuffix("_list") + (f" × {count}" if count > 1 else "")
     assert {name: kind for name, kind, _ in table("Features of a record")} == found
+    assert found == {
+        f"`{feature.name}`": feature.kind + (f" × {math.prod(feature.shape)}" if feature.shape else "")
+        for feature in schema.FEATURES
+    }
 
 
 def test_bytes_lie_where_the_table_has_them(phantom_records: pathlib.Path) -> None:
@@ -117,10 +123,11 @@ def test_bytes_lie_where_the_table_has_them(phantom_records: pathlib.Path) -> No
     assert [int(size) for _, size, _ in rows[:-2]] == sizes
     assert [int(first) for first, _, _ in rows[:-1]] == np.cumsum([0, *sizes]).tolist()
     assert sum(sizes[:2]) == LENGTH_BYTES
-    # The index that is shown is the beginning of a real one.
-    shown = re.search(r"^```\n([0-9 \n]+)^```", TEXT, re.MULTILINE)[1]
-    assert (phantom_records / f"{shard.name}.idx").read_text().startswith(shown)
-    assert shown.splitlines()[0] == f"{offset} {len(data) + FRAME_BYTES}"
+    # The index shown is the start of a real one.
+    shown = re.search(r"^```\n([0-9 \n]+)^```", TEXT, re.MULTILINE)
+    assert shown
+    assert (phantom_records / f"{shard.name}.idx").read_text().startswith(shown[1])
+    assert shown[1].splitlines()[0] == f"{offset} {len(data) + FRAME_BYTES}"
 
 
 def test_every_file_is_named(phantom_records: pathlib.Path) -> None:

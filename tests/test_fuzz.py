@@ -1,4 +1,4 @@
-"""The fuzz targets with one seed: the same inputs on every machine. ``FUZZ_INPUTS`` says how many; make fuzz, more."""
+"""The fuzz targets with one seed: the same ``FUZZ_INPUTS`` inputs on every machine. make fuzz runs more."""
 
 import os
 import subprocess
@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from .conftest import ROOT
 from .fuzz import TARGETS
+from .helpers import ROOT
 
 INPUTS = os.environ.get("FUZZ_INPUTS", "2000")
 

@@ -1,4 +1,4 @@
-"""Installed without TensorFlow, as the reader of records does who needs only NumPy."""
+"""An installation without TensorFlow, for those who read records with NumPy alone."""
 
 import pathlib
 import subprocess
@@ -9,8 +9,8 @@ import pytest
 
 from pipeline import iterate_batches, verify
 
-from .conftest import ROOT
-from .documents import blocks, environment
+from .helpers import ROOT
+from .helpers.documents import blocks, environment
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ def source(tmp_path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def test_the_route_without_make(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_the_commands_without_make_write_records(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (lines,) = (block.content for block in blocks("README.md") if block.language == "bash")
     variables = environment(tmp_path / "bin")
     del variables["PYTHONPATH"]
@@ -34,7 +34,7 @@ def test_the_route_without_make(source: pathlib.Path, tmp_path: pathlib.Path) ->
     assert list(verify.faults(source / "records")) == []
 
 
-def test_reading_in_an_environment_without_tensorflow(
+def test_reading_works_in_an_environment_without_tensorflow(
     phantom_records: pathlib.Path, source: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     python = tmp_path / "environment" / "bin" / "python"
@@ -59,14 +59,14 @@ for images, masks in iterate_batches({str(phantom_records)!r}, seed=3, epochs=1,
     packages = {line.partition("==")[0].lower() for line in listed.stdout.splitlines()}
     assert packages - {"pip", "setuptools"} == {"cardiac-lv-records", "numpy", "google-crc32c"}
 
-    verified = subprocess.run([python, "-m", "pipeline.verify", phantom_records], cwd=tmp_path, check=False)
+    verified = subprocess.run([python, "-m", "pipeline.verify", str(phantom_records)], cwd=tmp_path, check=False)
     assert verified.returncode == 0
     asked = "from pipeline import make_dataset"
     failed = subprocess.run([python, "-c", asked], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "make_dataset needs TensorFlow: pip install tensorflow" in failed.stderr
 
     for module in ("preprocess", "preprocess.report"):
-        command = [python, "-m", module, "--help"]
+        command = [str(python), "-m", module, "--help"]
         refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert refused.returncode == 1
         (line,) = refused.stderr.splitlines()

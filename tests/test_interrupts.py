@@ -9,7 +9,7 @@ import pytest
 from preprocess.config import Config
 from preprocess.engines.local import Local
 
-from .conftest import ROOT
+from .helpers import ROOT
 
 _JOB = """
 import os, pathlib, signal, sys
@@ -63,7 +63,7 @@ def _blocks_ctrl_c(*_: object) -> bool:
 def test_a_signal_is_raised_where_a_job_says_so(
     tmp_path: pathlib.Path, moment: str, status: int, printed: list[str]
 ) -> None:
-    command = [sys.executable, "-c", _JOB, tmp_path / "records", moment]
+    command = [sys.executable, "-c", _JOB, str(tmp_path / "records"), moment]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert result.stderr == ("preprocess: interrupted; nothing was published\n" if status else "")
     assert (result.returncode, result.stdout.split("\n")[:-1]) == (status, printed)

@@ -1,4 +1,4 @@
-"""The program as it is run from a shell."""
+"""The program, run from a shell."""
 
 import os
 import pathlib
@@ -10,21 +10,19 @@ import sys
 import termios
 
 import pytest
+from absl import flags
 
 import pipeline
 from pipeline import verify
 from preprocess.__main__ import _closing
 from preprocess.run import Summary
 
-from .conftest import ROOT, contents
+from .helpers import ROOT
+from .helpers.commands import preprocess
+from .helpers.trees import contents
 
 
-def preprocess(*arguments: object, module: str = "preprocess") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-
-
-def test_a_run_and_its_last_lines(phantom_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_the_last_lines_of_a_run_count_what_was_written(phantom_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     output = tmp_path / "records"
     result = preprocess(f"--data_dir={phantom_dir}", f"--output_dir={output}", "--split=val=PHANTOM003")
     assert result.returncode == 0, result.stderr
@@ -33,7 +31,7 @@ def test_a_run_and_its_last_lines(phantom_dir: pathlib.Path, tmp_path: pathlib.P
         "2 inputs left out: 1 no_image, 1 missing_study",
         f"audit: {output}/audit.csv",
     ]
-    # Elsewhere than on a terminal the log tells of the progress.
+    # Without a terminal, the log reports the progress.
     assert "PHANTOM002: 120 images, 12 pairs" in result.stderr
 
     before = contents(output)
@@ -44,7 +42,7 @@ def test_a_run_and_its_last_lines(phantom_dir: pathlib.Path, tmp_path: pathlib.P
 
 
 @pytest.mark.parametrize("stdout", ["> /dev/full", "| true", ">&-"])
-def test_published_is_published_although_nobody_can_read_it(
+def test_records_are_published_although_nobody_can_read_the_output(
     tree: pathlib.Path, tmp_path: pathlib.Path, stdout: str
 ) -> None:
     arguments = [sys.executable, "-m", "preprocess", f"--data_dir={tree}", f"--output_dir={tmp_path / 'records'}"]
@@ -55,7 +53,7 @@ def test_published_is_published_although_nobody_can_read_it(
     assert list(verify.faults(tmp_path / "records")) == []
 
 
-def test_a_bar_on_a_terminal(phantom_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_terminal_shows_a_progress_bar(phantom_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     command = [sys.executable, "-m", "preprocess", f"--data_dir={phantom_dir}", f"--output_dir={tmp_path / 'records'}"]
     main, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 100))
@@ -66,7 +64,7 @@ def test_a_bar_on_a_terminal(phantom_dir: pathlib.Path, tmp_path: pathlib.Path) 
         while chunk := os.read(main, 4096):
             shown += chunk
     except OSError:
-        pass  # The terminal is gone with the process.
+        pass  # The terminal closes when the process ends.
     os.close(main)
     assert process.wait() == 0
     assert re.search(rb"headers: +\d+%\|.*/360 ", shown)
@@ -76,11 +74,10 @@ def test_a_bar_on_a_terminal(phantom_dir: pathlib.Path, tmp_path: pathlib.Path) 
 def test_help_explains_every_flag() -> None:
     result = preprocess("--help")
     assert result.returncode == 0
-    for flag in (
-        "data_dir", "output_dir", "contours", "contour_origin", "split", "exclude", "image_size", "pixel_spacing_mm",
-        "num_shards", "max_image_pixels", "strict", "overwrite",
-    ):  # fmt: skip
-        assert re.search(rf"--(\[no\])?{flag}: ", result.stdout), flag
+    defined = [flag.name for flag in flags.FLAGS.flags_by_module_dict()["preprocess.__main__"]]
+    assert {"data_dir", "output_dir", "workers", "engine", "beam_args", "version"} <= set(defined)
+    for name in defined:
+        assert re.search(rf"--(\[no\])?{name}: \S", result.stdout), name
     assert "python -m preprocess --data_dir=final_data --output_dir=records" in result.stdout
 
 
@@ -131,7 +128,7 @@ def test_without_an_extra_an_error_says_what_to_install(missing: str, module: st
     assert message in result.stderr.splitlines()[-1]
 
 
-def test_one_is_singular() -> None:
+def test_a_count_of_one_is_singular() -> None:
     summary = Summary({"train": 1}, {"no_image": 1}, {"not_nested": 1})
     assert _closing(summary, pathlib.Path("records")) == [
         "1 pair written to records (1 train)",
@@ -141,7 +138,7 @@ def test_one_is_singular() -> None:
     ]
 
 
-def test_what_cannot_be_done_exits_with_1(tmp_path: pathlib.Path) -> None:
+def test_a_job_that_cannot_be_done_exits_with_1(tmp_path: pathlib.Path) -> None:
     result = preprocess(f"--data_dir={tmp_path / 'nowhere'}", f"--output_dir={tmp_path / 'records'}")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.splitlines()[-1] == (
@@ -151,7 +148,7 @@ def test_what_cannot_be_done_exits_with_1(tmp_path: pathlib.Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_phantom_as_a_command(tmp_path: pathlib.Path) -> None:
+def test_the_phantom_command_refuses_a_bad_output(tmp_path: pathlib.Path) -> None:
     result = preprocess(module="preprocess.phantom")
     assert result.returncode == 2
     assert "the following arguments are required: --output_dir" in result.stderr

@@ -1,4 +1,4 @@
-"""What the Makefile removes, and what git never sees."""
+"""What the Makefile removes, and what git ignores."""
 
 import os
 import pathlib
@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from .conftest import ROOT
+from .helpers import ROOT
 
 
 def run(*command: str, cwd: pathlib.Path) -> str:

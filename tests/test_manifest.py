@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import DatasetInfo, RecordsError, schema
 
-from .conftest import Synthetic
+from .helpers.synthetic import Synthetic
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def directory(synthetic: Synthetic, tmp_path: pathlib.Path) -> pathlib.Path:
     return shutil.copytree(synthetic(10), tmp_path / "records")
 
 
-def test_what_a_directory_holds(phantom_records: pathlib.Path) -> None:
+def test_the_manifest_describes_its_directory(phantom_records: pathlib.Path) -> None:
     info = DatasetInfo.load(phantom_records)
     assert info.cardinality == 36
     assert info.studies == ("PHANTOM001", "PHANTOM002", "PHANTOM003")
@@ -28,7 +28,7 @@ def test_what_a_directory_holds(phantom_records: pathlib.Path) -> None:
     assert info.settings["contours"] == "i"
 
 
-def test_what_is_dumped_is_read(directory: pathlib.Path) -> None:
+def test_a_manifest_that_is_read_is_dumped_unchanged(directory: pathlib.Path) -> None:
     info = DatasetInfo.read(directory)
     assert info.dump() == (directory / schema.MANIFEST_FILE).read_bytes()
 
@@ -41,7 +41,7 @@ def test_an_absent_directory_says_what_to_do(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_split_that_is_not_there_names_those_that_are(phantom_records: pathlib.Path) -> None:
-    with pytest.raises(RecordsError, match=r"split 'tset' is not there; these are: train, val"):
+    with pytest.raises(RecordsError, match=r"there is no split 'tset'; the splits are: train, val"):
         DatasetInfo.load(phantom_records).split("tset")
 
 
@@ -60,7 +60,7 @@ def test_every_changed_bit_of_the_manifest_is_noticed(directory: pathlib.Path) -
 @pytest.mark.parametrize(
     "text", ["", "{}", "[]", "null", '{"format": 3}', "[" * 100_000, '{"format": "cardiac-lv-records"}']
 )
-def test_what_is_no_manifest_is_refused(directory: pathlib.Path, text: str) -> None:
+def test_a_malformed_manifest_is_refused(directory: pathlib.Path, text: str) -> None:
     (directory / schema.MANIFEST_FILE).write_text(text)
     with pytest.raises(RecordsError, match=r"manifest\.json"):
         DatasetInfo.load(directory)

@@ -17,7 +17,7 @@ SHAPE = (40, 44)
 
 
 def doubt(mask: np.ndarray, areas: np.ndarray) -> float:
-    """How far from one half the area of the worst pixel is that is not as the rule says."""
+    """The largest distance from one half of the area of a pixel that breaks the rule."""
     wrong = mask != (areas > 0.5)
     return float(np.abs(areas - 0.5)[wrong].max(initial=0))
 
@@ -30,10 +30,10 @@ anywhere = st.floats(1, 39, width=32)
 on_half_pixels = st.integers(2, 78).map(lambda n: n / 2)
 
 
-# Concave, self-crossing, self-touching, with edges on one another: all that 3 to 20 points make.
+# Concave, self-intersecting, with coinciding edges: anything that 3 to 20 points can form.
 @hypothesis.settings(max_examples=120)
 @hypothesis.given(polygons(anywhere) | polygons(on_half_pixels))
-def test_random_polygons(polygon: np.ndarray) -> None:
+def test_masks_of_random_polygons_follow_the_area_rule(polygon: np.ndarray) -> None:
     areas = pixel_areas(polygon, SHAPE)
     try:
         mask = rasterize(polygon, SHAPE)
@@ -43,8 +43,9 @@ def test_random_polygons(polygon: np.ndarray) -> None:
     assert doubt(mask, areas) <= 0.15
 
 
-def test_random_outlines() -> None:
+def test_masks_of_random_outlines_follow_the_area_rule() -> None:
     rng = np.random.default_rng(5)
+    judged = 0
     for _ in range(60):
         count = rng.integers(3, 60)
         angles = np.sort(rng.uniform(0, 2 * np.pi, count))
@@ -54,6 +55,8 @@ def test_random_outlines() -> None:
         areas = pixel_areas(polygon, SHAPE)
         if (areas > 0.65).any():
             assert doubt(rasterize(polygon, SHAPE), areas) <= 0.1
+            judged += 1
+    assert judged > 50
 
 
 def test_real_contours_have_no_wrong_pixel(real_data: pathlib.Path) -> None:
@@ -62,7 +65,7 @@ def test_real_contours_have_no_wrong_pixel(real_data: pathlib.Path) -> None:
         polygon = np.loadtxt(path)
         mask = rasterize(polygon, (256, 256))
         areas = pixel_areas(polygon, (256, 256))
-        # Vertices lie on half pixels, so that some pixels are halved exactly; those are not judged.
+        # Vertices lie on half pixels, so the contour halves some pixels exactly; those are ignored.
         assert doubt(mask, areas) < 1e-9, path.name
         biases.append(mask.sum() / areas.sum() - 1)
     assert len(biases) == 111
@@ -82,12 +85,14 @@ def test_real_contours_have_no_wrong_pixel(real_data: pathlib.Path) -> None:
         ([(1.4, 1), (3.4, 1), (3.4, 2), (1.4, 2)], (5, 6), [[1, 1], [1, 2]]),
     ],
 )
-def test_by_hand(polygon: list[tuple[float, float]], shape: tuple[int, int], expected: list[list[int]]) -> None:
+def test_masks_are_those_drawn_by_hand(
+    polygon: list[tuple[float, float]], shape: tuple[int, int], expected: list[list[int]]
+) -> None:
     assert np.argwhere(rasterize(np.array(polygon, float), shape)).tolist() == expected
 
 
 def circle(turns: float, radius: float = 10.0) -> np.ndarray:
-    """An outline of 30 vertices a turn, drawn so many times around."""
+    """An outline of 30 vertices a turn, over a number of turns."""
     angles = np.linspace(0, 2 * np.pi * turns, round(30 * turns), endpoint=False)
     return [20, 20] + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
@@ -99,7 +104,7 @@ def test_an_outline_drawn_more_than_once_around_encloses_the_same_pixels(turns: 
 
 def test_both_lobes_of_a_figure_of_eight_are_inside() -> None:
     lobes = circle(1, 6) - (6, 0), circle(1, 6) + (6, 0)
-    # From where they meet, one clockwise and the other counterclockwise.
+    # Both start where they meet; one goes clockwise, the other counterclockwise.
     eight = np.vstack([lobes[0], np.roll(lobes[1], 15, axis=0)[::-1]])
     union = np.logical_or(*(rasterize(lobe, SHAPE) for lobe in lobes))
     assert (rasterize(eight, SHAPE) != union).sum() <= 2
@@ -146,7 +151,7 @@ def test_pixels_in_doubt_lean_to_neither_side() -> None:
         ((2**30, 5), (20, 30)),
     ],
 )
-def test_a_vertex_outside_the_image(vertex: tuple[float, float], shape: tuple[int, int]) -> None:
+def test_a_vertex_outside_the_image_is_refused(vertex: tuple[float, float], shape: tuple[int, int]) -> None:
     polygon = np.array([vertex, (5, 5), (6, 8)], float)
     with pytest.raises(InputError, match=r"lies beyond the image's 30 columns and 20 rows") as raised:
         rasterize(polygon, shape)
@@ -154,7 +159,7 @@ def test_a_vertex_outside_the_image(vertex: tuple[float, float], shape: tuple[in
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
-def test_no_number_is_drawn_that_is_none(bad: float) -> None:
+def test_a_vertex_that_is_infinite_or_not_a_number_is_refused(bad: float) -> None:
     with pytest.raises(InputError, match="lies beyond"):
         rasterize(np.array([(bad, 5), (5, 5), (6, 8)], float), SHAPE)
 
@@ -167,13 +172,13 @@ def test_no_number_is_drawn_that_is_none(bad: float) -> None:
         [(5, 5), (10, 5), (15, 9), (10, 5)],
     ],
 )
-def test_a_contour_that_covers_no_pixel(polygon: list[tuple[float, float]]) -> None:
+def test_a_contour_that_covers_no_pixel_is_refused(polygon: list[tuple[float, float]]) -> None:
     with pytest.raises(InputError, match="no pixel has more than half of its area inside") as raised:
         rasterize(np.array(polygon, float), SHAPE)
     assert raised.value.reason == "degenerate_contour"
 
 
-def test_a_large_contour_is_drawn_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_contour_drawn_in_bands_follows_the_area_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(2)
     angles = np.sort(rng.uniform(0, 2 * np.pi, 60))
     polygon = [20, 20] + rng.uniform(5, 18, (60, 1)) * np.stack([np.cos(angles), np.sin(angles)], axis=1)

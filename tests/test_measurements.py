@@ -1,6 +1,4 @@
-import csv
 import dataclasses
-import io
 import math
 import pathlib
 
@@ -17,8 +15,9 @@ from preprocess.quality.registration import Registration, bands
 from preprocess.quality.volumes import Volumes
 from preprocess.run import run
 
-from .conftest import header_of, synthetic_pair
-from .test_run import edited
+from .helpers.synthetic import header_of, synthetic_pair
+from .helpers.tables import read_table
+from .helpers.trees import edited
 
 SQUARE = np.array([(1, 1), (5, 1), (5, 5), (1, 5)], float)
 
@@ -28,12 +27,7 @@ def disk(x: float, y: float, radius: float) -> np.ndarray:
     return (x, y) + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def table(path: pathlib.Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_areas_and_shares() -> None:
+def test_areas_and_shares_are_those_computed_by_hand() -> None:
     assert polygons.area(SQUARE) == polygons.area(SQUARE[::-1]) == 16
     # A bow tie: its two triangles count, whichever way they turn.
     assert polygons.area(np.array([(0, 0), (4, 4), (4, 0), (0, 4)], float)) == 8
@@ -60,8 +54,8 @@ def test_bands_lie_one_to_three_pixels_from_the_edge() -> None:
 def test_registration_finds_a_known_move(move: tuple[float, float]) -> None:
     registration = Registration()
     for radius in (9, 12, 15):
-        # Blood where the contour would be after the move, with its edge pixels partly filled.
-        fine = rasterize(disk(*(4 * (np.array([32, 32]) + move)), 4 * radius), (256, 256))
+        # The blood pool is where the contour would be after the move, with its edge pixels partly filled.
+        fine = rasterize(disk(4 * (32 + move[0]), 4 * (32 + move[1]), 4 * radius), (256, 256))
         image = 100 + 300 * fine.reshape(64, 4, 64, 4).mean(axis=(1, 3))
         registration.add(image, rasterize(disk(32, 32, radius), (64, 64)))
     dx, dy, peak, rest = registration.peak()
@@ -75,7 +69,7 @@ def test_registration_finds_a_known_move(move: tuple[float, float]) -> None:
 
 def test_registration_of_nothing_is_unknown() -> None:
     registration = Registration()
-    # Too small to have a pixel a pixel within its edge.
+    # Too small to have a pixel that is one pixel inside its edge.
     registration.add(np.zeros((9, 9)), np.pad(np.ones((1, 1), np.bool_), 4))
     assert all(map(math.isnan, registration.peak()))
     assert np.isnan(registration.curve()).all()
@@ -113,11 +107,11 @@ def placed(slice_index: int, phase_index: int, spacing: tuple[float, float] = (2
     return Pair(**{**vars(pair), "slice_index": slice_index, "phase_index": phase_index})
 
 
-def test_volumes_by_hand() -> None:
+def test_volumes_are_those_computed_by_hand() -> None:
     areas = [(placed(0, 0), 100.0), (placed(1, 0), 50.0), (placed(0, 8), 60.0), (placed(1, 8), 55.0)]
     volumes = Volumes.of(areas, slice_spacing_mm=10)
     assert (volumes.end_diastole, volumes.end_systole) == (0, 8)
-    # 150 and 115 square pixels of 3 mm², 10 mm apart.
+    # 150 and 115 pixels of 3 mm², 10 mm apart.
     assert (volumes.edv_ml, volumes.esv_ml) == pytest.approx((4.5, 3.45))
     assert volumes.stroke_ml == pytest.approx(1.05)
     assert volumes.ejection_fraction_percent == pytest.approx(100 * 1.05 / 4.5)
@@ -140,13 +134,15 @@ FULL = {(index, phase) for index in range(6) for phase in (0, 8)}
         ({(0, 0), (5, 0)}, 0, {0: [0, 5]}),
         ({(5, 8)}, 1, {8: [5]}),
         ({(index, 8) for index in (0, 1, 4, 5)}, 0, {8: [0, 1, 4, 5]}),
-        # Between others there is a cavity.
+        # A slice between contoured ones must have a cavity.
         ({(2, 0), (2, 8)}, 0, {0: [2], 8: [2]}),
-        # Four of six lost: end-diastole stays where it is.
+        # With four of six lost, end-diastole stays where it is.
         ({(index, 0) for index in (0, 1, 4, 5)}, 0, {0: [0, 1, 4, 5]}),
     ],
 )
-def test_slices_that_lack_a_contour(absent: set[tuple[int, int]], unplaced: int, missing: dict[int, list[int]]) -> None:
+def test_slices_that_lack_a_contour_make_volumes_incomplete(
+    absent: set[tuple[int, int]], unplaced: int, missing: dict[int, list[int]]
+) -> None:
     areas = [(placed(*place), 100.0 if place[1] == 0 else 60.0) for place in sorted(FULL - absent)]
     contoured = [*(Place(0, *place, math.nan) for place in FULL - absent), *[NOWHERE] * unplaced]
     volumes = Volumes.of(areas, 10, contoured)
@@ -173,7 +169,7 @@ def test_contours_that_were_left_out_are_missing_at_any_phase() -> None:
         ([(placed(0, 0, (math.nan, math.nan)), 100.0), (placed(0, 8), 50.0)], 10),
     ],
 )
-def test_volumes_that_cannot_be_told(areas: list[tuple[Pair, float]], spacing: float) -> None:
+def test_volumes_that_cannot_be_computed_are_nan(areas: list[tuple[Pair, float]], spacing: float) -> None:
     volumes = Volumes.of(areas, spacing)
     assert (volumes.end_diastole, volumes.end_systole) == (-1, -1)
     assert math.isnan(volumes.edv_ml)
@@ -193,8 +189,8 @@ def test_slice_spacing_is_that_of_the_stack_with_most_slices() -> None:
     assert math.isnan(StudySummary.of(study, headers, {1: NOWHERE}).slice_spacing_mm)
 
 
-def test_the_table_of_pairs(phantom_records: pathlib.Path, phantom_dir: pathlib.Path) -> None:
-    rows = table(phantom_records / "pairs.csv")
+def test_the_table_of_pairs_agrees_with_the_contours(phantom_records: pathlib.Path, phantom_dir: pathlib.Path) -> None:
+    rows = read_table(phantom_records / "pairs.csv")
     assert len(rows) == 36
     for row in rows:
         points = np.loadtxt(phantom_dir / row["contour_path"])
@@ -210,8 +206,8 @@ def test_the_table_of_pairs(phantom_records: pathlib.Path, phantom_dir: pathlib.
         assert row["written"] == "1"
 
 
-def test_the_table_of_studies(phantom_records: pathlib.Path) -> None:
-    rows = table(phantom_records / "studies.csv")
+def test_the_table_of_studies_agrees_with_the_phantom(phantom_records: pathlib.Path) -> None:
+    rows = read_table(phantom_records / "studies.csv")
     assert [row["study_id"] for row in rows] == ["PHANTOM001", "PHANTOM002", "PHANTOM003"]
     for row in rows:
         counted = [row[name] for name in ("images", "o_contours", "pairs", "slices", "phases", "slice_spacing_mm")]
@@ -234,23 +230,22 @@ def test_the_table_of_studies(phantom_records: pathlib.Path) -> None:
     ]
 
 
-def test_blanks_where_there_is_no_value() -> None:
+def test_missing_values_are_blank() -> None:
     row = measurements.unmeasured(synthetic_pair(3), {})
-    text = measurements.dump_table(PairRow, [row]).decode()
-    (read,) = csv.DictReader(io.StringIO(text))
+    (read,) = read_table(measurements.dump_table(PairRow, [row]))
     assert (read["mask_area_px"], read["mean_ring"], read["written"]) == ("", "", "0")
     assert measurements.dump_table(StudyRow, []).count(b"\n") == 1
 
 
 def test_noise_in_the_cosines_leaves_the_volumes_alone(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Cosines were rounded, and these two fell on either side of an edge: each slice was two."""
+    """If cosines were rounded, these two would fall on either side of an edge and split each slice."""
     for noise, name in ((0, "plain"), (2e-7, "noisy")):
         for path in (tree / "dicoms").rglob("*.dcm"):
             x = 0.7005 - 1e-7 + noise * (path.stem in ("9", "29"))
             edited(path, ImageOrientationPatient=[f"{x:.8f}", f"{math.sqrt(1 - x * x):.8f}", 0, 0, 0, -1])
         run(Config(tree, tmp_path / name))
     for name in ("pairs.csv", "studies.csv"):
-        assert table(tmp_path / "noisy" / name) == table(tmp_path / "plain" / name)
+        assert read_table(tmp_path / "noisy" / name) == read_table(tmp_path / "plain" / name)
 
 
 @pytest.mark.parametrize("count", [3, 2000])

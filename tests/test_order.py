@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 import hypothesis
-import hypothesis.strategies as st
 import numpy as np
 import pytest
 from scipy import stats
@@ -12,7 +11,8 @@ from scipy import stats
 from pipeline.errors import RecordsError
 from pipeline.order import Schedule, permute, steps_per_epoch
 
-from .conftest import ROOT
+from .helpers import ROOT
+from .helpers.schedules import batches_by_definition, schedules
 
 
 @pytest.mark.parametrize(
@@ -70,20 +70,20 @@ def test_every_count_gives_a_permutation() -> None:
         assert np.array_equal(np.sort(order), np.arange(count)), count
 
 
-def test_the_order_does_not_depend_on_how_it_is_asked_for() -> None:
+def test_any_positions_are_computed_alone_or_together() -> None:
     whole = permute(np.arange(5000), 5000, 3, 2)
     assert np.array_equal(permute(np.arange(5000)[::-7], 5000, 3, 2), whole[::-7])
     assert np.concatenate([permute([index], 5000, 3, 2) for index in range(40)]).tolist() == whole[:40].tolist()
 
 
-def test_another_process_agrees() -> None:
+def test_another_process_computes_the_same_order() -> None:
     code = "from pipeline.order import permute; print(permute(range(20), 1000, 5, 6).tolist())"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == str(permute(np.arange(20), 1000, 5, 6).tolist())
 
 
 def test_epochs_and_seeds_differ() -> None:
-    # 2**32 and (0, 1) would be the same entropy, were seed and epoch words of one list.
+    # If seed and epoch were words of one list, 2**32 and (0, 1) would be the same entropy.
     orders = {
         tuple(permute(np.arange(30), 30, seed, epoch))
         for seed in (0, 1, 2, 2**32, 2**64, 2**96)
@@ -132,13 +132,13 @@ def _is_odd(order: np.ndarray) -> bool:
 
 @pytest.mark.parametrize("count", [4, 16, 4096, 8192])
 def test_odd_orders_are_as_frequent_as_even_ones(count: int) -> None:
-    """Also where the count is a power of two, over which a Feistel network alone gives even ones only."""
+    """Also for a count that is a power of two, for which a Feistel network alone gives only even orders."""
     odd = sum(_is_odd(permute(np.arange(count), count, seed, 0)) for seed in range(64))
     assert stats.binomtest(odd, 64).pvalue > 1e-3
 
 
 def _as_documented(count: int, seed: int, epoch: int) -> list[int]:
-    """The order by plain integers, from the words of its docstring; PCG64 is that of O'Neill (2014), XSL RR 128/64."""
+    """The order in plain integers, as its docstring defines it; PCG64 as in O'Neill (2014), XSL RR 128/64."""
     sequence = np.random.SeedSequence(seed, spawn_key=(epoch,))
     if count <= 4096:
         words = [int(word) for word in sequence.generate_state(4, np.uint64)]
@@ -183,55 +183,21 @@ def test_the_order_is_what_its_documentation_says(count: int) -> None:
         assert permute(np.arange(count), count, seed, epoch).tolist() == _as_documented(count, seed, epoch)
 
 
-schedules = st.builds(
-    dict,
-    count=st.integers(1, 60),
-    batch_size=st.integers(1, 20),
-    shuffle=st.booleans(),
-    seed=st.integers(0, 5),
-    epochs=st.integers(0, 3),
-    drop_remainder=st.booleans(),
-    start_step=st.integers(0, 30),
-    shard=st.none() | st.integers(1, 4).flatmap(lambda n: st.tuples(st.integers(0, n - 1), st.just(n))),
-)
-
-
-def plainly(
-    count: int,
-    batch_size: int,
-    shuffle: bool,
-    seed: int,
-    epochs: int,
-    drop_remainder: bool,
-    start_step: int,
-    shard: tuple[int, int] | None,
-) -> list[list[int]]:
-    """The schedule, said in the words of its definition."""
-    index, workers = shard or (0, 1)
-    batches = []
-    for epoch in range(epochs):
-        order = permute(np.arange(count), count, seed, epoch).tolist() if shuffle else list(range(count))
-        share = order[index::workers][: count // workers]
-        made = [share[first : first + batch_size] for first in range(0, len(share), batch_size)]
-        batches += [batch for batch in made if len(batch) == batch_size or not drop_remainder]
-    return batches[start_step:]
-
-
 @hypothesis.given(schedules)
 def test_a_schedule_is_what_its_definition_says(arguments: dict) -> None:
     share = arguments["count"] // (arguments["shard"] or (0, 1))[1]
     steps = steps_per_epoch(share, arguments["batch_size"], arguments["drop_remainder"])
     if steps == 0 or arguments["start_step"] > arguments["epochs"] * steps:
-        with pytest.raises(RecordsError):
+        with pytest.raises(RecordsError, match=r"leave none for each|no batch of|start_step is"):
             Schedule(**arguments)
         return
     schedule = Schedule(**arguments)
     batches = [batch.tolist() for batch in schedule.batches()]
-    assert batches == plainly(**arguments)
+    assert batches == batches_by_definition(**arguments)
     assert len(batches) == schedule.steps
 
 
-def test_blocks_are_not_seen_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_blocks_does_not_change_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = [batch.tolist() for batch in Schedule(1000, 7, epochs=2, start_step=5).batches()]
     monkeypatch.setattr("pipeline.order.POSITIONS_IN_BLOCK", 16)
     assert [batch.tolist() for batch in Schedule(1000, 7, epochs=2, start_step=5).batches()] == whole
@@ -248,13 +214,13 @@ def test_workers_together_see_every_record_once() -> None:
         assert sorted(seen) == list(range(30))
 
 
-def test_without_end_it_goes_on() -> None:
+def test_a_schedule_without_epochs_does_not_end() -> None:
     schedule = Schedule(5, 2)
     assert schedule.steps is None
     assert len(list(itertools.islice(schedule.batches(), 100))) == 100
 
 
-def test_an_epoch_of_a_billion_begins_anywhere() -> None:
+def test_a_schedule_of_a_billion_starts_at_any_step() -> None:
     schedule = Schedule(10**9, 8, start_step=10**9 // 8 * 3 - 1)
     batch = next(schedule.batches())
     assert batch.tolist() == permute(np.arange(10**9 - 8, 10**9), 10**9, 0, 2).tolist()
@@ -266,13 +232,13 @@ def test_an_epoch_of_a_billion_begins_anywhere() -> None:
         ({"batch_size": 0}, r"batch_size is 0, at least 1 expected"),
         ({"seed": -1}, r"seed is -1, at least 0 expected"),
         ({"start_step": -1}, r"start_step is -1, at least 0"),
-        ({"epochs": -1}, r"epochs is -1, at least 0 expected; None cycles"),
+        ({"epochs": -1}, r"epochs is -1, at least 0 expected; None repeats"),
         ({"shard": (2, 2)}, r"shard is \(2, 2\), \(index, count\) with 0 <= index < count"),
         ({"shard": (0, 11)}, r"10 records leave none for each of 11 workers"),
         ({"batch_size": 11, "drop_remainder": True}, r"no batch of 11 can be made of 10 records; lower batch_size"),
         ({"epochs": 2, "start_step": 5}, r"start_step is 5, at most 4 expected: 2 epochs of 2 steps"),
     ],
 )
-def test_arguments_out_of_range_say_so(arguments: dict, message: str) -> None:
+def test_arguments_out_of_range_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(RecordsError, match=message):
         Schedule(count=10, **arguments)

@@ -15,11 +15,9 @@ from preprocess.findings import FatalInputError
 from preprocess.output import publication
 from preprocess.run import run
 
-from .conftest import ROOT, contents, synthetic_arrays, write_synthetic
-
-
-def write_small(path: pathlib.Path, count: int = 4, overwrite: bool = False) -> None:
-    write_synthetic(path, *synthetic_arrays(count), overwrite=overwrite)
+from .helpers import ROOT
+from .helpers.synthetic import write_small
+from .helpers.trees import contents
 
 
 def test_nothing_is_there_before_it_is_published(tmp_path: pathlib.Path) -> None:
@@ -48,7 +46,7 @@ def test_an_existing_output_is_not_touched(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "notes.txt", "manifest.json"])
-def test_what_is_not_ours_is_never_replaced(tmp_path: pathlib.Path, content: str | None) -> None:
+def test_a_directory_without_records_is_never_replaced(tmp_path: pathlib.Path, content: str | None) -> None:
     (tmp_path / "home").mkdir()
     if content:
         (tmp_path / "home" / content).write_text("{}")
@@ -126,7 +124,7 @@ def test_records_of_other_studies_are_not_replaced(tree: pathlib.Path, tmp_path:
         run(Config(tree, path, overwrite=True))
     assert contents(path) == before
     assert not (tmp_path / ".records.partial").exists()
-    # Named is enough: its files may be what is wrong.
+    # It is enough that link.csv names the study: its files may be the problem.
     (tree / "link.csv").write_text(link)
     shutil.rmtree(tree / "dicoms" / "PHANTOM002")
     run(Config(tree, path, overwrite=True))
@@ -134,7 +132,7 @@ def test_records_of_other_studies_are_not_replaced(tree: pathlib.Path, tmp_path:
 
 
 def _without_exchange(code: int | None) -> object:
-    """A C library whose renameat2 fails with an error; None: without that function."""
+    """A C library whose renameat2 fails with an error; None: a library without that function."""
 
     class Library:
         if code is not None:
@@ -148,7 +146,9 @@ def _without_exchange(code: int | None) -> object:
 
 
 @pytest.mark.parametrize("code", [0, None, errno.EINVAL, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP])
-def test_overwriting_replaces_whole(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, code: int | None) -> None:
+def test_overwriting_replaces_the_whole_directory(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, code: int | None
+) -> None:
     if code != 0:
         monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: _without_exchange(code))
     write_small(tmp_path / "records", count=4)
@@ -179,23 +179,14 @@ def test_the_former_records_come_back_where_the_new_ones_cannot_take_their_place
     assert DatasetInfo.load(path).cardinality == 4
 
 
-def _overwrite_in_a_layer(merged: pathlib.Path) -> None:
-    with pytest.raises(FatalInputError, match="records: cannot be replaced on this file system") as raised:
-        write_small(merged / "records", count=5, overwrite=True)
-    assert DatasetInfo.load(merged / "records").cardinality == 4
-    (kept,) = merged.glob("records-*")
-    assert str(raised.value).endswith(f"; the new records are complete in {kept}")
-    assert DatasetInfo.load(kept).cardinality == 5
-    assert list(verify.faults(kept)) == []
-    assert len(os.listdir(merged)) == 2
-
-
 def test_finished_records_are_kept_where_the_former_ones_cannot_be_moved(tmp_path: pathlib.Path) -> None:
-    """As in a container: a directory of a lower layer cannot be renamed."""
+    """In a container, a directory of a lower layer cannot be renamed."""
     for name in ("lower", "upper", "work", "merged"):
         (tmp_path / name).mkdir()
     write_small(tmp_path / "lower" / "records", count=4)
-    code = "import pathlib, sys; from tests import test_output as t; t._overwrite_in_a_layer(pathlib.Path(sys.argv[1]))"
+    code = (
+        "import pathlib, sys; from tests.helpers import layers; layers.overwrite_in_a_layer(pathlib.Path(sys.argv[1]))"
+    )
     layers = ",".join(f"{name}dir={tmp_path / name}" for name in ("lower", "upper", "work"))
     mount = f'mount -t overlay overlay -o {layers} "$0" || exit 77; exec "$@"'
     merged = tmp_path / "merged"
@@ -211,19 +202,25 @@ def test_finished_records_are_kept_where_the_former_ones_cannot_be_moved(tmp_pat
     assert result.returncode == 0, result.stderr
 
 
-def test_the_output_is_never_away_while_it_is_replaced(tmp_path: pathlib.Path) -> None:
-    """A directory that is open keeps its inode: the new one is swapped in, so a look-up always finds one of the two."""
+def test_the_output_is_never_absent_while_it_is_replaced(tmp_path: pathlib.Path) -> None:
+    """The two directories are exchanged in one step, so a look-up always finds one of them."""
     write_small(tmp_path / "records", count=4)
     before = (tmp_path / "records").stat().st_ino
-    seen = []
+    seen: list[tuple[pathlib.Path, pathlib.Path]] = []
+    rename = pathlib.Path.rename
+
+    def note(source: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
+        seen.append((source, target))
+        return rename(source, target)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pathlib.Path, "rename", lambda *paths: seen.append(paths) or os.rename(*paths))
+        patch.setattr(pathlib.Path, "rename", note)
         write_small(tmp_path / "records", count=5, overwrite=True)
     assert (tmp_path / "records").stat().st_ino != before
     assert not any(tmp_path / "records" in paths for paths in seen)
 
 
-def test_an_output_that_comes_into_being_meanwhile_is_kept(tmp_path: pathlib.Path) -> None:
+def test_an_output_that_appears_meanwhile_is_kept(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "records"
     with publication.claimed(path, False) as partial:
         (partial / "records").mkdir()
@@ -234,7 +231,7 @@ def test_an_output_that_comes_into_being_meanwhile_is_kept(tmp_path: pathlib.Pat
 
 
 def leave_behind(path: pathlib.Path) -> pathlib.Path:
-    """What a job leaves behind that is killed while it writes."""
+    """Makes the leftovers of a job that is killed while it writes."""
     code = """
 import os, pathlib, sys
 from preprocess.output import publication
@@ -249,14 +246,14 @@ os._exit(0)
     return path.with_name(f".{path.name}.partial")
 
 
-def test_what_a_killed_job_left_behind_is_removed(tmp_path: pathlib.Path) -> None:
+def test_leftovers_of_a_killed_job_are_removed(tmp_path: pathlib.Path) -> None:
     assert len(contents(leave_behind(tmp_path / "records"))) == 2
     write_small(tmp_path / "records")
     assert os.listdir(tmp_path) == ["records"]
 
 
 @pytest.mark.parametrize("files", [[], ["written-by"]])
-def test_a_job_that_was_killed_before_it_wrote_anything(tmp_path: pathlib.Path, files: list[str]) -> None:
+def test_leftovers_of_a_job_killed_at_its_start_are_removed(tmp_path: pathlib.Path, files: list[str]) -> None:
     (tmp_path / ".records.partial").mkdir()
     for name in files:
         (tmp_path / ".records.partial" / name).touch()
@@ -265,7 +262,7 @@ def test_a_job_that_was_killed_before_it_wrote_anything(tmp_path: pathlib.Path, 
 
 
 @pytest.mark.parametrize("kind", ["folder", "other marker", "file", "link", "link to nothing", "another user's"])
-def test_what_another_program_made_is_never_emptied(tmp_path: pathlib.Path, kind: str) -> None:
+def test_a_folder_that_another_program_made_is_never_emptied(tmp_path: pathlib.Path, kind: str) -> None:
     partial = leave_behind(tmp_path / "records")
     if kind == "folder":
         (partial / "written-by").unlink()
@@ -293,7 +290,9 @@ def test_what_another_program_made_is_never_emptied(tmp_path: pathlib.Path, kind
     assert os.path.lexists(partial)
 
 
-def test_a_file_system_without_locks(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leftovers_are_kept_on_a_file_system_without_locks(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
@@ -310,7 +309,7 @@ def test_a_file_system_without_locks(tmp_path: pathlib.Path, monkeypatch: pytest
     assert os.listdir(tmp_path) == ["records"]
 
 
-def test_two_jobs_to_one_output(tmp_path: pathlib.Path) -> None:
+def test_a_second_job_to_one_output_is_refused(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "records"
     with publication.claimed(path, False):
         with pytest.raises(
@@ -331,7 +330,7 @@ def test_two_jobs_to_one_output(tmp_path: pathlib.Path) -> None:
         (lambda root: (root / "new").symlink_to("new"), "Too many levels of symbolic links|File exists"),
     ],
 )
-def test_an_output_that_cannot_be_written(
+def test_an_output_that_cannot_be_written_is_named(
     tmp_path: pathlib.Path, make: Callable[[pathlib.Path], object], message: str
 ) -> None:
     make(tmp_path)

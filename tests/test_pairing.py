@@ -9,18 +9,18 @@ from preprocess.model import ImageHeader, Study
 from preprocess.quality.measurements import StudySummary
 from preprocess.stages import pairing
 
-from .conftest import AXIAL, GRID, UNREAD, header_of, synthetic_pair
+from .helpers.synthetic import AXIAL, GRID, UNREAD, header_of, synthetic_pair
 
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 SQUARE = np.array([(1, 1), (3, 1), (3, 3)], float)
 
 
-# A short-axis plane with a cosine that rounding to three decimals takes either way.
+# A short-axis plane with a cosine halfway between two numbers of three decimals.
 TILTED = (0.7005, math.sqrt(1 - 0.7005**2), 0.0, 0.0, 0.0, -1.0)
 
 
 def located(location_mm: float, trigger_time_ms: float = math.nan, orientation: tuple = AXIAL) -> ImageHeader:
-    """An image whose position is so far along the normal of its orientation."""
+    """An image at a distance along the normal of its orientation."""
     position = tuple(location_mm * np.cross(orientation[:3], orientation[3:]))
     return header_of(position_mm=position, trigger_time_ms=trigger_time_ms, orientation=orientation)
 
@@ -44,7 +44,7 @@ def test_slices_lie_along_the_normal_and_phases_along_time() -> None:
     assert locations == {1: -10.0, 2: -10.001, 3: -30, 4: -30, 5: -20, 6: -20}
 
 
-def test_without_trigger_times_the_number_counts() -> None:
+def test_without_trigger_times_phases_follow_the_number() -> None:
     assert slices_and_phases({8: located(5, 10), 7: located(5), 9: located(5, 0)}) == {7: (0, 0), 8: (0, 1), 9: (0, 2)}
 
 
@@ -65,7 +65,7 @@ def test_images_are_a_stack_when_their_directions_differ_by_a_tenth_of_a_degree_
 
 @hypothesis.given(st.data())
 def test_noise_in_the_cosines_changes_neither_slices_nor_phases(data: st.DataObject) -> None:
-    """Rounded cosines put a slice into a stack of its own, half of the time."""
+    """If cosines were rounded, half of these slices would be in stacks of their own."""
     numbers = data.draw(st.permutations(range(1, 9)))
     headers = {}
     for number in numbers:
@@ -81,7 +81,7 @@ def test_noise_in_the_cosines_changes_neither_slices_nor_phases(data: st.DataObj
     assert StudySummary.of(study, headers, places).slice_spacing_mm == pytest.approx(10, abs=0.02)
 
 
-def test_what_the_headers_do_not_say_is_minus_one() -> None:
+def test_unknown_slices_and_phases_are_minus_one() -> None:
     headers = {1: header_of(position_mm=None), 2: header_of(orientation=None), 3: located(2)}
     assert slices_and_phases(headers) == {1: (-1, -1), 2: (-1, -1), 3: (0, 0)}
     assert math.isnan(pairing.locate(headers)[1].location_mm)
@@ -90,7 +90,7 @@ def test_what_the_headers_do_not_say_is_minus_one() -> None:
     assert pairing.locate({}) == {}
 
 
-def test_pairs_and_what_is_left_over() -> None:
+def test_images_and_contours_without_a_partner_are_reported() -> None:
     study = Study(
         "S",
         "C",
@@ -130,7 +130,7 @@ def test_pairs_and_what_is_left_over() -> None:
     assert not any("OTHER" in detail for detail in found.values())
 
 
-def test_what_no_header_confirms_is_counted() -> None:
+def test_pairs_that_no_header_confirms_are_counted() -> None:
     study = Study("S", "C", {}, {"i": {}, "o": {}})
     pairs = [synthetic_pair(1, patient_id="S"), synthetic_pair(2), synthetic_pair(3, instance_number=None)]
     (finding,) = pairing.unconfirmed(study, pairs)

@@ -11,7 +11,7 @@ from preprocess.geometry.masks import rasterize
 from preprocess.inputs.challenge import discover
 from preprocess.inputs.sources import open_source
 
-from .conftest import contents
+from .helpers.trees import contents
 
 
 def test_one_seed_gives_the_same_bytes(phantom_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -32,7 +32,7 @@ def test_it_has_the_layout_and_the_flaws_of_real_data(phantom_dir: pathlib.Path)
 
 
 def test_its_files_are_mr_images(phantom_dir: pathlib.Path) -> None:
-    """dicom3tools' dciodvfy finds no error in them; here is what a reader of them leans on."""
+    """dicom3tools' dciodvfy finds no error in them; this checks what a reader depends on."""
     dataset = pydicom.dcmread(phantom_dir / "dicoms" / "PHANTOM002" / "47.dcm")
     assert dataset.SOPClassUID.name == "MR Image Storage"
     assert dataset.file_meta.MediaStorageSOPInstanceUID == dataset.SOPInstanceUID
@@ -52,24 +52,30 @@ def test_contours_lie_on_half_pixels_and_nest(phantom_dir: pathlib.Path) -> None
     for path in sorted(phantom_dir.glob("contourfiles/*/*/*.txt")):
         polygon = np.loadtxt(path)
         assert np.array_equal(polygon * 2, np.rint(polygon * 2))
-        areas[path.parts[-3], path.name[8:13]] = shapely.Polygon(polygon)
+        areas[path.parts[-3], path.name[8:14]] = shapely.Polygon(polygon)
+    assert len(areas) == 55
+    nested = 0
     for (contour_id, name), inner in areas.items():
         assert inner.is_valid
         outer = areas.get((contour_id, name[:-1] + "o"))
         if name.endswith("i") and outer is not None:
             assert outer.contains(inner)
+            nested += 1
+    assert nested == 18
 
 
 def test_the_cavity_is_bright_where_the_contour_says(phantom_dir: pathlib.Path) -> None:
-    for path in sorted(phantom_dir.glob("contourfiles/PH-2/i-contours/*.txt")):
+    paths = sorted(phantom_dir.glob("contourfiles/PH-2/i-contours/*.txt"))
+    assert len(paths) == 12
+    for path in paths:
         number = int(path.name[8:12])
         pixels = pydicom.dcmread(phantom_dir / "dicoms" / "PHANTOM002" / f"{number}.dcm").pixel_array
         polygon = np.loadtxt(path)
         mask = rasterize(polygon, pixels.shape)
         assert pixels[mask].mean() > 400
-        # Nowhere does a shift of the contour fit the image better.
+        # No shift of the contour fits the image better.
         contrasts = {(dx, dy): pixels[np.roll(mask, (dy, dx), (0, 1))].mean() for dx in (-2, 0, 2) for dy in (-2, 0, 2)}
-        assert max(contrasts, key=contrasts.get) == (0, 0)
+        assert max(contrasts, key=contrasts.__getitem__) == (0, 0)
 
 
 def test_the_heart_contracts(phantom_dir: pathlib.Path, phantom_records: pathlib.Path) -> None:

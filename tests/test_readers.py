@@ -11,6 +11,7 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
@@ -22,12 +23,13 @@ from pipeline import DatasetInfo, RecordsError, iterate_batches, make_dataset
 from pipeline.dataset import _variable
 from pipeline.index import Index
 
-from .conftest import ROOT, Synthetic, synthetic_arrays, write_synthetic
-from .test_order import plainly, schedules
+from .helpers import ROOT
+from .helpers.schedules import batches_by_definition, schedules
+from .helpers.synthetic import Synthetic, synthetic_arrays, write_synthetic
 
 
-def both(records: pathlib.Path, cache: int = 1 << 30, **arguments: object) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The batches of both readers, found equal to the bit."""
+def both(records: pathlib.Path, cache: int = 1 << 30, **arguments: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The batches of both readers, which must be equal to the bit."""
     ours = list(iterate_batches(records, **arguments))
     theirs = list(make_dataset(records, cache=cache, **arguments).as_numpy_iterator())
     for (images, masks), (tf_images, tf_masks) in zip(ours, theirs, strict=True):
@@ -46,9 +48,9 @@ def both(records: pathlib.Path, cache: int = 1 << 30, **arguments: object) -> li
     prefetch=st.integers(0, 3),
 )
 def test_both_give_the_records_that_the_schedule_names(
-    synthetic: Synthetic, arguments: dict, image_dtype: str | None, cache: int, prefetch: int
+    synthetic: Synthetic, arguments: dict, image_dtype: Any, cache: int, prefetch: int
 ) -> None:
-    # Few counts, so that few directories are written.
+    # Few counts, so that the test writes few directories.
     arguments["count"] = (1, 7, 16, 33)[arguments["count"] % 4]
     count, directory = arguments["count"], synthetic(arguments["count"])
     images, masks = synthetic_arrays(count)
@@ -61,7 +63,7 @@ def test_both_give_the_records_that_the_schedule_names(
         assert str(raised.value) == str(error)
         return
     theirs = make_dataset(directory, image_dtype=image_dtype, cache=cache, **rest)
-    expected = plainly(**arguments)
+    expected = batches_by_definition(**arguments)
     assert len(ours) == len(expected) == theirs.cardinality()
     for found in (list(ours), list(theirs.as_numpy_iterator())):
         assert len(found) == len(expected)
@@ -75,7 +77,7 @@ def test_both_give_the_records_that_the_schedule_names(
 @pytest.mark.parametrize("cache", [0, 1 << 30])
 @pytest.mark.parametrize("dtype", ["int16", "uint16", "int32", "float32"])
 @pytest.mark.parametrize("image_dtype", ["float32", None])
-def test_every_stored_dtype(synthetic: Synthetic, dtype: str, image_dtype: str | None, cache: int) -> None:
+def test_every_stored_dtype_is_read_unchanged(synthetic: Synthetic, dtype: str, image_dtype: Any, cache: int) -> None:
     directory = synthetic(9, dtype=dtype)
     images, _ = synthetic_arrays(9, dtype=dtype)
     batches = both(directory, cache, epochs=1, shuffle=False, image_dtype=image_dtype)
@@ -84,8 +86,8 @@ def test_every_stored_dtype(synthetic: Synthetic, dtype: str, image_dtype: str |
     assert np.array_equal(found[..., 0], images.astype(found.dtype))
 
 
-def test_blocks_of_steps_are_not_seen_outside(synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a block holds the end of one epoch and the beginning of the next."""
+def test_the_size_of_blocks_does_not_change_the_batches(synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a block has the end of one epoch and the start of the next."""
     monkeypatch.setattr("pipeline.dataset.POSITIONS_IN_BLOCK", 12)
     assert len(both(synthetic(16), batch_size=3, epochs=5, start_step=7)) == 23
 
@@ -100,7 +102,7 @@ def test_a_cache_is_not_mirrored_to_every_device_of_a_strategy(synthetic: Synthe
 
 def test_standardized_images_have_zero_mean_and_unit_variance(synthetic: Synthetic, tmp_path: pathlib.Path) -> None:
     images, masks = synthetic_arrays(9, (40, 40), "int32")
-    # A large offset under small variance is what float32 sums get wrong.
+    # Sums in float32 are wrong for a large offset and a small variance.
     images = 1_000_000 + images % 7
     images[3] = 5
     write_synthetic(tmp_path / "records", images, masks)
@@ -118,7 +120,7 @@ def test_standardized_images_have_zero_mean_and_unit_variance(synthetic: Synthet
 def test_standardize_agrees_with_tensorflow(synthetic: Synthetic) -> None:
     plain = next(iter(iterate_batches(synthetic(9))))[0]
     found = next(iter(iterate_batches(synthetic(9), standardize=True)))[0]
-    np.testing.assert_allclose(found, tf.image.per_image_standardization(plain), atol=1e-4)
+    np.testing.assert_allclose(found.astype(float), tf.image.per_image_standardization(plain), atol=1e-4)
 
 
 def test_batches_belong_to_the_caller(synthetic: Synthetic) -> None:
@@ -134,7 +136,7 @@ def test_batches_belong_to_the_caller(synthetic: Synthetic) -> None:
         assert (again[0] != -1).any()
 
 
-def test_iterating_again_gives_the_same(synthetic: Synthetic) -> None:
+def test_iterating_again_gives_the_same_batches(synthetic: Synthetic) -> None:
     batches = iterate_batches(synthetic(16), batch_size=3, epochs=2, start_step=2)
     first, second = list(batches), list(batches)
     assert len(first) == len(second) == len(batches) == 10
@@ -147,16 +149,16 @@ def test_iterating_again_gives_the_same(synthetic: Synthetic) -> None:
         assert np.array_equal(one[0], again)
 
 
-def test_without_end(synthetic: Synthetic) -> None:
+def test_readers_without_epochs_have_no_length(synthetic: Synthetic) -> None:
     batches = iterate_batches(synthetic(16))
-    with pytest.raises(TypeError, match="epochs=None cycles for ever and has no len"):
+    with pytest.raises(TypeError, match="epochs=None never ends and has no len"):
         len(batches)
     dataset = make_dataset(synthetic(16))
     assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
     assert len(list(itertools.islice(batches, 9))) == len(list(dataset.take(9))) == 9
 
 
-def test_known_shapes_where_they_are_known(synthetic: Synthetic) -> None:
+def test_shapes_are_static_where_every_batch_is_full(synthetic: Synthetic) -> None:
     assert make_dataset(synthetic(16)).element_spec[0] == tf.TensorSpec((8, 6, 5, 1), tf.float32)
     assert make_dataset(synthetic(16), drop_remainder=True, batch_size=5).element_spec[1] == tf.TensorSpec(
         (5, 6, 5, 1), tf.bool
@@ -182,7 +184,7 @@ def test_leaving_early_leaves_nothing_behind(synthetic: Synthetic, prefetch: int
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
-def test_a_damaged_record_is_named_where_it_comes(synthetic: Synthetic, tmp_path: pathlib.Path, prefetch: int) -> None:
+def test_a_damaged_record_is_named_when_it_is_read(synthetic: Synthetic, tmp_path: pathlib.Path, prefetch: int) -> None:
     directory = shutil.copytree(synthetic(10), tmp_path / "records")
     shard = directory / "lv-train.tfrecord-00001-of-00003"
     offset = int(shard.with_name(shard.name + ".idx").read_text().split()[2])
@@ -222,7 +224,7 @@ def _cut(shard: pathlib.Path) -> None:
 
 
 def _write_to(shard: pathlib.Path) -> None:
-    # In its place: were it emptied first, a batch on its way would touch what is no longer there.
+    # In place: if the file were emptied first, a reader could touch mapped pages that no longer exist.
     with shard.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"!")
@@ -237,7 +239,7 @@ def _replace(shard: pathlib.Path) -> None:
 @pytest.mark.parametrize("change", [_cut, _write_to, _replace, pathlib.Path.unlink])
 @pytest.mark.parametrize("opened", [True, False])
 @pytest.mark.parametrize("prefetch", [0, 1])
-def test_a_shard_that_changes_while_it_is_read(
+def test_a_shard_that_changes_while_it_is_read_is_an_error(
     synthetic: Synthetic, tmp_path: pathlib.Path, change: Callable[[pathlib.Path], None], opened: bool, prefetch: int
 ) -> None:
     directory = shutil.copytree(synthetic(10), tmp_path / "records")
@@ -247,13 +249,13 @@ def test_a_shard_that_changes_while_it_is_read(
     change(shard)
     what = "the shard was removed" if change is pathlib.Path.unlink else "the shard changed after it was opened"
     if prefetch:
-        # A batch may be on its way at this moment, its shard already looked at.
+        # A batch may be in preparation, after the check of its shard.
         what = f"({what}|the bytes around image and mask are not those of this format)"
     with pytest.raises(RecordsError, match=rf"{shard.name}: .*{what}.*; see python -m pipeline"):
         list(itertools.islice(iterator, 10))
 
 
-def test_a_shard_that_is_emptied_before_it_is_opened(synthetic: Synthetic, tmp_path: pathlib.Path) -> None:
+def test_a_shard_that_is_emptied_before_it_is_opened_is_an_error(synthetic: Synthetic, tmp_path: pathlib.Path) -> None:
     directory = shutil.copytree(synthetic(10), tmp_path / "records")
     batches = iterate_batches(directory, shuffle=False, prefetch=0)
     os.truncate(directory / "lv-train.tfrecord-00000-of-00003", 0)
@@ -274,7 +276,7 @@ def test_bytes_of_another_format_are_not_taken_for_pixels(synthetic: Synthetic, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"split": "test"}, "split 'test' is not there; these are: train"),
+        ({"split": "test"}, "there is no split 'test'; the splits are: train"),
         ({"image_dtype": "float16"}, "image_dtype is 'float16', \"float32\" or None expected"),
         ({"image_dtype": None, "standardize": True}, "standardize gives float32"),
         ({"batch_size": 0}, "batch_size is 0"),
@@ -286,7 +288,7 @@ def test_wrong_arguments_say_what_would_be_right(synthetic: Synthetic, arguments
             reader(synthetic(10), **arguments)
 
 
-def test_arguments_of_one_reader(synthetic: Synthetic) -> None:
+def test_wrong_arguments_of_one_reader_are_refused(synthetic: Synthetic) -> None:
     with pytest.raises(RecordsError, match="prefetch is -1, at least 0 expected"):
         iterate_batches(synthetic(10), prefetch=-1)
     with pytest.raises(RecordsError, match="cache is -1, at least 0 expected"):
@@ -305,7 +307,7 @@ def test_reading_needs_no_tensorflow(synthetic: Synthetic) -> None:
 
 
 def test_one_damaged_batch_does_not_stop_those_before_it(synthetic: Synthetic, tmp_path: pathlib.Path) -> None:
-    """Prepared ahead or not, an error comes with the batch it belongs to."""
+    """With or without prefetch, an error comes with its batch."""
     directory = shutil.copytree(synthetic(10), tmp_path / "records")
     shard = directory / "lv-train.tfrecord-00000-of-00003"
     changed = bytearray(shard.read_bytes())
@@ -343,7 +345,7 @@ def _sum_of_first(directory: pathlib.Path) -> float:
     return float(next(iter(iterate_batches(directory)))[0].sum())
 
 
-def test_spawned_workers_agree(synthetic: Synthetic) -> None:
+def test_spawned_workers_read_the_same_batches(synthetic: Synthetic) -> None:
     directory = synthetic(10)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(_sum_of_first, (directory,)) == _sum_of_first(directory)
@@ -351,8 +353,8 @@ def test_spawned_workers_agree(synthetic: Synthetic) -> None:
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("prefetch", [0, 2])
-def test_forked_workers_agree(synthetic: Synthetic, prefetch: int) -> None:
-    """Also those that are forked while the parent reads, with what the parent has open."""
+def test_forked_workers_read_the_same_batches(synthetic: Synthetic, prefetch: int) -> None:
+    """Also workers that are forked while the parent reads, with its open files."""
     batches = iterate_batches(synthetic(16), batch_size=2, epochs=1, prefetch=prefetch)
     iterator = iter(batches)
     expected = [next(iterator), *iterator]
@@ -386,7 +388,7 @@ def _images(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.nda
         yield from images[..., 0]
 
 
-# What reads a directory: with a cache and without.
+# The readers of a directory, with a cache and without.
 _READERS = {
     "iterate_batches": lambda *args, **kwargs: iter(iterate_batches(*args, **kwargs)),
     "make_dataset": lambda *args, **kwargs: make_dataset(*args, **kwargs).as_numpy_iterator(),
@@ -403,7 +405,7 @@ def test_a_directory_exchanged_while_it_is_opened_is_not_mixed_with_the_other(
     shutil.copytree(synthetic(16, dtype="int16"), other)
     load = Index.load
 
-    def exchanged(*arguments: object) -> Index:
+    def exchanged(*arguments: Any) -> Index:
         directory.rename(tmp_path / "former")
         other.rename(directory)
         return load(*arguments)
@@ -470,12 +472,12 @@ def test_an_iterator_keeps_its_files_when_the_data_set_is_gone(synthetic: Synthe
     assert len(list(itertools.islice(iterator, 30))) == 30
 
 
-def test_batches_larger_than_the_share(synthetic: Synthetic) -> None:
+def test_a_batch_size_beyond_the_share_gives_one_batch_an_epoch(synthetic: Synthetic) -> None:
     assert [len(images) for images, _ in both(synthetic(16), batch_size=10**12, epochs=2)] == [16, 16]
 
 
 def test_an_iterator_of_tensorflow_has_no_checkpoint(synthetic: Synthetic, tmp_path: pathlib.Path) -> None:
-    """start_step takes its place; if a later TensorFlow can do it, the documentation changes."""
+    """start_step replaces it; if a later TensorFlow can save it, the documentation has to change."""
     checkpoint = tf.train.Checkpoint(iterator=iter(make_dataset(synthetic(16))))
     with pytest.raises(tf.errors.FailedPreconditionError, match="stateful"):
         checkpoint.save(tmp_path / "checkpoint")
@@ -489,7 +491,7 @@ def test_batches_can_be_sent_to_another_process(synthetic: Synthetic) -> None:
 
 
 def test_keras_trains_without_a_warning(phantom_records: pathlib.Path) -> None:
-    """In a process of its own, whose whole output is looked at: TensorFlow warns past Python's warnings."""
+    """In a separate process, whose whole output is checked: TensorFlow's warnings bypass Python's."""
     steps = DatasetInfo.load(phantom_records).splits["train"].steps_per_epoch(8)
     code = f"""
 import warnings
@@ -508,7 +510,7 @@ print("epochs", len(history.history["val_loss"]))
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["epochs", "2"]
-    # Lines that begin with I inform; what TensorFlow says when it starts is about the machine, not the data.
+    # Lines that start with I are information; what TensorFlow prints at its start concerns the machine, not the data.
     starting = ("All log messages before absl", "cuInit", "To enable the following instructions")
     said = [line for line in result.stderr.splitlines() if not any(words in line for words in starting)]
     assert [line for line in said if line and not line.startswith("I0000 ")] == []

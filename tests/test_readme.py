@@ -1,4 +1,4 @@
-"""README.md and BUILD.md: every snippet runs, and the set-up is what they say."""
+"""README.md and BUILD.md: every snippet runs, and the set-up is as they describe it."""
 
 import pathlib
 import re
@@ -8,14 +8,14 @@ import tomllib
 
 import pytest
 
-from .conftest import ROOT
-from .documents import Block, blocks, environment
+from .helpers import ROOT
+from .helpers.documents import Block, blocks, environment
 
 SNIPPETS = [block for name in ("README.md", "BUILD.md") for block in blocks(name) if block.language]
 SET_UP = "bash"
 
 
-def test_there_is_python_and_shell() -> None:
+def test_the_snippets_are_python_and_shell() -> None:
     assert {block.language for block in SNIPPETS} == {"python", "sh", SET_UP}
 
 
@@ -37,7 +37,7 @@ def test_a_program_runs_as_it_is_shown(block: Block, phantom_records: pathlib.Pa
 
 @pytest.mark.parametrize("block", [block for block in SNIPPETS if block.language == "sh"], ids=lambda one: one.heading)
 def test_a_command_runs_as_it_is_shown(block: Block, tmp_path: pathlib.Path) -> None:
-    """Of make, what it would run: .ci/run runs it."""
+    """make only prints what it would run; .ci/run runs it."""
     variables = environment(tmp_path / "bin")
     for line in block.content.replace(".venv/bin/python", "python").splitlines():
         folder, command = (ROOT, f"make --dry-run {line[5:]}") if line.startswith("make ") else (tmp_path, line)
@@ -55,7 +55,7 @@ def test_the_extras_of_the_set_up_are_those_of_the_project() -> None:
 
 
 def test_a_script_anywhere_imports_the_project(tmp_path: pathlib.Path) -> None:
-    """The set-up installs it."""
+    """Because the set-up installs it."""
     (tmp_path / "script.py").write_text("import pipeline, preprocess\nprint(pipeline.__file__)\n")
     result = subprocess.run(
         [sys.executable, tmp_path / "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -1,12 +1,12 @@
-"""The four real studies, where they are there."""
+"""The four real studies, if they are present."""
 
-import csv
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
 import zlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,7 +20,8 @@ from preprocess.config import Config
 from preprocess.report.page import write_report
 from preprocess.run import run
 
-from .conftest import ROOT
+from .helpers import ROOT
+from .helpers.tables import audit_of, found_by, read_table
 
 STUDIES = {"SCD0000101": "SC-HF-I-1", "SCD0000201": "SC-HF-I-2", "SCD0000301": "SC-HF-I-4", "SCD0000401": "SC-HF-I-5"}
 
@@ -29,7 +30,7 @@ Key = tuple[str, int]
 
 @pytest.fixture(scope="module")
 def images(real_data: pathlib.Path) -> dict[bytes, Key]:
-    """Study and number by pixels, of every image that has an i-contour: read by pydicom alone."""
+    """Study and number of every image that has an i-contour, by its pixels; read by pydicom alone."""
     found = {}
     for study, contours in STUDIES.items():
         for path in (real_data / "contourfiles" / contours / "i-contours").iterdir():
@@ -40,8 +41,8 @@ def images(real_data: pathlib.Path) -> dict[bytes, Key]:
     return found
 
 
-def epochs_of(batches: object, images: dict[bytes, Key]) -> list[list[Key]]:
-    """The pairs of each of two epochs, in their order, told by the pixels."""
+def epochs_of(batches: Any, images: dict[bytes, Key]) -> list[list[Key]]:
+    """The pairs of two epochs, in order, identified by their pixels."""
     keys = [images[image.tobytes()] for batch, _ in batches for image in batch]
     assert len(keys) == 148
     return [keys[:74], keys[74:]]
@@ -56,14 +57,13 @@ def test_the_job_writes_74_records(real_records: pathlib.Path) -> None:
 
 
 def test_the_audit_has_one_missing_study_and_846_unlabeled_images(real_records: pathlib.Path) -> None:
-    with (real_records / "audit.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = audit_of(real_records)
     assert [(row["study_id"], row["level"]) for row in rows if row["reason"] == "missing_study"] == [
         ("SCD0000501", "error")
     ]
     unlabeled = [int(row["detail"].split()[0]) for row in rows if row["reason"] == "unlabeled_images"]
     assert (len(unlabeled), sum(unlabeled)) == (4, 846)
-    # The one warning is looked at in docs/ANSWERS.md.
+    # docs/ANSWERS.md discusses the one warning.
     rest = [row for row in rows if row["reason"] not in ("missing_study", "unlabeled_images")]
     assert [(row["reason"], row["study_id"], row["instance_number"], row["level"]) for row in rest] == [
         ("volume_order", "SCD0000401", "187", "warning")
@@ -71,9 +71,8 @@ def test_the_audit_has_one_missing_study_and_846_unlabeled_images(real_records: 
 
 
 def test_volumes_and_registration_are_those_measured_before(real_records: pathlib.Path) -> None:
-    """The figures are the design's: ejection fractions, and contours that lie up and left by less than 2 pixels."""
-    with (real_records / "studies.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    """Ejection fractions, and contours that lie less than 2 pixels up and left, as measured for the design."""
+    rows = read_table(real_records / "studies.csv")
     fractions = [float(row["ejection_fraction_percent"]) for row in rows]
     assert fractions == pytest.approx([26.1, 25.5, 21.8, 33.1], abs=0.1)
     assert [float(row["slice_spacing_mm"]) for row in rows] == pytest.approx([10, 10, 8, 8], abs=0.01)
@@ -114,9 +113,7 @@ def test_contours_moved_by_4_pixels_are_found(real_data: pathlib.Path, tmp_path:
     for path in (tmp_path / "contourfiles" / STUDIES["SCD0000201"]).rglob("*.txt"):
         np.savetxt(path, np.loadtxt(path) + (4, 0), "%.2f")
     run(Config(tmp_path, tmp_path / "records"))
-    with (tmp_path / "records" / "audit.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["reason"] == "misregistered"]
-    assert [(row["study_id"], row["level"]) for row in rows] == [("SCD0000201", "warning")]
+    assert found_by(tmp_path / "records", "misregistered") == [("SCD0000201", "", "warning")]
 
 
 def test_the_report_shows_every_pair(
@@ -146,6 +143,7 @@ def test_every_mask_is_that_of_the_contour(
 
 
 def test_slice_and_phase_are_those_of_the_numbering(real_records: pathlib.Path) -> None:
+    seen = 0
     for path in real_records.glob("*.tfrecord-?????-of-?????"):
         for data in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             feature = tf.train.Example.FromString(data).features.feature
@@ -154,6 +152,8 @@ def test_slice_and_phase_are_those_of_the_numbering(real_records: pathlib.Path) 
                 for name in ("instance_number", "slice_index", "phase_index")
             )
             assert (slice_index, phase_index) == divmod(number - 1, 20)
+            seen += 1
+    assert seen == 74
 
 
 def test_keras_trains_two_epochs(real_records: pathlib.Path) -> None:

@@ -19,7 +19,8 @@ from pipeline.index import Index, read_index
 from pipeline.manifest import DatasetInfo, FileInfo, ShardInfo
 from pipeline.records import Layout, RecordReader
 
-from .conftest import ROOT, Synthetic, synthetic_arrays
+from .helpers import ROOT
+from .helpers.synthetic import Synthetic, synthetic_arrays
 
 
 def example(image: bytes, mask: bytes, meta: dict[str, bytes]) -> bytes:
@@ -38,7 +39,7 @@ def test_the_layout_is_where_protobuf_puts_the_pixels(image_bytes: int, mask_byt
     assert data.startswith(layout.head(len(data)) + image + layout.gap + mask)
 
 
-def test_data_too_short_for_its_pixels_says_so() -> None:
+def test_data_too_short_for_its_pixels_is_refused() -> None:
     with pytest.raises(RecordsError, match="20 bytes of data cannot hold an image of 60"):
         Layout(60, 30).head(20)
 
@@ -79,7 +80,7 @@ def test_many_shards_need_few_descriptors(synthetic: Synthetic, monkeypatch: pyt
     before = len(os.listdir("/proc/self/fd"))
     reader = RecordReader(directory, info, Index.load(directory, info, "train"))
     reader.read(np.arange(20)[::-1], found, np.empty((20, *info.mask_shape), np.bool_))
-    # The directory has one.
+    # The directory takes one.
     assert len(os.listdir("/proc/self/fd")) == before + 1 + 2
     del reader
     assert len(os.listdir("/proc/self/fd")) == before
@@ -87,7 +88,7 @@ def test_many_shards_need_few_descriptors(synthetic: Synthetic, monkeypatch: pyt
 
 
 def test_threads_together_open_few_shards(synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though each looks at the number of open shards while the other opens one."""
+    """Although each may count the open shards while another opens one."""
     monkeypatch.setattr("pipeline.shards._MOST_OPEN", 4)
     monkeypatch.setattr("pipeline.records._OPEN_SHARDS", 4, raising=False)
     directory = synthetic(60, num_shards=60)
@@ -112,7 +113,7 @@ def test_threads_together_open_few_shards(synthetic: Synthetic, monkeypatch: pyt
     assert len(os.listdir("/proc/self/fd")) <= before + 1 + 4
 
 
-def test_a_batch_over_more_shards_than_a_process_may_open(synthetic: Synthetic) -> None:
+def test_a_batch_over_more_shards_than_a_process_may_open_is_read(synthetic: Synthetic) -> None:
     code = f"""
 import resource
 import numpy as np
@@ -134,7 +135,7 @@ def test_an_index_of_other_records_is_refused(synthetic: Synthetic, tmp_path: pa
     # As long as the shard, but its first two records are one byte longer and shorter.
     moved = [f"0 {size + 1}", f"{size + 1} {int(second.split()[1]) - 1}"]
     path.write_text("\n".join([*moved, *rest]) + "\n")
-    with pytest.raises(RecordsError, match=rf"{path.name}: is not the index that the manifest names"):
+    with pytest.raises(RecordsError, match=rf"{path.name}: does not match the manifest"):
         Index.load(directory, DatasetInfo.load(directory), "train")
 
 
@@ -172,3 +173,7 @@ def test_an_index_that_does_not_fit_its_shard_is_refused(tmp_path: pathlib.Path,
 def test_a_missing_index_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(RecordsError, match=r"shard\.idx: cannot be read as an index"):
         read_index(RecordsDirectory(tmp_path), ShardInfo("shard", 1, 20, ""), None)
+
+
+def test_image_and_mask_sort_before_all_other_features() -> None:
+    assert sorted(feature.name for feature in schema.FEATURES)[:2] == [schema.IMAGE, schema.MASK]

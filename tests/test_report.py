@@ -20,12 +20,12 @@ from selenium.webdriver.support.ui import Select
 from pipeline import RecordsError
 from preprocess import phantom
 from preprocess.config import Config
-from preprocess.findings import FatalInputError
+from preprocess.findings import FatalInputError, Reason
 from preprocess.report.page import write_report
 from preprocess.run import run
 
-from .conftest import contents
-from .test_main import preprocess
+from .helpers.commands import preprocess
+from .helpers.trees import contents
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -81,6 +81,7 @@ def test_every_pair_has_its_picture_and_every_picture_a_text(page: pathlib.Path)
         assert media_type in ("data:image/webp", "data:image/svg+xml")
         if media_type == "data:image/webp":
             picture = cv2.imdecode(np.frombuffer(base64.b64decode(content), np.uint8), cv2.IMREAD_COLOR)
+            assert picture is not None
             assert picture.shape == (352, 352, 3)
             # Yellow contour on gray: blue is far below red and green.
             blue, green, red = picture.astype(int).transpose(2, 0, 1)
@@ -94,7 +95,7 @@ def test_headings_are_in_order(page: pathlib.Path) -> None:
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
 
 
-def test_other_data_than_the_records_were_made_from(page: pathlib.Path, tree: pathlib.Path) -> None:
+def test_other_data_than_the_records_were_made_from_is_refused(page: pathlib.Path, tree: pathlib.Path) -> None:
     with pytest.raises(FatalInputError, match=r"is not there; pass the --data_dir that the records were made from"):
         write_report(tree, page.parent.parent / "records", page.parent)
 
@@ -134,7 +135,7 @@ def test_a_report_is_replaced_by_one_of_the_same_studies_only(
     assert os.listdir(tmp_path / "report") == ["index.html"]
 
 
-def test_records_without_a_table(data: pathlib.Path, page: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_records_without_a_table_are_refused(data: pathlib.Path, page: pathlib.Path, tmp_path: pathlib.Path) -> None:
     shutil.copytree(page.parent.parent / "records", tmp_path / "records")
     (tmp_path / "records" / "pairs.csv").unlink()
     with pytest.raises(
@@ -162,7 +163,18 @@ def test_a_page_shows_a_few_hundred_rows_of_a_kind_and_counts_the_others(
     assert "1800 more rows of level error, reason duplicate_image: see audit.csv." in text
 
 
-def test_a_study_named_like_a_formula_in_a_folder_that_is_not_utf_8(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_the_reasons_that_occur_are_explained(page: pathlib.Path) -> None:
+    text = page.read_text("utf-8")
+    explained = dict(re.findall(r"<dt>(\w+)</dt>\n<dd>(.*)</dd>", text))
+    assert explained.keys() == set(re.findall(r"<tr data-level=.*?</td><td>(\w+)</td>", text))
+    assert explained["missing_study"].startswith("a row of <code>link.csv</code> names a study")
+    assert explained["missing_study"].endswith(f" <strong>What to do:</strong> {Reason.MISSING_STUDY.remedy}.")
+    assert "What to do" not in explained["unlabeled_images"]
+
+
+def test_a_study_named_like_a_formula_in_a_folder_that_is_not_utf_8_is_shown(
+    tree: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     (tree / "dicoms" / "PHANTOM001").rename(tree / "dicoms" / "$^$")
     for path in (tree / "dicoms" / "$^$").iterdir():
         dataset = pydicom.dcmread(path)
@@ -177,16 +189,18 @@ def test_a_study_named_like_a_formula_in_a_folder_that_is_not_utf_8(tree: pathli
     assert '<h2 id="study-$^$">$^$</h2>' in page.read_text("utf-8")
 
 
-def test_outer_contours(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_the_page_of_outer_contours_shows_no_contrast(data: pathlib.Path, tmp_path: pathlib.Path) -> None:
     run(Config(data, tmp_path / "records", contours="o", contour_origin="center"))
     text = write_report(data, tmp_path / "records", tmp_path / "report").read_text("utf-8")
     assert text.count("<figure id=") == 18
     assert "pairs written (outer contours)" in text
-    # Contrast is told of inner contours.
+    # Contrast is measured for inner contours only.
     assert "Contrast across the contours" not in text
 
 
-def test_as_a_command(data: pathlib.Path, page: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_the_report_command_writes_the_same_page(
+    data: pathlib.Path, page: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     records = page.parent.parent / "records"
     arguments = f"--data_dir={data}", f"--records_dir={records}", f"--output_dir={tmp_path / 'out'}"
     result = preprocess(*arguments, module="preprocess.report")
@@ -238,8 +252,8 @@ def column(browser: webdriver.Chrome, number: int) -> list[str]:
     return [row.find_elements(By.TAG_NAME, "td")[number].text for row in rows(browser)]
 
 
-def test_it_loads_without_an_error(opened: webdriver.Chrome) -> None:
-    assert opened.get_log("browser") == []
+def test_the_page_loads_without_an_error(opened: webdriver.Chrome) -> None:
+    assert opened.get_log("browser") == []  # type: ignore[no-untyped-call]
     broken = opened.execute_script(
         "for (const image of document.images) image.loading = 'eager';"
         "return Promise.all([...document.images].map(image => image.decode().then(() => 0, () => 1)))"
@@ -248,7 +262,7 @@ def test_it_loads_without_an_error(opened: webdriver.Chrome) -> None:
     assert opened.title == "Audit: 36 pairs of 3 studies"
 
 
-def test_the_filter_filters(opened: webdriver.Chrome) -> None:
+def test_the_filter_hides_other_rows(opened: webdriver.Chrome) -> None:
     everything = len(rows(opened))
     assert column(opened, 0)[0] == "error"
     words = opened.find_element(By.ID, "words")
@@ -284,7 +298,7 @@ def test_a_row_leads_to_its_picture(opened: webdriver.Chrome) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone_and_is_readable(opened: webdriver.Chrome, scheme: str) -> None:
+def test_the_page_fits_a_phone_and_is_readable(opened: webdriver.Chrome, scheme: str) -> None:
     opened.execute_cdp_cmd(
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     )
@@ -299,7 +313,7 @@ def test_it_fits_a_phone_and_is_readable(opened: webdriver.Chrome, scheme: str) 
         opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-# WCAG 2.2's contrast ratio of text and ground, which is to be at least 4.5.
+# The contrast ratio of text and background (WCAG 2.2), which has to be at least 4.5.
 CONTRAST = """
 const luminance = color => {
   const [r, g, b] = color.match(/[0-9.]+/g).slice(0, 3).map(c => c / 255)

@@ -1,6 +1,5 @@
 """Whole runs on small trees: the phantom plus one flaw."""
 
-import csv
 import os
 import pathlib
 import shutil
@@ -9,42 +8,21 @@ from collections.abc import Callable
 import numpy as np
 import pydicom
 import pytest
-import tensorflow as tf
 
 from pipeline import DatasetInfo, iterate_batches, verify
 from preprocess import phantom
 from preprocess import run as run_module
 from preprocess.config import Config
 from preprocess.findings import FatalInputError, Reason
+from preprocess.model import ContourKind, Origin
 from preprocess.report.page import write_report
 from preprocess.run import run
 
-from .conftest import contents, listing
+from .helpers.records import pairs_of
+from .helpers.tables import audit_of, found_by, read_table
+from .helpers.trees import contents, contour, edited, image, listing
 
-I_CONTOURS = "contourfiles/PH-1/i-contours"
-
-
-def audit_of(records: pathlib.Path) -> list[dict[str, str]]:
-    with (records / "audit.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def image(tree: pathlib.Path, number: int) -> pathlib.Path:
-    return tree / "dicoms" / "PHANTOM001" / f"{number}.dcm"
-
-
-def contour(tree: pathlib.Path, number: int) -> pathlib.Path:
-    return tree / I_CONTOURS / phantom.contour_name(number, "i")
-
-
-def edited(path: pathlib.Path, **elements: object) -> None:
-    dataset = pydicom.dcmread(path)
-    for keyword, value in elements.items():
-        setattr(dataset, keyword, value)
-    dataset.save_as(path)
-
-
-# Each flaw touches pair 9 of PHANTOM001, unless its row says otherwise.
+# Flaws of an image, a contour or a pair are those of pair 9 of PHANTOM001.
 
 
 def missing_study(tree: pathlib.Path) -> None:
@@ -164,7 +142,7 @@ def open_contour(tree: pathlib.Path) -> None:
 
 
 AUDITED = [
-    # flaw, reasons of the rows it adds, kind of the first, pairs it costs
+    # flaw, reasons of the rows that it adds, kind of the first row, number of pairs lost
     (missing_study, ["missing_study"], "study", 0),
     (unlinked_study, ["unlinked_study"], "study", 0),
     (bad_link, ["bad_link"], "link", 0),
@@ -195,7 +173,7 @@ AUDITED = [
 
 
 @pytest.mark.parametrize(("flaw", "reasons", "kind", "cost"), AUDITED, ids=[row[0].__name__ for row in AUDITED])
-def test_a_flaw_is_told_and_costs_its_pair_alone(
+def test_a_flaw_is_reported_and_costs_its_pair_alone(
     tree: pathlib.Path,
     tmp_path: pathlib.Path,
     flaw: Callable[[pathlib.Path], None],
@@ -214,17 +192,17 @@ def test_a_flaw_is_told_and_costs_its_pair_alone(
     first = next(row for row in rows if row["reason"] == reasons[0])
     assert first["kind"] == kind
     for row in rows:
-        assert row["level"] == Reason(row["reason"]).levels[0]
+        assert row["level"] == Reason[row["reason"].upper()].levels[0]
         assert row["detail"]
         assert not row["path"].startswith("/")
         if kind in ("image", "contour", "pair"):
             assert (row["study_id"], row["instance_number"]) == ("PHANTOM001", "9")
             assert "9" in row["path"]
     assert sum(summary.left_out.values()) == sum(row["level"] == "error" for row in rows)
-    # A pair of another shape still counts in the volumes; of two contours of one number neither is known further on.
+    # A pair of another shape still counts in the volumes; two contours of one number are both dropped early.
     incomplete = found_by(tmp_path / "after", "incomplete_volumes")
     assert incomplete == [("PHANTOM001", "", "warning")] * (cost and flaw not in (size_mismatch, duplicate_contour))
-    # The others are what they were.
+    # The other pairs are unchanged.
     before, after = pairs_of(tmp_path / "before"), pairs_of(tmp_path / "after")
     assert len(after) == len(before) - cost
     assert [pair for pair in after if pair[0] != ("PHANTOM001", 9)] == [
@@ -232,53 +210,32 @@ def test_a_flaw_is_told_and_costs_its_pair_alone(
     ]
 
 
-def pairs_of(records: pathlib.Path) -> list[tuple[tuple[str, int], bytes, bytes]]:
-    """Study, number, image and mask of every record, in storage order, read by TensorFlow."""
-    found = []
-    for path in sorted(records.glob("*.tfrecord-?????-of-?????")):
-        for data in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            feature = tf.train.Example.FromString(data).features.feature
-            key = (
-                feature["meta/study_id"].bytes_list.value[0].decode(),
-                feature["meta/instance_number"].int64_list.value[0],
-            )
-            found.append((key, feature["image"].bytes_list.value[0], feature["mask"].bytes_list.value[0]))
-    return found
-
-
-def found_by(records: pathlib.Path, *reasons: str) -> list[tuple[str, str, str]]:
-    """Study, number and level of each row of the audit that has one of the reasons."""
-    return [
-        (row["study_id"], row["instance_number"], row["level"]) for row in audit_of(records) if row["reason"] in reasons
-    ]
-
-
 @pytest.mark.parametrize(("dx", "level", "written"), [(0, None, 8), (10.5, "warning", 8), (14, "error", 7)])
-def test_an_inner_contour_outside_the_outer_one(
+def test_an_inner_contour_outside_the_outer_one_is_reported(
     tree: pathlib.Path, tmp_path: pathlib.Path, dx: float, level: str | None, written: int
 ) -> None:
     moved(contour(tree, 21), dx)
-    for kind, complete in (("i", 8), ("o", 4)):
+    kinds: tuple[tuple[ContourKind, int], ...] = (("i", 8), ("o", 4))
+    for kind, complete in kinds:
         summary = run(Config(tree, tmp_path / kind, contours=kind))
         assert found_by(tmp_path / kind, "not_nested") == ([("PHANTOM001", "21", level)] if level else [])
         assert summary.records == {"train": complete - (8 - written)}
 
 
-def test_what_cannot_be_drawn_has_no_part_in_the_volumes(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_contour_that_cannot_be_drawn_has_no_part_in_the_volumes(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     def volume(records: pathlib.Path) -> float:
-        with (records / "studies.csv").open(newline="") as file:
-            return float(next(csv.DictReader(file))["esv_ml"])
+        return float(read_table(records / "studies.csv")[0]["esv_ml"])
 
     run(Config(tree, tmp_path / "before"))
     points = np.loadtxt(contour(tree, 29))
     np.savetxt(contour(tree, 29), np.vstack([points, (900, 900)]))
     run(Config(tree, tmp_path / "after"))
     assert found_by(tmp_path / "after", "outside_image") == [("PHANTOM001", "29", "error")]
-    # Of two slices one is left.
+    # One of two slices is left.
     assert 0.4 < volume(tmp_path / "after") / volume(tmp_path / "before") < 0.6
 
 
-def test_a_cavity_that_grows_at_end_systole(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_cavity_that_grows_at_end_systole_is_a_warning(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     one, other = contour(tree, 21).read_bytes(), contour(tree, 29).read_bytes()
     contour(tree, 21).write_bytes(other)
     contour(tree, 29).write_bytes(one)
@@ -288,8 +245,8 @@ def test_a_cavity_that_grows_at_end_systole(tree: pathlib.Path, tmp_path: pathli
 
 @pytest.mark.parametrize("origin", ["corner", "center"])
 @pytest.mark.parametrize(("dx", "expected"), [(4, [("PHANTOM001", "", "warning")]), (0, [])])
-def test_contours_that_lie_off_their_images(
-    tree: pathlib.Path, tmp_path: pathlib.Path, origin: str, dx: float, expected: list[tuple[str, str, str]]
+def test_contours_that_lie_off_their_images_are_a_warning(
+    tree: pathlib.Path, tmp_path: pathlib.Path, origin: Origin, dx: float, expected: list[tuple[str, str, str]]
 ) -> None:
     for path in (tree / "contourfiles" / "PH-1").rglob("*.txt"):
         moved(path, dx)
@@ -297,10 +254,12 @@ def test_contours_that_lie_off_their_images(
     assert found_by(tmp_path / "records", "misregistered") == expected
 
 
-def test_outer_contours_copied_from_another_study(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """The owner keeps its records; of the other, only the o-contours are lost."""
+def test_outer_contours_copied_from_another_study_cost_its_o_pairs_alone(
+    tree: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """The owner keeps its records; the other study loses only its o-contours."""
     for number in (1, 21):
-        # Other line ends, so that the files are not the same bytes.
+        # Other line ends, so that the bytes of the files differ.
         outer(tree, number).write_bytes(outer(tree, number, "PH-2").read_bytes().replace(b"\n", b"\r\n"))
     assert run(Config(tree, tmp_path / "o", contours="o")).records == {"train": 2}
     assert run(Config(tree, tmp_path / "i", contours="i")).records == {"train": 8}
@@ -315,7 +274,7 @@ def test_outer_contours_copied_from_another_study(tree: pathlib.Path, tmp_path: 
         assert found_by(records, "not_nested") == [("PHANTOM001", "1", "error"), ("PHANTOM001", "21", "error")]
 
 
-def test_contours_that_nothing_tells_apart(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_copied_contours_without_a_known_owner_are_left_out(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     copy = contour(tree, 9).read_bytes()
     (tree / "contourfiles/PH-2/i-contours" / phantom.contour_name(9, "i")).write_bytes(copy)
     assert run(Config(tree, tmp_path / "records")).records == {"train": 6}
@@ -337,7 +296,7 @@ def test_a_contour_carried_over_within_a_study_is_a_warning(tree: pathlib.Path, 
 def test_an_image_in_two_studies_is_in_neither(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     copy = pydicom.dcmread(image(tree, 9)).PixelData
     edited(tree / "dicoms" / "PHANTOM002" / "9.dcm", PixelData=copy)
-    # Among unlabeled images nobody minds.
+    # A copy among unlabeled images does not matter.
     edited(tree / "dicoms" / "PHANTOM002" / "10.dcm", PixelData=copy)
     assert run(Config(tree, tmp_path / "records")).records == {"train": 6}
     assert found_by(tmp_path / "records", "duplicate_image") == [
@@ -390,7 +349,7 @@ def test_a_row_of_the_audit_excludes_its_pair_and_only_it(tree: pathlib.Path, tm
     assert found_by(tmp_path / "second", "unmatched_exclusion") == [("PHANTOM002", "99", "warning")]
 
 
-def test_outer_contours(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_outer_contours_give_larger_masks(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     run(Config(tree, tmp_path / "i"))
     run(Config(tree, tmp_path / "o", contours="o"))
     inner = {key: mask for key, _, mask in pairs_of(tmp_path / "i")}
@@ -528,6 +487,6 @@ def test_nothing_of_a_header_leaves_it(tree: pathlib.Path, tmp_path: pathlib.Pat
         ({"split": "train:2"}, "fractions above 0 that add up to 1"),
     ],
 )
-def test_settings_check_themselves(settings: dict, message: str) -> None:
+def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Config(pathlib.Path("data"), pathlib.Path("records"), **settings)

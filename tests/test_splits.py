@@ -1,3 +1,5 @@
+import fractions
+
 import hypothesis
 import hypothesis.strategies as st
 import pytest
@@ -12,7 +14,7 @@ def test_one_name_takes_all() -> None:
     assert splits.assign("train", ("B", "A")) == {"train": ("A", "B")}
 
 
-def test_studies_by_name() -> None:
+def test_studies_go_to_the_splits_that_name_them() -> None:
     assert splits.assign("val=B", FOUR) == {"train": ("A", "C", "D"), "val": ("B",)}
     assert splits.assign("val=D+B,test=A", FOUR) == {"train": ("C",), "val": ("B", "D"), "test": ("A",)}
     assert splits.assign("train=A,val=B", FOUR) == {"train": ("A", "C", "D"), "val": ("B",)}
@@ -29,14 +31,18 @@ def test_fractions_round_to_whole_studies(weights: list[int], studies: set[str])
     assigned = splits.assign(rule, studies)
     assert sorted(study for members in assigned.values() for study in members) == sorted(studies)
     assert list(assigned) == [f"s{number}" for number in range(len(weights))]
-    for weight, members in zip(weights, assigned.values(), strict=True):
-        exact = weight / total * len(studies)
-        assert len(members) >= 1
-        assert abs(len(members) - exact) < 1 or exact < 1 or len(members) < exact
+    shares = [fractions.Fraction(weight * len(studies), total) for weight in weights]
+    # A split whose share is less than one study gets one, at the cost of the others.
+    raised = sum(exact < 1 for exact in shares)
+    for exact, members in zip(shares, assigned.values(), strict=True):
+        if exact < 1:
+            assert len(members) == 1
+        else:
+            assert exact - 1 - raised < len(members) < exact + 1
     assert splits.assign(rule, sorted(studies, reverse=True)) == assigned
 
 
-def test_fractions_as_people_write_them() -> None:
+def test_decimal_fractions_give_whole_studies() -> None:
     sizes = {name: len(members) for name, members in splits.assign("train:0.6,val:0.2,test:0.2", "ABCDEFGHIJ").items()}
     assert sizes == {"train": 6, "val": 2, "test": 2}
     sizes = {name: len(members) for name, members in splits.assign("train:0.6,val:0.2,test:0.2", FOUR).items()}
@@ -63,7 +69,7 @@ def test_fractions_as_people_write_them() -> None:
         ("val=A,val=B", "'val' is named twice"),
     ],
 )
-def test_a_malformed_rule(rule: str, message: str) -> None:
+def test_a_malformed_rule_is_refused(rule: str, message: str) -> None:
     for check in (splits.check, lambda rule: splits.assign(rule, FOUR)):
         with pytest.raises(ValueError, match=message) as raised:
             check(rule)
@@ -79,7 +85,7 @@ def test_a_malformed_rule(rule: str, message: str) -> None:
         ("a:0.2,b:0.2,c:0.2,d:0.2,e:0.2", "5 splits need a study each, and 4 can be used: A, B, C, D"),
     ],
 )
-def test_a_rule_that_asks_for_what_is_not_there(rule: str, message: str) -> None:
+def test_a_rule_that_the_studies_cannot_satisfy_is_refused(rule: str, message: str) -> None:
     splits.check(rule)
     with pytest.raises(FatalInputError, match=message):
         splits.assign(rule, FOUR)

@@ -1,8 +1,9 @@
-"""Stored values, against bits that are put together one by one, and against what an independent encoder was given."""
+"""Stored values, compared with bits assembled one by one and with the input of an independent encoder."""
 
 import io
 import pathlib
 from collections.abc import Callable
+from typing import Any, Literal
 
 import hypothesis
 import hypothesis.strategies as st
@@ -12,6 +13,7 @@ import pytest
 from openjpeg.utils import encode_array
 from PIL import Image
 from pydicom.uid import (
+    UID,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -24,16 +26,18 @@ from preprocess.config import Config
 from preprocess.dicom import reader, stored
 from preprocess.dicom.stored import Layout
 from preprocess.findings import InputError
+from preprocess.model import ContourKind
 from preprocess.run import run
 
-from .test_dicom import LIMIT, changed
-from .test_run import audit_of, found_by, image
+from .helpers.dicom import LIMIT, changed
+from .helpers.tables import audit_of, found_by
+from .helpers.trees import image
 
 GEOMETRY = {"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15, "PixelRepresentation": 0}
 
 
-def native(cells: list[int], syntax: str = ExplicitVRLittleEndian, **elements: int) -> io.BytesIO:
-    """An image of one row that holds these cells."""
+def native(cells: list[int], syntax: UID = ExplicitVRLittleEndian, **elements: Any) -> io.BytesIO:
+    """An image of one row with these cells."""
     described = {**GEOMETRY, **elements, "Rows": 1, "Columns": len(cells)}
     size = described["BitsAllocated"] // 8
 
@@ -43,7 +47,7 @@ def native(cells: list[int], syntax: str = ExplicitVRLittleEndian, **elements: i
                 setattr(dataset, keyword, value)
         if "OverlayBitPosition" in elements:
             dataset.add_new(0x60020102, "US", elements["OverlayBitPosition"])
-        order = "big" if syntax == ExplicitVRBigEndian else "little"
+        order: Literal["big", "little"] = "big" if syntax == ExplicitVRBigEndian else "little"
         dataset.PixelData = b"".join(cell.to_bytes(size, order) for cell in cells)
         dataset["PixelData"].VR = "OB" if size == 1 else "OW"
         if syntax == RLELossless:
@@ -56,7 +60,7 @@ def native(cells: list[int], syntax: str = ExplicitVRLittleEndian, **elements: i
     return changed(change, "MR_small_bigendian.dcm")
 
 
-def compressed(frame: bytes, syntax: str, shape: tuple[int, int], **elements: int) -> io.BytesIO:
+def compressed(frame: bytes, syntax: UID, shape: tuple[int, int], **elements: int) -> io.BytesIO:
     def change(dataset: pydicom.FileDataset) -> None:
         dataset.file_meta.TransferSyntaxUID = syntax
         dataset.Rows, dataset.Columns = shape
@@ -70,10 +74,11 @@ def compressed(frame: bytes, syntax: str, shape: tuple[int, int], **elements: in
 
 
 def read(file: io.BytesIO) -> np.ndarray:
-    """Pixels, which keep to the range that the header states."""
+    """The pixels, which must lie in the range that the header states."""
     header = reader.read_header(file, LIMIT)
     file.seek(0)
     pixels = reader.read_pixels(file, LIMIT)
+    assert header.value_range is not None
     assert header.value_range[0] <= pixels.min()
     assert pixels.max() <= header.value_range[1]
     return pixels
@@ -98,14 +103,19 @@ def test_stored_values_are_the_bits_that_the_header_names(data: st.DataObject) -
         if overlay is not None:
             cell[allocated - 1 - overlay] = data.draw(st.sampled_from("01"))
         cells.append(int("".join(cell), 2))
-    elements = {"BitsAllocated": allocated, "BitsStored": bits, "HighBit": high, "PixelRepresentation": int(signed)}
+    elements: dict[str, Any] = {
+        "BitsAllocated": allocated,
+        "BitsStored": bits,
+        "HighBit": high,
+        "PixelRepresentation": int(signed),
+    }
     if overlay is not None:
         elements["OverlayBitPosition"] = overlay
     assert read(native(cells, **elements)).tolist() == [values]
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRBigEndian, RLELossless])
-def test_other_encodings_of_cells(syntax: str) -> None:
+def test_big_endian_and_rle_cells_give_the_same_values(syntax: UID) -> None:
     cells = [0x0FF0, 0x8010, 0x7000, *range(0, 0x200, 16)]
     elements = {"BitsStored": 12, "HighBit": 15, "PixelRepresentation": 1}
     assert read(native(cells, syntax, **elements)).tolist() == [[0x0FF, 0x801 - 0x1000, 0x700, *range(0x20)]]
@@ -117,12 +127,12 @@ def test_other_encodings_of_cells(syntax: str) -> None:
         (5000, {"BitsStored": 12, "HighBit": 11}),
         (5000, {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": 1}),
         (0x7FFF, {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": 1}),
-        # As it is with High Bit 11, which the header does not say.
+        # The cell fits High Bit 11, but the header has 15.
         (1001, {"BitsStored": 12, "HighBit": 15}),
         (0x1001, {"BitsStored": 12, "HighBit": 11, "OverlayBitPosition": 13}),
     ],
 )
-def test_bits_that_nothing_explains_are_refused(cell: int, elements: dict[str, int]) -> None:
+def test_bits_that_nothing_explains_are_refused(cell: int, elements: dict[str, Any]) -> None:
     with pytest.raises(
         InputError, match=r"bits other than those of Bits Stored \(0028,0101\), 12, up to High"
     ) as raised:
@@ -140,7 +150,7 @@ def test_bits_that_nothing_explains_are_refused(cell: int, elements: dict[str, i
         ({"PixelRepresentation": 2}, r"Pixel Representation \(0028,0103\) is 2, 0 or 1 expected"),
     ],
 )
-def test_a_header_that_contradicts_itself_is_refused(elements: dict[str, int], message: str) -> None:
+def test_a_header_that_contradicts_itself_is_refused(elements: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as raised:
         read(native([1, 2], **elements))
     assert raised.value.reason == "unsupported_image"
@@ -149,7 +159,7 @@ def test_a_header_that_contradicts_itself_is_refused(elements: dict[str, int], m
 @pytest.mark.parametrize("precision", [8, 12, 16])
 @pytest.mark.parametrize("stated", [0, 1])
 @pytest.mark.parametrize("encoded", [0, 1])
-def test_the_sign_of_a_jpeg_2000_codestream_and_of_its_header(precision: int, stated: int, encoded: int) -> None:
+def test_jpeg_2000_values_beyond_the_sign_of_the_header_are_refused(precision: int, stated: int, encoded: int) -> None:
     half = 1 << precision - 1
     dtype = np.dtype(f"{'ui'[encoded]}{1 if precision == 8 else 2}")
     elements = {"BitsStored": precision, "HighBit": precision - 1, "PixelRepresentation": stated}
@@ -179,7 +189,7 @@ def test_a_codestream_of_more_bits_than_are_allocated_does_not_wrap() -> None:
 
 
 @pytest.mark.parametrize(("signed", "most"), [(0, 255), (1, 127), (1, 128)])
-def test_jpeg_of_8_bits_in_an_image_of_16(signed: int, most: int) -> None:
+def test_jpeg_of_8_bits_in_an_image_of_16_keeps_its_values(signed: int, most: int) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.full((16, 16), most, np.uint8)).save(buffer, "JPEG", quality=100)
     file = compressed(
@@ -196,13 +206,15 @@ def test_jpeg_of_8_bits_in_an_image_of_16(signed: int, most: int) -> None:
     ("cells", "bits", "expected"),
     [([0x7FF, 0x800, 0xFFF], 12, [2047, -2048, -1]), ([0xFFF, 0xE00], 10, [-1, -512]), ([5, 2047], 16, [5, 2047])],
 )
-def test_codecs_that_know_bits_only(cells: list[int], bits: int, expected: list[int]) -> None:
+def test_cells_of_codecs_without_a_sign_get_the_one_of_the_header(
+    cells: list[int], bits: int, expected: list[int]
+) -> None:
     """JPEG-LS and lossless JPEG of 12 bits, signed: two's complement of the bits that are stored."""
     layout = Layout(16, bits, bits - 1, signed=True)
     assert stored.from_cells(np.array(cells, np.uint16), layout, width=12).tolist() == expected
 
 
-def test_codecs_that_know_bits_only_and_too_few_of_them() -> None:
+def test_cells_of_codecs_with_too_few_bits_are_refused() -> None:
     with pytest.raises(InputError, match="bits other than those of Bits Stored"):
         stored.from_cells(np.array([5, 2048], np.uint16), Layout(16, 16, 15, signed=True), width=12)
 
@@ -218,7 +230,7 @@ def floating(pixels: np.ndarray) -> Callable[[pydicom.FileDataset], object]:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_float_pixels_with_bits_stored_stay_float(tree: pathlib.Path, tmp_path: pathlib.Path, dtype: type) -> None:
-    """They were cut to integers, and NaN became 0."""
+    """They must not become integers, nor NaN 0."""
     for path in (tree / "dicoms").rglob("*.dcm"):
         dataset = pydicom.dcmread(path)
         pixels = dataset.pixel_array.astype(dtype) + dtype(0.25)
@@ -245,7 +257,7 @@ def test_compressed_float_pixels_are_refused() -> None:
 @pytest.mark.parametrize("contours", ["i", "o"])
 @pytest.mark.parametrize("slope", ["1e40", "1e300"])
 def test_values_that_float32_does_not_hold_are_a_row(
-    tree: pathlib.Path, tmp_path: pathlib.Path, slope: str, contours: str
+    tree: pathlib.Path, tmp_path: pathlib.Path, slope: str, contours: ContourKind
 ) -> None:
     dataset = pydicom.dcmread(image(tree, 21))
     dataset.RescaleSlope = slope
@@ -280,8 +292,8 @@ def test_monochrome1_throughout_is_not_reported(tree: pathlib.Path, tmp_path: pa
     assert found_by(tmp_path / "records", "mixed_photometric") == []
 
 
-def test_a_lookup_table_whose_first_value_is_far_away() -> None:
-    """The difference of 30000 and -30000 does not fit 16 bits: the first entry was taken for the last."""
+def test_a_lookup_table_whose_first_value_is_far_away_is_applied() -> None:
+    """The difference of 30000 and -30000 does not fit 16 bits, and must not wrap."""
 
     def change(dataset: pydicom.FileDataset) -> None:
         item = pydicom.Dataset()

@@ -6,13 +6,13 @@ import subprocess
 
 import pytest
 
-from .documents import blocks, environment
+from .helpers.documents import blocks, environment
 
 SET_UP = "bash"
 
 
 def matches(shown: str, printed: str) -> bool:
-    """Whether they are equal, where … in what is shown stands for anything within a line."""
+    """Whether they are equal; … in what is shown stands for any text within a line."""
     return re.fullmatch("[^\n]*".join(map(re.escape, shown.split("…"))), printed) is not None
 
 
@@ -25,8 +25,9 @@ def test_every_command_prints_what_is_shown(tmp_path: pathlib.Path) -> None:
     shown_commands = 0
     for _, language, block in blocks("docs/TUTORIAL.md"):
         if language == "python":
-            name = re.match(r"# (\w+\.py)\n", block)[1]
-            (directory / name).write_text(block, "utf-8")
+            first = re.match(r"# (\w+\.py)\n", block)
+            assert first
+            (directory / first[1]).write_text(block, "utf-8")
             continue
         if language == SET_UP:
             continue

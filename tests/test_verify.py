@@ -13,7 +13,9 @@ from pipeline import verify
 from pipeline.index import Index
 from pipeline.manifest import DatasetInfo
 
-from .conftest import ROOT, Synthetic, contents
+from .helpers import ROOT
+from .helpers.synthetic import Synthetic
+from .helpers.trees import contents
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def shards(directory: pathlib.Path) -> list[pathlib.Path]:
 def test_a_whole_directory_has_no_faults(directory: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert list(verify.faults(directory)) == []
     assert verify.main([str(directory)]) == 0
-    assert capsys.readouterr().out == f"{directory}: 10 records in 3 shards, every checksum and count holds\n"
+    assert capsys.readouterr().out == f"{directory}: 10 records in 3 shards, every checksum and count matches\n"
 
 
 def cut_between_records(directory: pathlib.Path) -> str:
@@ -139,7 +141,7 @@ def test_one_flipped_bit_anywhere_is_found(directory: pathlib.Path, data: st.Dat
 
 
 def rewritten(directory: pathlib.Path, change: Callable[[tf.train.Example], object]) -> list[str]:
-    """The faults of the record alone, once a shard's first example was changed and framed anew."""
+    """The faults of the first record of a shard, after its example was changed and framed again."""
     shard = shards(directory)[0]
     datas = [record.numpy() for record in tf.data.TFRecordDataset(str(shard))]
     first = tf.train.Example.FromString(datas[0])
@@ -155,7 +157,7 @@ def test_a_mask_with_other_values_is_found(directory: pathlib.Path) -> None:
         value = first.features.feature["mask"].bytes_list.value
         value[0] = b"\x02" + value[0][1:]
 
-    assert "mask holds a value other than 0 and 1" in rewritten(directory, change)[0]
+    assert "the mask has a value other than 0 and 1" in rewritten(directory, change)[0]
 
 
 def test_a_record_of_another_format_is_found(directory: pathlib.Path) -> None:
@@ -163,13 +165,13 @@ def test_a_record_of_another_format_is_found(directory: pathlib.Path) -> None:
     assert "not those of this format" in faults[0]
 
 
-def test_one_is_singular(synthetic: Synthetic, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_count_of_one_is_singular(synthetic: Synthetic, capsys: pytest.CaptureFixture[str]) -> None:
     directory = synthetic(1)
     assert verify.main([str(directory)]) == 0
-    assert capsys.readouterr().out == f"{directory}: 1 record in 1 shard, every checksum and count holds\n"
+    assert capsys.readouterr().out == f"{directory}: 1 record in 1 shard, every checksum and count matches\n"
 
 
-def test_as_a_command(directory: pathlib.Path) -> None:
+def test_the_command_exits_with_0_1_or_2(directory: pathlib.Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "pipeline.verify", *arguments]
         return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)

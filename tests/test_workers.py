@@ -1,4 +1,4 @@
-"""Several workers see each epoch once between them; a run that was killed goes on where it stopped."""
+"""Several workers together see each record once an epoch; a killed run continues where it stopped."""
 
 import json
 import os
@@ -13,11 +13,12 @@ import pytest
 from pipeline import iterate_batches
 from pipeline.order import permute
 
-from .conftest import PATIENCE_SECONDS, ROOT, Synthetic
+from .helpers import PATIENCE_SECONDS, ROOT
+from .helpers.synthetic import Synthetic
 
 _EPOCHS, _COUNT, _BATCH_SIZE = 2, 33, 4
 
-# Trains one weight, so that what the workers have in common can be compared; images are numbered in their first pixel.
+# Trains one weight, which the workers share; the first pixel of an image is its number.
 _WORKER = f"""
 import json, sys
 import tensorflow as tf
@@ -78,8 +79,8 @@ def _train(records: pathlib.Path, workers: int, batch_size: int) -> list[dict]:
     return [json.loads(output.splitlines()[-1]) for output, _ in said]
 
 
-def test_two_workers_of_multi_worker_mirrored_strategy(synthetic: Synthetic) -> None:
-    """Each sees its share of the epoch's order, and together they train as one worker with batches of both."""
+def test_two_workers_of_multi_worker_mirrored_strategy_train_as_one(synthetic: Synthetic) -> None:
+    """Each sees its share of the epoch's order; together they train like one worker with batches twice as large."""
     records = synthetic(_COUNT)
     found = _train(records, 2, _BATCH_SIZE)
     share = _COUNT // 2
@@ -98,7 +99,7 @@ def test_two_workers_of_multi_worker_mirrored_strategy(synthetic: Synthetic) -> 
         assert worker["weight"] == pytest.approx(alone["weight"], rel=1e-12)
 
 
-# Notes each batch that it has trained on, and is killed after one of them.
+# Prints each batch that it trains on, and is killed after one of them.
 _TRAINING = """
 import hashlib, os, signal, sys
 import pipeline

@@ -10,11 +10,8 @@ from pipeline import DatasetInfo, schema, verify
 from preprocess.output import writer
 from preprocess.output.writer import RecordsWriter
 
-from .conftest import Synthetic, contents, synthetic_arrays, synthetic_pair, write_synthetic
-
-
-def write_small(path: pathlib.Path, count: int = 4, overwrite: bool = False) -> None:
-    write_synthetic(path, *synthetic_arrays(count), overwrite=overwrite)
+from .helpers.synthetic import Synthetic, synthetic_arrays, synthetic_pair, write_small, write_synthetic
+from .helpers.trees import contents
 
 
 def test_tensorflow_reads_every_feature(tmp_path: pathlib.Path) -> None:
@@ -37,10 +34,10 @@ def test_tensorflow_reads_every_feature(tmp_path: pathlib.Path) -> None:
     assert len(features) == 9
 
 
-def test_an_instance_number_that_the_header_does_not_say(tmp_path: pathlib.Path) -> None:
+def test_a_missing_instance_number_is_minus_one(tmp_path: pathlib.Path) -> None:
     images, masks = synthetic_arrays(1)
     with RecordsWriter(tmp_path, (6, 5), np.dtype(np.int16), {"train": 1}, None) as records:
-        records.write("train", synthetic_pair(None), images[0], masks[0])
+        records.write("train", synthetic_pair(1, instance_number=None), images[0], masks[0])
         records.complete({"train": ["A"]}, {}, {})
     path = tmp_path / "lv-train.tfrecord-00000-of-00001"
     (data,) = tf.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator()
@@ -48,8 +45,10 @@ def test_an_instance_number_that_the_header_does_not_say(tmp_path: pathlib.Path)
 
 
 def test_the_index_is_that_of_the_tfrecord_package(synthetic: Synthetic) -> None:
-    """A line ``offset size`` per frame, as its tfrecord2idx prints while it walks the lengths."""
-    for path in synthetic(10).glob("*-of-00003"):
+    """A line ``offset size`` for each frame, as its tfrecord2idx prints."""
+    paths = list(synthetic(10).glob("*-of-00003"))
+    assert len(paths) == 3
+    for path in paths:
         content, lines, offset = path.read_bytes(), [], 0
         while offset < len(content):
             size = int.from_bytes(content[offset : offset + 8], "little") + 16
@@ -62,7 +61,9 @@ def test_the_index_is_that_of_the_tfrecord_package(synthetic: Synthetic) -> None
     ("count", "asked", "counts"),
     [(10, 1, [10]), (10, 3, [3, 3, 4]), (10, 10, [1] * 10), (4, 7, [1] * 4), (10, None, [10])],
 )
-def test_shards_are_alike(tmp_path: pathlib.Path, count: int, asked: int | None, counts: list[int]) -> None:
+def test_records_are_spread_evenly_over_shards(
+    tmp_path: pathlib.Path, count: int, asked: int | None, counts: list[int]
+) -> None:
     write_synthetic(tmp_path / "records", *synthetic_arrays(count), num_shards=asked)
     info = DatasetInfo.load(tmp_path / "records")
     assert sorted(shard.count for shard in info.splits["train"].shards) == counts
@@ -75,7 +76,7 @@ def test_shards_are_cut_by_size(tmp_path: pathlib.Path, monkeypatch: pytest.Monk
     assert [shard.count for shard in DatasetInfo.load(tmp_path / "records").splits["train"].shards] == [3, 3, 4]
 
 
-def test_fewer_records_than_planned(tmp_path: pathlib.Path) -> None:
+def test_fewer_records_than_planned_fill_the_first_shards(tmp_path: pathlib.Path) -> None:
     images, masks = synthetic_arrays(10)
     with RecordsWriter(tmp_path, (6, 5), np.dtype(np.int16), {"train": 10}, 5) as records:
         for number in range(5):
@@ -91,7 +92,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path: pathlib.Path) -> None:
     assert contents(tmp_path / "one") == contents(tmp_path / "other")
 
 
-def test_names_of_shards() -> None:
+def test_a_shard_is_named_by_split_number_and_count() -> None:
     assert [schema.shard_name("train", *of) for of in itertools.product((0, 99_998), (99_999,))] == [
         "lv-train.tfrecord-00000-of-99999",
         "lv-train.tfrecord-99998-of-99999",

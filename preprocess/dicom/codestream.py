@@ -1,7 +1,7 @@
-"""What compressed pixels would make a codec allocate, read from them before a codec is asked.
+"""Checks how much memory compressed pixels would make a codec allocate, before a codec decodes them.
 
 A codec takes its dimensions from the codestream, not from Rows and Columns: a few hundred bytes can claim
-65,535 × 65,535 pixels. Run lengths claim nothing, and unpack to 64 times their own size.
+65,535 × 65,535 pixels. Run-length segments state no dimensions, and unpack to 64 times their own size.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xDE, 0xF7
 _SCAN_HEADER = 0xDA
 
 _BITS_ONLY = frozenset({0xC3, 0xC7, 0xCB, 0xCF, 0xF7})
-"""Those of lossless JPEG and of JPEG-LS, which also carry two's complement (PS3.5 8.2.1 and 8.2.3)."""
+"""Frame headers of lossless JPEG and of JPEG-LS, whose samples may be two's complement (PS3.5 8.2.1 and 8.2.3)."""
 
 _CODESTREAM_START = b"\xff\x4f\xff\x51"
 """Start of Codestream, then Image and Tile Size, which must follow (ISO/IEC 15444-1 A.5.1)."""
@@ -34,12 +34,12 @@ _RLE_HEADER = struct.Struct("<16I")
 
 
 class Claim(NamedTuple):
-    """What a codestream says of itself.
+    """What a codestream states about itself.
 
     Attributes:
         rows, columns, samples: its dimensions, and samples per pixel.
         precision: bits of a sample.
-        signed: None where the codec knows bits only, which a header then says the sign of.
+        signed: None where the codestream does not say; then the DICOM header does.
     """
 
     rows: int
@@ -55,15 +55,15 @@ class Claim(NamedTuple):
 
 
 def check_codestream(frame: bytes, syntax: UID, shape: tuple[int, int]) -> Claim | None:
-    """Compares what a frame of an encapsulated image claims to be with what its header says.
+    """Checks that a frame of an encapsulated image agrees with the image's header.
 
     Args:
         frame: all fragments of the frame (PS3.5 A.4).
-        syntax: its transfer syntax; of one that is neither JPEG, JPEG-LS, JPEG 2000 nor RLE nothing is asked.
+        syntax: its transfer syntax; only frames in JPEG, JPEG-LS, JPEG 2000 and RLE are checked.
         shape: Rows and Columns.
 
     Returns:
-        What it claims, None where it claims nothing.
+        What the codestream states; None where it states nothing or is not checked.
 
     Raises:
         InputError: ``unreadable_image``, they disagree, or the frame has no header.
@@ -81,14 +81,17 @@ def check_codestream(frame: bytes, syntax: UID, shape: tuple[int, int]) -> Claim
         return None
     if claim is None:
         raise InputError(Reason.UNREADABLE_IMAGE, "its compressed pixels have no frame header")
-    if claim[:3] != (*shape, 1):
-        detail = "its compressed pixels are {} × {} with {} samples, {} × {} with 1 expected".format(*claim[:3], *shape)
+    if (claim.rows, claim.columns, claim.samples) != (*shape, 1):
+        detail = (
+            f"its compressed pixels are {claim.rows} × {claim.columns} with {claim.samples} samples, "
+            f"{shape[0]} × {shape[1]} with 1 expected"
+        )
         raise InputError(Reason.UNREADABLE_IMAGE, detail)
     return claim
 
 
 def _claim_of_jpeg(frame: bytes) -> Claim | None:
-    """From the first frame header, which the scan header must not precede (ISO/IEC 10918-1 B.2.2)."""
+    """Reads the first frame header, which must come before the scan header (ISO/IEC 10918-1 B.2.2)."""
     at = 2
     while at + 10 <= len(frame) and frame[at] == 0xFF:
         marker = frame[at + 1]
@@ -97,7 +100,8 @@ def _claim_of_jpeg(frame: bytes) -> Claim | None:
             continue
         if marker in _FRAME_HEADERS:
             precision, rows, columns, samples = struct.unpack_from(">BHHB", frame, at + 4)
-            return Claim(rows, columns, samples, precision, None if marker in _BITS_ONLY else False)
+            signed = None if marker in _BITS_ONLY else False
+            return Claim(rows=rows, columns=columns, samples=samples, precision=precision, signed=signed)
         if marker == _SCAN_HEADER:
             return None
         at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
@@ -105,7 +109,7 @@ def _claim_of_jpeg(frame: bytes) -> Claim | None:
 
 
 def _claim_of_jpeg_2000(frame: bytes) -> Claim | None:
-    """From the Image and Tile Size (ISO/IEC 15444-1 A.5.1), of a codestream or of one in boxes (I.4)."""
+    """Reads the Image and Tile Size (ISO/IEC 15444-1 A.5.1) of a codestream, which may lie in boxes (I.4)."""
     at = 0
     while frame.startswith(_BOX_START) and at + 16 <= len(frame):
         length, kind, longer = struct.unpack_from(">I4sQ", frame, at)
@@ -117,11 +121,17 @@ def _claim_of_jpeg_2000(frame: bytes) -> Claim | None:
         return None
     right, bottom, left, top = struct.unpack_from(">4I", frame, at + 8)
     samples, depth = struct.unpack_from(">HB", frame, at + 40)
-    return Claim(bottom - top, right - left, samples, (depth & 0x7F) + 1, bool(depth & 0x80))
+    return Claim(
+        rows=bottom - top,
+        columns=right - left,
+        samples=samples,
+        precision=(depth & 0x7F) + 1,
+        signed=bool(depth & 0x80),
+    )
 
 
 def _unpacks_beyond(frame: bytes, pixels: int) -> bool:
-    """Whether a segment of run lengths (PS3.5 G.3) unpacks to more bytes than one for each pixel, and its padding."""
+    """Whether a run-length segment (PS3.5 G.3) unpacks to more than one byte per pixel and a byte of padding."""
     if len(frame) < _RLE_HEADER.size:
         return False
     count, *offsets = _RLE_HEADER.unpack_from(frame)
@@ -133,7 +143,7 @@ def _unpacks_beyond(frame: bytes, pixels: int) -> bool:
 
 
 def _unpacked(frame: bytes, at: int, end: int, limit: int) -> int:
-    """Bytes that a segment unpacks to; the count ends beyond the limit and a byte of padding."""
+    """Bytes that a segment unpacks to; counting stops above the limit and a byte of padding."""
     unpacked = 0
     while at < end and unpacked <= limit + 1:
         header = frame[at]

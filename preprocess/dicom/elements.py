@@ -1,4 +1,4 @@
-"""Elements of a DICOM header, read so that nothing of their text gets out: not by an error, a warning or a log."""
+"""Reads elements of a DICOM header. None of their text appears in an error, a warning or a log."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pydicom.tag import BaseTag, Tag
 from preprocess.findings import InputError, Reason
 
 LARGEST = 1e6
-"""Millimeters, milliseconds and direction cosines beyond this measure nothing: a kilometer, a quarter of an hour."""
+"""Limit of millimeters (a kilometer), milliseconds (a quarter of an hour) and direction cosines."""
 
 _Value = TypeVar("_Value")
 
 
-def element(dataset: pydicom.Dataset, keyword: str | int, convert: Callable[[Any], _Value]) -> _Value | None:
-    """One element's value, by keyword or tag; None when it is absent or empty.
+def read_element(dataset: pydicom.Dataset, keyword: str | int, convert: Callable[[Any], _Value]) -> _Value | None:
+    """Reads one element, by keyword or tag; None when it is absent or empty.
 
     Raises:
         InputError: ``unreadable_image``, the element cannot be converted.
@@ -36,13 +36,13 @@ def element(dataset: pydicom.Dataset, keyword: str | int, convert: Callable[[Any
         return None if value is None or value == "" else convert(value)
 
 
-def floats(dataset: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
-    """The finite numbers of one element, None when it is absent or empty.
+def read_floats(dataset: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+    """Reads the finite numbers of one element; None when it is absent or empty.
 
     Raises:
         InputError: ``unreadable_image``, there are not ``count`` of them, or one goes beyond ``LARGEST``.
     """
-    values = element(dataset, keyword, lambda value: tuple(float(number) for number in value))
+    values = read_element(dataset, keyword, lambda value: tuple(float(number) for number in value))
     if values is not None and (len(values) != count or not all(map(math.isfinite, values))):
         raise InputError(Reason.UNREADABLE_IMAGE, f"{describe(keyword)} is not {count} finite numbers")
     if values is not None and any(abs(value) > LARGEST for value in values):
@@ -51,10 +51,10 @@ def floats(dataset: pydicom.Dataset, keyword: str, count: int) -> tuple[float, .
 
 
 def unsigned_short(value: Any) -> int:
-    """A 16-bit number (VR US, PS3.5 6.2): it can be quoted, for no text, date or identifier is.
+    """Converts to a 16-bit number (VR US, PS3.5 6.2). A message may quote it: it is not a text, date or identifier.
 
     Raises:
-        ValueError: it is none, whatever type the file gives it.
+        ValueError: the value is not one; the file may give it any type.
     """
     number = int(value)
     if not 0 <= number <= 0xFFFF:
@@ -89,10 +89,10 @@ def silent() -> Iterator[None]:
 
 @contextlib.contextmanager
 def foreign_code(detail: str) -> Iterator[None]:
-    """Makes whatever pydicom and its codecs raise on a bad file an error about that file.
+    """Turns any exception that pydicom or a codec raises on a bad file into an InputError.
 
     They raise nearly every built-in exception, so there is no shorter list; our own code stays outside this block.
-    Their messages quote the header, so they are not passed on. MemoryError may be due to what the process did before.
+    Their messages quote the header, so they are not passed on. MemoryError passes through: the file may not be its cause.
     """
     try:
         yield

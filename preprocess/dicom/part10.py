@@ -1,7 +1,8 @@
 """A DICOM file (PS3.10) → its elements, with a bound on what is parsed and on what is inflated.
 
 pydicom trusts a file: it inflates a deflated one whole, reads as many bytes as a length asks for, and makes an object
-of each item of every sequence of undefined length, wanted or not. 200 KB can so become gigabytes, and 100 MB minutes.
+of each item of every sequence of undefined length, wanted or not. So 200 KB can become gigabytes, and 100 MB can take
+minutes.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from preprocess.dicom.elements import describe, foreign_code
 from preprocess.findings import InputError, Reason
 
 MAX_HEADER_BYTES = 1 << 19
-"""Bytes that may be parsed besides the pixels. What is passed over, as private elements are, is not counted."""
+"""Bytes that may be parsed besides the pixels. Elements that are skipped, such as private ones, do not count."""
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 MAX_VALUE_BYTES = 1024
-"""Bytes of one element's value: none that is neither pixels nor a sequence needs more than sixteen numbers, or 64
-characters; and of each number of a byte an object of a hundred would be made."""
+"""Bytes allowed for one element's value, except pixels and sequences. None needs more than sixteen numbers or 64
+characters, and pydicom would make an object of a hundred bytes of each one-byte number."""
 
 # The largest pixels are those of Double Float Pixel Data (PS3.3 C.7.6.26).
 _MAX_BYTES_PER_PIXEL = 8
@@ -43,12 +44,12 @@ Names = tuple[str | int, ...]
 
 
 class Elements(NamedTuple):
-    """What was read of a file.
+    """What was read from a file.
 
     Attributes:
         dataset: its elements.
         pixels: keyword of the element that holds its pixels, whether they were read or not; None without pixels.
-        digest: SHA-256 of all that was parsed: another one for the same names is another file.
+        digest: SHA-256 of all bytes parsed; for the same names, another digest means another file.
     """
 
     dataset: pydicom.FileDataset
@@ -57,11 +58,11 @@ class Elements(NamedTuple):
 
 
 def read_elements(file: BinaryIO, names: Names, max_image_pixels: int) -> Elements:
-    """Reads elements of a DICOM file, and nothing behind its pixels.
+    """Reads elements of a DICOM file, and nothing after its pixels.
 
     Args:
         file: a DICOM file (PS3.10).
-        names: the elements to read; where no pixels are among them, the file is read up to those.
+        names: the elements to read. If pixels are not among them, reading stops at the pixels.
         max_image_pixels: how many pixels it may have.
 
     Raises:
@@ -107,14 +108,14 @@ def _tags(names: Names) -> Mapping[int, str | int]:
 
 @functools.cache
 def _short(names: Names) -> frozenset[int]:
-    """Tags of those of which ``MAX_VALUE_BYTES`` holds."""
+    """Tags of the elements that ``MAX_VALUE_BYTES`` limits."""
     return frozenset(
         tag for tag, name in _tags(names).items() if name not in PIXEL_KEYWORDS and dictionary_VR(tag) != "SQ"
     )
 
 
 def _inflate(file: BinaryIO, start: int, limit: int) -> BinaryIO:
-    """The file as it would be, were its elements not deflated (PS3.5 A.5)."""
+    """The same file with its elements inflated (PS3.5 A.5)."""
     file.seek(0)
     uid = DeflatedExplicitVRLittleEndian.encode()
     content = io.BytesIO()
@@ -132,7 +133,11 @@ def _inflate(file: BinaryIO, start: int, limit: int) -> BinaryIO:
 
 
 class _DeflatedError(Exception):
-    """pydicom asks for all the rest of a file, which it does only to inflate it."""
+    """pydicom asks for all the rest of a file, which it does only to inflate it.
+
+    An exception, because pydicom reads the transfer syntax and inflates in one call. A look at the syntax beforehand
+    would take a private function of pydicom, and would parse the File Meta Information of every file twice.
+    """
 
     def __init__(self, start: int) -> None:
         super().__init__(start)
@@ -140,10 +145,10 @@ class _DeflatedError(Exception):
 
 
 class _Bounded:
-    """As much of a file as may be parsed: the header first, and once they are reached, the pixels.
+    """A file that limits how many bytes are read: those of a header, and from the pixels on also those of the pixels.
 
     Attributes:
-        at_pixels: they are what is being read.
+        at_pixels: whether the pixels are being read.
     """
 
     def __init__(self, file: BinaryIO, max_pixel_bytes: int) -> None:
@@ -163,7 +168,7 @@ class _Bounded:
     def read(self, size: int = -1) -> bytes:
         if size < 0:
             raise _DeflatedError(self.tell())
-        # One more than is left tells whether there are more, and a length of 4 GB is never allocated.
+        # One byte over the limit shows that there are more, and a length of 4 GB is never allocated.
         content = self._read(min(size, self._left + 1))
         self._left -= len(content)
         self._sha256.update(content)

@@ -14,7 +14,7 @@ from pydicom.pixels import apply_modality_lut, get_decoder, pixel_array
 from pydicom.uid import UID
 
 from preprocess.dicom.codestream import check_codestream
-from preprocess.dicom.elements import LARGEST, element, floats, foreign_code, silent, unsigned_short
+from preprocess.dicom.elements import LARGEST, foreign_code, read_element, read_floats, silent, unsigned_short
 from preprocess.dicom.part10 import PIXEL_KEYWORDS, Elements, read_elements
 from preprocess.dicom.stored import OVERLAY_BIT_POSITIONS, from_cells, from_numbers, read_layout, read_overlays
 from preprocess.findings import InputError, Reason
@@ -43,7 +43,7 @@ _HEADER_KEYWORDS = (
 )
 
 _IMAGE_NAMES = _HEADER_KEYWORDS + OVERLAY_BIT_POSITIONS + PIXEL_KEYWORDS
-"""All that decoding an image takes."""
+"""All elements that decoding an image needs."""
 
 _LUT_BITS = range(1, 17)
 """Bits of a Modality LUT's values (PS3.3 C.11.1.1)."""
@@ -82,13 +82,13 @@ def read_pixels(
     Args:
         file: a DICOM file (PS3.10).
         max_image_pixels: rows × columns allowed; checked before anything is decoded.
-        fingerprint: what ``read_fingerprint`` has found, where it has been read before.
+        fingerprint: what ``read_fingerprint`` returned, if the image was read before.
 
     Returns:
         ``(H, W)``, of an integer dtype where slope and intercept are integers, else float64.
 
     Raises:
-        InputError: ``unreadable_image``, ``unsupported_image``, or ``changed_image`` where the fingerprint is another.
+        InputError: ``unreadable_image``, ``unsupported_image``, or ``changed_image`` where the fingerprint differs.
     """
     with silent():
         elements = read_elements(file, _IMAGE_NAMES, max_image_pixels)
@@ -98,7 +98,7 @@ def read_pixels(
         pixels = _stored_values(elements, header.shape)
         if "ModalityLUTSequence" in dataset:
             with foreign_code("Modality LUT Sequence (0028,3000) cannot be applied"):
-                # Of the pixels' own dtype, the difference to the first value mapped may wrap.
+                # In the pixels' own dtype, the difference to the first mapped value may wrap.
                 return apply_modality_lut(pixels.astype(np.int64), dataset)
         slope, intercept = _rescale(dataset)
         if (slope, intercept) == (1, 0):
@@ -109,7 +109,7 @@ def read_pixels(
 
 
 def read_fingerprint(file: BinaryIO, max_image_pixels: int) -> tuple[ImageHeader, Fingerprint]:
-    """Reads all of an image and decodes nothing.
+    """Reads all of an image without decoding it.
 
     Args:
         file: a DICOM file (PS3.10).
@@ -127,7 +127,7 @@ def read_fingerprint(file: BinaryIO, max_image_pixels: int) -> tuple[ImageHeader
 
 
 def _pixel_keyword(elements: Elements) -> str:
-    """Which element holds the pixels."""
+    """The element that holds the pixels."""
     if elements.pixels is None:
         raise _unsupported("it has no pixels")
     return elements.pixels
@@ -140,8 +140,8 @@ def _stored_values(elements: Elements, shape: tuple[int, int]) -> npt.NDArray[np
     syntax, floating, claim = UID(dataset.file_meta.TransferSyntaxUID), keyword != "PixelData", None
     if floating and syntax.is_encapsulated:
         raise _unsupported("its float pixels are compressed", "decompress them")
-    # Cells are decoded as bits, a codestream as what it says it is. As the header states them, pydicom would mask and
-    # wrap what contradicts it.
+    # Cells are decoded as plain bits, a codestream as it describes itself. With the header's description, pydicom would
+    # mask and wrap values that contradict it.
     stated: dict[str, Any] = {} if floating else {"pixel_representation": 0}
     with foreign_code("the pixels cannot be decoded"):
         if syntax.is_encapsulated:
@@ -152,7 +152,7 @@ def _stored_values(elements: Elements, shape: tuple[int, int]) -> npt.NDArray[np
                 "bits_stored": claim.precision,
                 "pixel_representation": int(claim.signed or 0),
             }
-        # The first frame alone: NumberOfFrames is 1, whatever else is encapsulated.
+        # Only the first frame: NumberOfFrames is 1, even if more frames are encapsulated.
         pixels = pixel_array(dataset, index=0, correct_unused_bits=False, **stated)
     if floating:
         return pixels
@@ -166,9 +166,9 @@ def _stored_values(elements: Elements, shape: tuple[int, int]) -> npt.NDArray[np
 
 def _header(elements: Elements, max_image_pixels: int) -> ImageHeader:
     dataset = elements.dataset
-    if element(dataset, "SOPClassUID", str) in _ENHANCED:
+    if read_element(dataset, "SOPClassUID", str) in _ENHANCED:
         raise _unsupported("it is of an enhanced, multi-frame class", "convert it to single-frame images")
-    rows, columns = (element(dataset, keyword, unsigned_short) for keyword in ("Rows", "Columns"))
+    rows, columns = (read_element(dataset, keyword, unsigned_short) for keyword in ("Rows", "Columns"))
     if not rows or not columns:
         raise _unsupported("it has no pixels: Rows (0028,0010) or Columns (0028,0011) is missing")
     if rows * columns > max_image_pixels:
@@ -176,25 +176,25 @@ def _header(elements: Elements, max_image_pixels: int) -> ImageHeader:
             f"Rows × Columns is {rows} × {columns}, at most {max_image_pixels} pixels expected; "
             "raise --max_image_pixels if this is right",
         )
-    samples = element(dataset, "SamplesPerPixel", int)
-    photometric = element(dataset, "PhotometricInterpretation", str)
+    samples = read_element(dataset, "SamplesPerPixel", int)
+    photometric = read_element(dataset, "PhotometricInterpretation", str)
     if samples not in (None, 1) or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise _unsupported("it is not grayscale: MONOCHROME1 or MONOCHROME2, with 1 sample per pixel, expected")
-    frames = element(dataset, "NumberOfFrames", unsigned_short)
+    frames = read_element(dataset, "NumberOfFrames", unsigned_short)
     if frames not in (None, 1):
         raise _unsupported(f"NumberOfFrames (0028,0008) is {frames}, 1 expected", "split it into images")
     value_range = _value_range(elements)
-    spacing = floats(dataset, "PixelSpacing", 2) or (math.nan, math.nan)
-    orientation = floats(dataset, "ImageOrientationPatient", 6)
-    position = floats(dataset, "ImagePositionPatient", 3)
-    trigger_time = element(dataset, "TriggerTime", float)
+    spacing = read_floats(dataset, "PixelSpacing", 2) or (math.nan, math.nan)
+    orientation = read_floats(dataset, "ImageOrientationPatient", 6)
+    position = read_floats(dataset, "ImagePositionPatient", 3)
+    trigger_time = read_element(dataset, "TriggerTime", float)
     if trigger_time is not None and not abs(trigger_time) <= LARGEST:
         raise InputError(Reason.UNREADABLE_IMAGE, f"Trigger Time (0018,1060) goes beyond ±{LARGEST:g}")
     if not all(distance > 0 for distance in spacing if not math.isnan(distance)):
         raise InputError(Reason.UNREADABLE_IMAGE, "Pixel Spacing (0028,0030) is not above 0")
     return ImageHeader(
-        patient_id=element(dataset, "PatientID", lambda value: str(value).strip()) or None,
-        instance_number=element(dataset, "InstanceNumber", int),
+        patient_id=read_element(dataset, "PatientID", lambda value: str(value).strip()) or None,
+        instance_number=read_element(dataset, "InstanceNumber", int),
         shape=(rows, columns),
         value_range=value_range,
         pixel_spacing_mm=(spacing[0], spacing[1]),
@@ -208,7 +208,7 @@ def _header(elements: Elements, max_image_pixels: int) -> ImageHeader:
 def _value_range(elements: Elements) -> tuple[int, int] | None:
     """Lowest and highest modality value that the header allows; None where they are not all integers."""
     dataset = elements.dataset
-    # Float pixels may have Bits Stored, too, which then says nothing of them (PS3.3 C.7.6.24).
+    # Float pixels may have Bits Stored, too, which then does not describe them (PS3.3 C.7.6.24).
     layout = read_layout(dataset) if elements.pixels in (None, "PixelData") else None
     if "ModalityLUTSequence" in dataset:
         if layout is None:
@@ -227,8 +227,8 @@ def _value_range(elements: Elements) -> tuple[int, int] | None:
 
 def _rescale(dataset: pydicom.Dataset) -> tuple[float, float]:
     """Rescale Slope, 1 when absent, and Rescale Intercept, 0 when absent."""
-    slope = element(dataset, "RescaleSlope", float)
-    intercept = element(dataset, "RescaleIntercept", float)
+    slope = read_element(dataset, "RescaleSlope", float)
+    intercept = read_element(dataset, "RescaleIntercept", float)
     slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
     if not math.isfinite(slope) or not math.isfinite(intercept) or slope == 0:
         raise InputError(Reason.UNREADABLE_IMAGE, "Rescale Slope and Intercept are not a finite scale")

@@ -1,4 +1,4 @@
-"""Pixel cells, or what a codec makes of a codestream → stored values, as Bits Stored and High Bit define them.
+"""Pixel cells, or the numbers that a codec decodes → stored values, as Bits Stored and High Bit define them.
 
 A value is never taken from bits that may mean something else: where the header and the pixels disagree, the image is
 refused.
@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 
-from preprocess.dicom.elements import element, unsigned_short
+from preprocess.dicom.elements import read_element, unsigned_short
 from preprocess.findings import InputError, Reason
 
 _BITS_ALLOCATED = (1, 8, 16, 32, 64)
-"""What images may have (PS3.5 8.1.1, PS3.3 C.7.6.24 and C.7.6.25)."""
+"""Values that the standard allows (PS3.5 8.1.1, PS3.3 C.7.6.24 and C.7.6.25)."""
 
 _MAX_BITS_STORED = 32
 
@@ -47,39 +47,39 @@ class Layout(NamedTuple):
 
 
 def read_layout(dataset: pydicom.Dataset) -> Layout:
-    """The layout that a header states, of pixels that are integers.
+    """Reads the layout of integer pixels from a header.
 
     Raises:
-        InputError: ``unsupported_image``, it is incomplete or contradicts itself.
+        InputError: ``unsupported_image``, the layout is incomplete or contradicts itself.
     """
-    allocated = element(dataset, "BitsAllocated", unsigned_short)
+    allocated = read_element(dataset, "BitsAllocated", unsigned_short)
     if allocated not in _BITS_ALLOCATED:
         raise _unsupported(f"Bits Allocated (0028,0100) is {_shown(allocated)}, 1, 8, 16, 32 or 64 expected")
-    stored = element(dataset, "BitsStored", unsigned_short)
+    stored = read_element(dataset, "BitsStored", unsigned_short)
     most = min(_MAX_BITS_STORED, allocated)
     if stored is None or not 1 <= stored <= most:
         raise _unsupported(f"Bits Stored (0028,0101) is {_shown(stored)}, 1 to {most} expected")
-    high = element(dataset, "HighBit", unsigned_short)
+    high = read_element(dataset, "HighBit", unsigned_short)
     high = stored - 1 if high is None else high
     if not stored - 1 <= high < allocated:
         raise _unsupported(f"High Bit (0028,0102) is {high}, {stored - 1} to {allocated - 1} expected")
-    representation = element(dataset, "PixelRepresentation", unsigned_short)
+    representation = read_element(dataset, "PixelRepresentation", unsigned_short)
     if representation not in (0, 1):
         raise _unsupported(f"Pixel Representation (0028,0103) is {_shown(representation)}, 0 or 1 expected")
-    return Layout(allocated, stored, high, representation == 1)
+    return Layout(allocated=allocated, stored=stored, high=high, signed=representation == 1)
 
 
 def read_overlays(dataset: pydicom.Dataset) -> tuple[int, ...]:
-    """Positions of the bits of a cell that hold overlays, which the standard has retired."""
-    positions = (element(dataset, tag, unsigned_short) for tag in OVERLAY_BIT_POSITIONS)
-    # 0 is what an overlay with data of its own has.
+    """Reads which bits of a cell hold overlays; the standard has retired such overlays."""
+    positions = (read_element(dataset, tag, unsigned_short) for tag in OVERLAY_BIT_POSITIONS)
+    # An overlay with data of its own has position 0.
     return tuple(position for position in positions if position)
 
 
 def from_cells(
     cells: npt.NDArray[Any], layout: Layout, overlays: Iterable[int] = (), width: int | None = None
 ) -> npt.NDArray[np.generic]:
-    """Stored values out of pixel cells.
+    """Extracts stored values from pixel cells.
 
     Args:
         cells: unsigned integers.
@@ -89,13 +89,13 @@ def from_cells(
 
     Raises:
         InputError: ``unreadable_image``, the other bits are neither zeros, nor an extended sign, nor overlays. The
-            standard has them ignored; but mostly a writer that fills them has stated wrong bits.
+            standard says to ignore them, but mostly they are in use because the header states wrong bits.
     """
     cells = cells.astype(np.promote_types(cells.dtype, f"u{max(8, layout.allocated) // 8}"), copy=False)
     bits = 8 * cells.dtype.itemsize
     width = width or layout.allocated
     shift = layout.high + 1 - layout.stored
-    # Up to the top of the integer and down again, which extends a sign.
+    # A shift to the top of the integer and back extends the sign.
     values = cells << (bits - 1 - layout.high)
     if layout.signed:
         values = values.view(f"i{cells.dtype.itemsize}")
@@ -107,7 +107,7 @@ def from_cells(
     extended = (values.view(cells.dtype) << shift) & cells.dtype.type(known)
     found = cells & cells.dtype.type(known)
     whole = np.array_equal(found, cells & cells.dtype.type(used)) or np.array_equal(found, extended)
-    # In a cell that ends below the value's sign nothing says which of its values are negative.
+    # If a cell ends below the value's sign bit, negative values cannot be recognized.
     signless = layout.signed and width <= layout.high and bool((cells >> (width - 1)).any())
     if not whole or signless:
         raise InputError(
@@ -120,10 +120,10 @@ def from_cells(
 
 
 def from_numbers(numbers: npt.NDArray[Any], layout: Layout) -> npt.NDArray[np.generic]:
-    """Stored values out of the numbers that a codestream holds, which say their sign themselves.
+    """Stored values from the numbers of a codestream, which have their own sign.
 
     Raises:
-        InputError: ``unreadable_image``, they are not what the header states.
+        InputError: ``unreadable_image``, they are beyond the values that the header states.
     """
     low, high = layout.limits
     if numbers.min() < low or numbers.max() > high:

@@ -1,4 +1,4 @@
-"""The common grid: where an image's pixels go when a data set is to have one size of image, one size of pixel, or both.
+"""The common grid, which gives the images of a data set one image size, one pixel size, or both.
 
 Spacing resamples, size crops or pads, both about the image's center:
 
@@ -7,14 +7,15 @@ Spacing resamples, size crops or pads, both about the image's center:
   off at the start or added at the end.
 - both: resampled, then cropped or padded.
 
-That is what nnU-Net and MONAI do (``Spacing``, then ``ResizeWithPadOrCrop``): no size ever stretches a heart.
+That is what nnU-Net and MONAI do (``Spacing``, then ``ResizeWithPadOrCrop``): neither stretches a heart.
 
-Image and contour take the same way, ``target = scale × source + offset``, in the coordinates of pixels' corners: pixel
-(r, c) is the square [c, c+1] × [r, r+1] before and after, and its center lies half a pixel further. A mask takes no
-way at all: it is drawn on the target grid, from the contour's moved vertices.
+Image and contour are mapped alike, ``target = scale × source + offset``, in the coordinates of pixels' corners: pixel
+(r, c) is the square [c, c+1] × [r, r+1] before and after, and its center lies half a pixel further. A mask is not
+mapped: it is drawn on the target grid, from the contour's mapped vertices.
 
-Interpolation is linear. Where pixels become larger, the triangle that weighs the neighbors is as much wider (as in
-Pillow's ``resize`` and ``jax.image.resize``), since single neighbors would alias noise and fine muscle into the image.
+Interpolation is linear. Where pixels become larger, the triangle that weights the neighbors is wider by the same factor
+(as in Pillow's ``resize`` and ``jax.image.resize``), since single neighbors would alias noise and fine muscle into the
+image.
 So a value is a weighted mean of the image's own, and never leaves their range. Pixels added around an image have its
 lowest value, which is air in MRI: 0 may lie outside the range, and repeated edges draw tissue that is not there.
 """
@@ -33,13 +34,13 @@ from preprocess.geometry import Polygon
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """The pixels that an image gets.
+    """The target pixels of one image.
 
     Attributes:
         source_shape: rows and columns of the image.
-        shape: rows and columns that it gets.
-        spacing_mm: of these, between rows and between columns; NaN when unknown.
-        scale: target pixels to a source pixel, along x and y.
+        shape: rows and columns of the target.
+        spacing_mm: of the target, between rows and between columns; NaN when unknown.
+        scale: target pixels per source pixel, along x and y.
         offset: where (0, 0), the source's outer corner, lies on the target, x and y in target pixels.
     """
 
@@ -68,12 +69,12 @@ class Grid:
             max_pixels: rows × columns allowed.
 
         Raises:
-            InputError: ``unsupported_image``: Pixel Spacing is wanted and missing, or the target is too large.
+            InputError: ``unsupported_image``: Pixel Spacing is needed and missing, or the target is too large.
         """
         spacing_mm = source_spacing_mm if pixel_spacing_mm is None else (pixel_spacing_mm, pixel_spacing_mm)
         scale = np.ones(2)
         if pixel_spacing_mm is not None:
-            # NaN, when absent, is not above 0.
+            # An absent spacing is NaN, which is not above 0.
             if not all(edge > 0 for edge in source_spacing_mm):
                 raise InputError(
                     Reason.UNSUPPORTED_IMAGE,
@@ -82,7 +83,7 @@ class Grid:
                 )
             scale = np.array(source_spacing_mm) / pixel_spacing_mm
         covered = np.array(shape) * scale
-        # As floats: a minute spacing may ask for more pixels than an integer holds.
+        # Floats, because a tiny spacing may need more pixels than an integer can hold.
         rows, columns = np.maximum(np.rint(covered), 1) if image_size is None else map(float, image_size)
         if rows * columns > max_pixels:
             raise InputError(
@@ -91,14 +92,14 @@ class Grid:
                 "pass a larger spacing, or raise --max_image_pixels if this is right",
             )
         offset = (np.array([rows, columns]) - covered) / 2
-        # Where pixels keep their size they move by whole ones, and keep their values.
+        # Pixels that keep their size move by whole pixels, and so keep their values.
         offset = np.where(scale == 1, np.floor(offset), offset)
         return cls(
-            shape,
-            (int(rows), int(columns)),
-            spacing_mm,
-            (float(scale[1]), float(scale[0])),
-            (float(offset[1]), float(offset[0])),
+            source_shape=shape,
+            shape=(int(rows), int(columns)),
+            spacing_mm=spacing_mm,
+            scale=(float(scale[1]), float(scale[0])),
+            offset=(float(offset[1]), float(offset[0])),
         )
 
     @property
@@ -112,19 +113,19 @@ class Grid:
 
     def resample(self, pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """The image ``(H, W)`` on the target, of the same dtype: integers are rounded, halves to even."""
-        down, down_inside = _along(pixels.astype(np.float64), self.shape[0], self.scale[1], self.offset[1])
-        across, across_inside = _along(down.T, self.shape[1], self.scale[0], self.offset[0])
+        down, down_inside = _resample_rows(pixels.astype(np.float64), self.shape[0], self.scale[1], self.offset[1])
+        across, across_inside = _resample_rows(down.T, self.shape[1], self.scale[0], self.offset[0])
         values = np.where(down_inside[:, None] & across_inside, across.T, pixels.min())
         return np.asarray(np.rint(values) if pixels.dtype.kind in "iu" else values).astype(pixels.dtype)
 
 
-def _along(
+def _resample_rows(
     values: npt.NDArray[np.float64], count: int, scale: float, offset: float
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Resamples rows of pixels ``(n, m)`` to ``(count, m)``, and tells which of them have their center inside."""
+    """Resamples rows of pixels ``(n, m)`` to ``(count, m)``; also returns which of these have their center inside."""
     centers = (np.arange(count) + 0.5 - offset) / scale
     inside = (centers >= 0) & (centers <= len(values))
-    # Beyond an edge no neighbor has a weight; what is said there is not used.
+    # Beyond an edge no neighbor has a weight; values there are not used.
     centers = centers.clip(0, len(values))
     reach = max(1.0, 1 / scale)
     first = np.floor(centers - reach + 0.5).clip(0).astype(np.intp)

@@ -2,7 +2,7 @@
 
 ``cv2.fillPoly`` alone does not do that: it rounds vertices to pixels and paints the whole boundary, which makes masks
 of the left ventricle about 6 % too large. On a grid sixteen times finer, with the boundary counted half and the grid
-averaged down, what is left of the error is under 0.1 of a pixel's area, so that only pixels that the polygon halves
+averaged down, the remaining error is under 0.1 of a pixel's area, so that only pixels that the polygon halves
 almost exactly are in doubt (eight times finer: 0.16, for polygons whose vertices lie on half pixels).
 """
 
@@ -23,7 +23,7 @@ _FINE = 16
 _SHIFT = 8
 """Fractional bits of the coordinates given to OpenCV."""
 
-# Over the 256 subpixels of a pixel, cv2.INTER_AREA's mean is then a whole number, and exact: 512 when all are inside.
+# So cv2.INTER_AREA's mean over a pixel's 256 subpixels is a whole number, and exact: 512 when all are inside.
 _INSIDE = 2 * _FINE * _FINE
 _BOUNDARY = _INSIDE // 2
 
@@ -70,7 +70,7 @@ def rasterize(polygon: Polygon, shape: tuple[int, int]) -> npt.NDArray[np.bool_]
 
 
 def _more_than_half(rings: Sequence[Polygon], shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Mask of what an odd number of rings enclose, over a grid that begins at (0, 0)."""
+    """Mask of the region that an odd number of rings enclose, on a grid that starts at (0, 0)."""
     rows, columns = shape
     # A subpixel's center is half a subpixel from its corner.
     vertices = [np.rint((ring * _FINE - 0.5) * (1 << _SHIFT)).astype(np.int32) for ring in rings]

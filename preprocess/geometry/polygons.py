@@ -1,7 +1,7 @@
 """The region inside a polygon and its measures, by shapely.
 
 A point is inside when the outline goes around it, on balance, at least once (nonzero winding rule). So an outline that
-overshoots its first point, or goes around twice, encloses what it does when drawn once, and both lobes of a figure of
+overshoots its first point, or goes around twice, encloses the same as when drawn once, and both lobes of a figure of
 eight are inside.
 """
 
@@ -54,9 +54,9 @@ def _region(polygon: Polygon) -> shapely.Geometry:
 
 
 def _winding(polygon: Polygon, x: float, y: float) -> int:
-    """How often the polygon goes around a point; turns one way less turns the other way."""
+    """How often the polygon goes around a point: turns in one direction minus turns in the other."""
     (x0, y0), (x1, y1) = polygon.T, np.roll(polygon, -1, axis=0).T
-    # Edges that cross the ray from the point to greater x count by their direction.
+    # Edges that cross the ray from the point towards greater x count by their direction.
     side = (x1 - x0) * (y - y0) - (x - x0) * (y1 - y0)
     up, down = (y0 <= y) & (y < y1) & (side > 0), (y1 <= y) & (y < y0) & (side < 0)
     return int(up.sum()) - int(down.sum())

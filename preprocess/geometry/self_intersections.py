@@ -1,4 +1,4 @@
-"""How often a polygon meets itself: what drawing it and measuring it cost. NumPy only."""
+"""How often a polygon meets itself, on which the time to draw and to measure it depends. NumPy only."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy.typing as npt
 from preprocess.geometry import Polygon
 
 MAX_NEIGHBORS = 1_000_000
-"""Pairs of edges at one height that are looked at: any 1,400 edges, or 100,000 that go once around a smooth outline."""
+"""Pairs of edges at one height that are compared: of any 1,400 edges, or of 100,000 once around a smooth outline."""
 
 
 def neighbors(polygon: Polygon) -> int:
-    """Pairs of edges that share a y, each edge's next included: between the edge count and half its square."""
+    """Pairs of edges that share a y, consecutive edges included: between the edge count and half its square."""
     starts, ends = _edges(polygon)
     low, high = np.minimum(starts[:, 1], ends[:, 1]), np.maximum(starts[:, 1], ends[:, 1])
     return int(_later_neighbors(np.sort(low), high[np.argsort(low)]).sum())
@@ -49,7 +49,7 @@ def _edges(polygon: Polygon) -> tuple[Polygon, Polygon]:
 
 
 def _later_neighbors(low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Of edges sorted by their low end, how many of those after each begin before it ends."""
+    """For each edge, sorted by low end, how many of the edges after it begin before it ends."""
     return np.searchsorted(low, high, side="right") - np.arange(len(low)) - 1
 
 

@@ -14,10 +14,10 @@ from preprocess.model import ImageHeader
 
 
 def smallest_dtype(headers: Iterable[ImageHeader]) -> tuple[np.dtype[Any], bool]:
-    """The smallest dtype of ``schema.IMAGE_DTYPES`` for every value that the headers allow.
+    """The smallest dtype of ``schema.IMAGE_DTYPES`` for all values that the headers allow.
 
     Returns:
-        The dtype, and whether it holds them all exactly; float32 rounds what does not fit its 24 bits.
+        The dtype, and whether it represents them all exactly; float32 rounds values that do not fit its 24 bits.
     """
     ranges = [header.value_range for header in headers]
     integers = [bounds for bounds in ranges if bounds is not None]
@@ -35,9 +35,9 @@ def to_dtype(values: npt.NDArray[np.generic], dtype: np.dtype[Any]) -> npt.NDArr
     """The values in a data set's dtype; integers never wrap, floats never become infinite.
 
     Raises:
-        InputError: ``unreadable_image``, the file holds values that its header rules out, or that no data set holds.
+        InputError: ``unreadable_image``, a value is ruled out by the header, or not finite in the dtype.
     """
-    if dtype.kind == "i" or dtype.kind == "u":
+    if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         if values.min() < limits.min or values.max() > limits.max:
             raise InputError(Reason.UNREADABLE_IMAGE, f"values beyond {dtype}, which its header rules out")

@@ -1,6 +1,6 @@
-"""The output directory: claimed by one job, made aside, and put into place in one step.
+"""The output directory: claimed by one job, written beside its place, and moved there in one step.
 
-All is written to a sibling directory, ``.OUTPUT.partial``, so that the output directory is never there in part, and
+Everything is written to a sibling directory, ``.OUTPUT.partial``, so that the output directory is never incomplete, and
 renaming never crosses a file system.
 """
 
@@ -56,7 +56,7 @@ def claimed(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]
 
 @contextlib.contextmanager
 def writing(output_dir: pathlib.Path) -> Iterator[None]:
-    """Turns an error of the system (no space, no permission) into one about the output directory.
+    """Turns an OSError (no space, no permission) into an error about the output directory.
 
     Raises:
         FatalInputError: the block raised OSError.
@@ -88,7 +88,7 @@ def check_studies(output_dir: pathlib.Path, studies: Collection[str]) -> None:
 
 def first_few(names: Sequence[str], count: int = 3) -> str:
     """The first few of some names, for a message."""
-    return ", ".join([*names[:count], *(["…"] if len(names) > count else [])])
+    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
 
 
 def publish(directory: pathlib.Path, output_dir: pathlib.Path, overwrite: bool) -> None:
@@ -140,7 +140,7 @@ def _check(output_dir: pathlib.Path, overwrite: bool) -> None:
 
 
 def _read(output_dir: pathlib.Path) -> DatasetInfo:
-    """The manifest of what is to be replaced."""
+    """The manifest of the directory to replace."""
     try:
         return DatasetInfo.read(output_dir)
     except (RecordsError, OSError) as error:
@@ -160,16 +160,13 @@ def _sync(path: pathlib.Path) -> None:
 
 
 def _replace(output: pathlib.Path, directory: pathlib.Path, output_dir: pathlib.Path) -> None:
-    """Swaps two directories, in one step where the system can (Linux, renameat2), else in two renames.
+    """Puts a directory in place of the output, in one step where the system can, else in two renames.
 
     Raises:
-        FatalInputError: it cannot do either, as where the former one is part of a container's image. The new one is
+        FatalInputError: neither works, as where the former directory is part of a container's image. The new one is
             kept.
     """
-    at_working_directory, exchange = -100, 2
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    paths = os.fsencode(directory), os.fsencode(output)
-    if renameat2 and renameat2(at_working_directory, paths[0], at_working_directory, paths[1], exchange) == 0:
+    if _exchange(directory, output):
         return
     try:
         former = directory.with_name(f"{directory.name}-former")
@@ -184,3 +181,13 @@ def _replace(output: pathlib.Path, directory: pathlib.Path, output_dir: pathlib.
     except OSError:
         former.rename(output)
         raise
+
+
+def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
+    """Exchanges two directories in one step (Linux, renameat2); returns False where the system cannot."""
+    at_working_directory, exchange = -100, 2
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    paths = os.fsencode(one), os.fsencode(other)
+    return bool(renameat2(at_working_directory, paths[0], at_working_directory, paths[1], exchange) == 0)

@@ -1,4 +1,4 @@
-"""Standard error without what C++ libraries write there of themselves."""
+"""Keeps messages of C++ libraries off standard error."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from collections.abc import Iterator
 def standard_error_kept() -> Iterator[None]:
     """Keeps what is written to standard error during a ``with`` block, and writes it there only when the block fails.
 
-    TensorFlow's libraries write about the processor and GPUs to the file descriptor, before any setting of theirs is
-    read. Python's ``contextlib.redirect_stderr`` does not reach that.
+    TensorFlow's libraries write about the processor and GPUs to the file descriptor, before they read any setting.
+    Python's ``contextlib.redirect_stderr`` does not reach that.
     """
     with tempfile.TemporaryFile() as kept:
         sys.stderr.flush()

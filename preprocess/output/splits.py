@@ -12,10 +12,10 @@ from preprocess.findings import FatalInputError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
-# Of exponents, fractions would compute every digit.
+# Without exponents, of which fractions would compute every digit.
 _SHARE = re.compile(r"-?[0-9./]{1,30}")
 
-# Of the studies that could be meant, a message names so many.
+# Studies that a message names, at most.
 _NAMED = 10
 
 HELP = (
@@ -27,7 +27,7 @@ def assign(rule: str, studies: Collection[str]) -> dict[str, tuple[str, ...]]:
     """Divides whole studies among named splits.
 
     Fractions round to whole studies by largest remainder, and every split gets at least one. Which study goes where
-    depends on the digest of its id: not on its name's place in the alphabet, which in archives often tells the disease.
+    depends on the digest of its id: not on its place in the alphabet, which in archives often shows the disease.
 
     Args:
         rule: as ``HELP`` says.
@@ -38,7 +38,7 @@ def assign(rule: str, studies: Collection[str]) -> dict[str, tuple[str, ...]]:
 
     Raises:
         ValueError: the rule is malformed.
-        FatalInputError: the rule asks for studies that are not there.
+        FatalInputError: the rule needs studies that do not exist.
     """
     if "=" in rule:
         return _by_name(_parse(rule, "="), studies)
@@ -58,7 +58,7 @@ def check(rule: str) -> None:
 
 
 def misspelled(rule: str) -> str | None:
-    """The split that was probably to be named ``train``, which readers expect, where none is; None otherwise."""
+    """A split whose name is probably a misspelled ``train``, which readers expect; None where a split has that name."""
     names = [part.partition("=")[0].partition(":")[0] for part in rule.split(",")]
     if any(name.startswith("train") for name in names):
         return None
@@ -147,5 +147,7 @@ def _by_name(parts: Mapping[str, str], studies: Collection[str]) -> dict[str, tu
 
 
 def _listed(studies: Collection[str]) -> str:
-    more = [f"{len(studies) - _NAMED} more"] * (len(studies) > _NAMED)
-    return ", ".join(sorted(studies)[:_NAMED] + more)
+    names = sorted(studies)[:_NAMED]
+    if len(studies) > _NAMED:
+        names.append(f"{len(studies) - _NAMED} more")
+    return ", ".join(names)

@@ -1,12 +1,12 @@
-"""The two files by which ``tfds.builder_from_directory`` knows a data set (TFDS, "Load external tfrecord").
+"""The two files that ``tfds.builder_from_directory`` needs (TFDS, "Load external tfrecord").
 
-TFDS itself is not needed to write them; the fields are those of its ``feature.proto`` and ``dataset_info.proto``.
+Writing them does not need TFDS; the fields are those of its ``feature.proto`` and ``dataset_info.proto``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline import schema
@@ -15,28 +15,15 @@ from pipeline.manifest import SplitInfo
 _FEATURES = "tensorflow_datasets.core.features"
 
 
-def features(shape: Sequence[int], image_dtype: str) -> bytes:
+def features(shape: tuple[int, ...], image_dtype: str) -> bytes:
     """``features.json``: how each feature is decoded."""
-    meta = {
-        schema.STUDY_ID: _text(),
-        schema.CONTOUR_ID: _text(),
-        schema.INSTANCE_NUMBER: _tensor((), "int64"),
-        schema.SLICE_INDEX: _tensor((), "int64"),
-        schema.PHASE_INDEX: _tensor((), "int64"),
-        schema.PIXEL_SPACING_MM: _tensor((2,), "float32"),
-        schema.SLICE_LOCATION_MM: _tensor((), "float32"),
-    }
-    return _json(
-        _dict(
-            {
-                # Raw bytes are what TFDS calls the encoding "bytes".
-                schema.IMAGE: _tensor(shape, image_dtype, "bytes"),
-                schema.MASK: _tensor(shape, "bool", "bytes"),
-                # TFDS joins nested names with a slash, as ours are.
-                "meta": _dict({name.removeprefix("meta/"): feature for name, feature in meta.items()}),
-            }
-        )
-    )
+    members: dict[str, Any] = {}
+    groups: dict[str, dict[str, Any]] = {}
+    for feature in schema.FEATURES:
+        # TFDS joins the names of a group and its member with a slash, too.
+        group, _, name = feature.name.rpartition("/")
+        (groups.setdefault(group, {}) if group else members)[name] = _feature(feature, shape, image_dtype)
+    return _json(_dict(members | {group: _dict(content) for group, content in groups.items()}))
 
 
 def dataset_info(splits: Mapping[str, SplitInfo]) -> bytes:
@@ -60,19 +47,19 @@ def dataset_info(splits: Mapping[str, SplitInfo]) -> bytes:
     )
 
 
-def _tensor(shape: Sequence[int], dtype: str, encoding: str = "none") -> dict[str, Any]:
+def _feature(feature: schema.Feature, image_shape: tuple[int, ...], image_dtype: str) -> dict[str, Any]:
+    if feature.dtype == "str":
+        return {"pythonClassName": f"{_FEATURES}.text_feature.Text", "text": {}}
+    shape, dtype = feature.of(image_shape, image_dtype)
     return {
         "pythonClassName": f"{_FEATURES}.tensor_feature.Tensor" if shape else f"{_FEATURES}.scalar.Scalar",
         "tensor": {
             "shape": {"dimensions": [str(size) for size in shape]} if shape else {},
             "dtype": dtype,
-            "encoding": encoding,
+            # TFDS calls an array's raw bytes the encoding "bytes".
+            "encoding": "bytes" if feature.kind == "bytes" else "none",
         },
     }
-
-
-def _text() -> dict[str, Any]:
-    return {"pythonClassName": f"{_FEATURES}.text_feature.Text", "text": {}}
 
 
 def _dict(members: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The directory beside the output that a job writes to, before it publishes.
 
-A running job holds a lock on it; a killed one does not. A marker file shows that a job made it: only what is provably
-a job's of this user is ever emptied.
+A running job holds a lock on it; a killed one does not. A marker file shows that a job made it: a directory is emptied
+only if a job of this user provably made it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def claim(path: pathlib.Path) -> int | None:
         A descriptor of the directory, which holds the marker only; None if another job has it.
 
     Raises:
-        FatalInputError: it exists, and is not provably a job's of this user.
+        FatalInputError: it exists, and it cannot be shown that a job of this user made it.
         OSError: it cannot be written.
     """
     descriptor = _lock(path)
@@ -56,7 +56,7 @@ def claim(path: pathlib.Path) -> int | None:
 
 
 def release(path: pathlib.Path, descriptor: int) -> None:
-    """Removes the directory; the marker last, so that the next job knows it if this one is killed here."""
+    """Removes the directory; the marker last, so that the next job recognizes it if this one is killed here."""
     try:
         _empty(descriptor)
         with contextlib.suppress(FileNotFoundError):
@@ -94,7 +94,7 @@ def _lock(path: pathlib.Path) -> int | None:
                 return None
             if not created and not _is_ours(descriptor):
                 raise FatalInputError(str(path), _NOT_OURS)
-            # Without locks on this file system, the two look alike.
+            # On a file system without locks, a running job and a killed one look alike.
             if not created and not locked:
                 detail = "belongs to a job that is running or was killed; if none is running, remove it"
                 raise FatalInputError(str(path), detail)
@@ -141,7 +141,7 @@ def _is_ours(descriptor: int) -> bool:
 
 
 def _empty(descriptor: int) -> bool:
-    """Removes all within a directory but the marker; returns whether there was anything."""
+    """Removes everything in a directory except the marker; returns whether there was anything."""
     names = [name for name in os.listdir(descriptor) if name != MARKER]
     for name in names:
         if stat.S_ISDIR(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):

@@ -146,28 +146,27 @@ class _SplitWriter:
 
 
 def _serialize(pair: Pair, image: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_]) -> bytes:
-    def of_bytes(value: bytes) -> tf.train.Feature:
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-    def of_text(value: str) -> tf.train.Feature:
-        return of_bytes(value.encode("utf-8", "surrogateescape"))
-
-    def of_integer(value: int | None) -> tf.train.Feature:
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=[-1 if value is None else value]))
-
-    def of_floats(*values: float) -> tf.train.Feature:
-        return tf.train.Feature(float_list=tf.train.FloatList(value=values))
-
-    feature = {
-        schema.IMAGE: of_bytes(image.tobytes()),
-        schema.MASK: of_bytes(mask.tobytes()),
-        schema.STUDY_ID: of_text(pair.study_id),
-        schema.CONTOUR_ID: of_text(pair.contour_id),
-        schema.INSTANCE_NUMBER: of_integer(pair.header.instance_number),
-        schema.SLICE_INDEX: of_integer(pair.slice_index),
-        schema.PHASE_INDEX: of_integer(pair.phase_index),
-        schema.PIXEL_SPACING_MM: of_floats(*pair.header.pixel_spacing_mm),
-        schema.SLICE_LOCATION_MM: of_floats(pair.header.location_mm),
+    values = {
+        schema.IMAGE: image,
+        schema.MASK: mask,
+        schema.STUDY_ID: pair.study_id,
+        schema.CONTOUR_ID: pair.contour_id,
+        schema.INSTANCE_NUMBER: -1 if pair.header.instance_number is None else pair.header.instance_number,
+        schema.SLICE_INDEX: -1 if pair.slice_index is None else pair.slice_index,
+        schema.PHASE_INDEX: -1 if pair.phase_index is None else pair.phase_index,
+        schema.PIXEL_SPACING_MM: pair.header.pixel_spacing_mm,
+        schema.SLICE_LOCATION_MM: pair.header.location_mm,
     }
-    # Deterministic: protobuf otherwise leaves the order of a map open, and with it the place of the pixels.
-    return bytes(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString(deterministic=True))
+    features = {feature.name: _encode(feature, values[feature.name]) for feature in schema.FEATURES}
+    # Deterministic: protobuf otherwise leaves the order of a map open, and so the position of the pixels.
+    return bytes(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True))
+
+
+def _encode(feature: schema.Feature, value: Any) -> tf.train.Feature:
+    if feature.kind == "bytes":
+        data = value.encode("utf-8", "surrogateescape") if feature.dtype == "str" else value.tobytes()
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[data]))
+    numbers = value if feature.shape else [value]
+    if feature.kind == "int64":
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=numbers))
+    return tf.train.Feature(float_list=tf.train.FloatList(value=numbers))

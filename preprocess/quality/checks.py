@@ -1,6 +1,6 @@
-"""What only the whole data set shows: copies, contours that do not nest, contours off their images.
+"""Checks of contours and images against each other: copies, contours that do not nest, contours off their images.
 
-A check returns its findings; a contour or an image that one of level ``error`` names is left out.
+A check returns its findings. A contour or an image with a finding of level ``error`` is left out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MISREGISTERED_PX = 2.0
 _COPIES_NAMED = 3
 
 OPEN_STEPS = 3.0
-"""Distance from a contour's last point to its first, in its longest other step. Of 111 real contours none exceeds 1."""
+"""Allowed gap between last and first point, in longest steps of the contour. None of 111 real contours exceeds 1."""
 
 
 def self_intersecting(pairs: Iterable[Pair]) -> list[Finding]:
@@ -38,11 +38,11 @@ def self_intersecting(pairs: Iterable[Pair]) -> list[Finding]:
 
 
 def open_contours(pairs: Iterable[Pair]) -> list[Finding]:
-    """Contours that do not come back to where they begin, as those of a file that is cut off."""
+    """Contours that do not return to their first point, as in a file that is cut off."""
     findings = []
     for pair in pairs:
         closing, *steps = np.hypot(*(pair.polygon - np.roll(pair.polygon, 1, axis=0)).T)
-        # A file cut off within a number has its last point elsewhere: the step to it is not one to compare with.
+        # In a file cut off within a number the last point is wrong, so the step to it does not count.
         longest = max(steps[:-1], default=closing)
         if closing > OPEN_STEPS * longest:
             detail = (
@@ -54,7 +54,7 @@ def open_contours(pairs: Iterable[Pair]) -> list[Finding]:
 
 
 def duplicate_images(pairs: Iterable[Pair]) -> list[Finding]:
-    """Images, by path, whose pixels are the same bytes: nothing tells which contour belongs to them."""
+    """Images, by path, whose pixels are the same bytes: which contour belongs to them is unknown."""
     by_path = {pair.image_path: pair for pair in pairs}
     groups: dict[bytes, list[Pair]] = collections.defaultdict(list)
     for pair in sorted(by_path.values(), key=lambda pair: pair.image_path):
@@ -95,11 +95,11 @@ def mixed_photometric(written: Iterable[Pair]) -> list[Finding]:
 
 
 def duplicate_contours(pairs: Iterable[Pair], outside: Mapping[Key, float]) -> list[Finding]:
-    """Contours of one kind whose points are the same, so that line ends do not hide it.
+    """Contours of one kind with the same points, even if their files differ in line ends.
 
     Within a study, where contours are carried over from phase to phase, that is a warning. Across studies the owner is
     the study whose i-contours lie within the o-contours in question while the others' do not: a warning for it and an
-    error for the others. When nothing tells them apart, all are errors.
+    error for the others. When that does not single out one study, all are errors.
 
     Args:
         pairs: of one kind.
@@ -109,14 +109,14 @@ def duplicate_contours(pairs: Iterable[Pair], outside: Mapping[Key, float]) -> l
     for pair in pairs:
         groups[hashlib.sha256(pair.polygon.tobytes()).digest()].append(pair)
     copies = [same for same in groups.values() if len(same) > 1]
-    # A whole set is copied as a rule: one contour may nest by chance, the set will not.
+    # Usually a whole set is copied. One contour may nest by chance, a whole set does not.
     shares: dict[str, list[float]] = collections.defaultdict(list)
     for same in copies:
         studies = {pair.study_id for pair in same}
         for pair in same:
             if len(studies) > 1 and pair.key in outside:
                 shares[pair.study_id].append(outside[pair.key])
-    fitting = {study_id for study_id, found in shares.items() if sum(found) / len(found) <= OUTSIDE_ERROR}
+    fitting = {study_id for study_id, parts in shares.items() if sum(parts) / len(parts) <= OUTSIDE_ERROR}
     findings = []
     for same in copies:
         studies = {pair.study_id for pair in same}
@@ -139,8 +139,8 @@ def duplicate_contours(pairs: Iterable[Pair], outside: Mapping[Key, float]) -> l
 def not_nested(inner: Iterable[Pair], outside: Mapping[Key, float], copied: Mapping[Key, str]) -> list[Finding]:
     """I-contours of which a part lies outside their o-contour.
 
-    Where the o-contour is known to be another study's (``copied``: its path, by study and number), the i-contour is not
-    to blame: the finding names the o-contour.
+    Where the o-contour is known to be another study's (``copied``: its path, by study and number), the finding names
+    the o-contour, because the i-contour is not at fault.
     """
     findings = []
     for pair in inner:
@@ -171,7 +171,7 @@ def volume_order(inner: Sequence[Pair], volumes: Volumes) -> list[Finding]:
 
 
 def incomplete_volumes(volumes: Volumes, study_id: str, path: str) -> list[Finding]:
-    """A study whose volumes lack slices, so that they and the ejection fraction are not to be relied on."""
+    """A study whose volumes lack slices, so that they and the ejection fraction are wrong."""
     if not volumes.missing:
         return []
     names = {volumes.end_diastole: " (end-diastole)", volumes.end_systole: " (end-systole)"}
@@ -187,9 +187,9 @@ def incomplete_volumes(volumes: Volumes, study_id: str, path: str) -> list[Findi
 
 
 def misregistered(row: StudyRow, path: str) -> list[Finding]:
-    """A study whose i-contours would fit their images better elsewhere."""
+    """A study whose i-contours fit their images better when they are moved."""
     dx, dy = row.registration_peak_dx_px, row.registration_peak_dy_px
-    # Without contours the distance is NaN, which is not more.
+    # Without contours the distance is NaN, which is not greater.
     if not math.hypot(dx, dy) > MISREGISTERED_PX:
         return []
     detail = f"contrast across the i-contours peaks when they are moved by dx {dx:+g}, dy {dy:+g} pixels"
@@ -201,7 +201,7 @@ def _of_contour(reason: Reason, pair: Pair, detail: str, level: Level | None = N
 
 
 def _copies(path: str, paths: Sequence[str]) -> str:
-    """What the row of one of several equal files says of the others.
+    """Names the other files, for the row of one of several equal files.
 
     The row of the first file counts them and names some; the other rows name the first file. So the audit grows with
     the number of files, not with its square.

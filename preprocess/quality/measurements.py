@@ -1,4 +1,4 @@
-"""What is measured of every pair and every study: the tables beside the audit.
+"""What is measured for every pair and every study: the tables beside the audit.
 
 Lengths are in pixels or mm and volumes in ml, as the columns say.
 """
@@ -27,7 +27,7 @@ class PairRow:
     """A row of ``pairs.csv``. None where it was not measured, because the pair was left out.
 
     On a common grid ``mask_area_px`` is of the mask that is written, in its pixels, and ``area_difference_percent``
-    compares it with the polygon as it lies there. All else is told of image and contour as the files have them.
+    compares it with the polygon as it lies there. Other columns describe image and contour as the files have them.
     """
 
     study_id: str
@@ -75,7 +75,7 @@ class StudyRow:
 
 
 def unmeasured(pair: Pair, outside: Mapping[Key, float]) -> PairRow:
-    """What is known of a pair before its image is read."""
+    """The row of a pair whose image is not read yet."""
     share = outside.get(pair.key)
     return PairRow(
         study_id=pair.study_id,
@@ -105,11 +105,11 @@ def measured(
     """The row of a pair that was written.
 
     Args:
-        row: what was known of it before.
+        row: the row before the image was read.
         pixels: the image ``(H, W)`` as its file has it.
         mask: bool ``(H, W)``, drawn on it.
-        written: the mask that is written, and
-        polygon: the contour that it was drawn from, both on the common grid where there is one.
+        written: the mask that is written, on the common grid where there is one.
+        polygon: the contour on the same grid.
     """
     ring = bands(mask)[1]
     area = int(written.sum())
@@ -134,9 +134,10 @@ def dump_table(kind: type[PairRow] | type[StudyRow], rows: Iterable[PairRow | St
 
 
 def _cell(value: Any) -> Any:
+    """A value as the csv module takes it, which writes None as a blank."""
     if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.6g}"
-    return "" if value is None else value
+        return None if math.isnan(value) else f"{value:.6g}"
+    return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,15 +168,15 @@ class StudySummary:
         spacings = {header.pixel_spacing_mm for header in headers.values()}
         row_mm, column_mm = spacings.pop() if len(spacings) == 1 else (math.nan, math.nan)
         return cls(
-            len(study.images),
-            len(study.contours["i"]),
-            len(study.contours["o"]),
-            len({place.slice_index for place in places.values() if place.slice_index >= 0}),
-            len({place.phase_index for place in places.values() if place.phase_index >= 0}),
-            row_mm,
-            column_mm,
-            _slice_spacing_mm(places),
-            [places.get(number, NOWHERE) for number in sorted(study.contours["i"])],
+            images=len(study.images),
+            i_contours=len(study.contours["i"]),
+            o_contours=len(study.contours["o"]),
+            slices=len({place.slice_index for place in places.values() if place.slice_index >= 0}),
+            phases=len({place.phase_index for place in places.values() if place.phase_index >= 0}),
+            row_spacing_mm=row_mm,
+            column_spacing_mm=column_mm,
+            slice_spacing_mm=_slice_spacing_mm(places),
+            contoured=[places.get(number, NOWHERE) for number in sorted(study.contours["i"])],
         )
 
 
@@ -192,24 +193,28 @@ def study_row(
     study: Study, summary: StudySummary, written: int, registration: Registration, volumes: Volumes
 ) -> StudyRow:
     """A study's row, with the number of its pairs that were written."""
+    peak = registration.peak()
     return StudyRow(
-        study.study_id,
-        study.contour_id,
-        summary.images,
-        summary.i_contours,
-        summary.o_contours,
-        written,
-        summary.slices,
-        summary.phases,
-        summary.row_spacing_mm,
-        summary.column_spacing_mm,
-        summary.slice_spacing_mm,
-        *registration.peak(),
-        volumes.end_diastole,
-        volumes.end_systole,
-        volumes.edv_ml,
-        volumes.esv_ml,
-        volumes.stroke_ml,
-        volumes.ejection_fraction_percent,
-        None if volumes.end_diastole < 0 else int(not volumes.missing),
+        study_id=study.study_id,
+        contour_id=study.contour_id,
+        images=summary.images,
+        i_contours=summary.i_contours,
+        o_contours=summary.o_contours,
+        pairs=written,
+        slices=summary.slices,
+        phases=summary.phases,
+        row_spacing_mm=summary.row_spacing_mm,
+        column_spacing_mm=summary.column_spacing_mm,
+        slice_spacing_mm=summary.slice_spacing_mm,
+        registration_peak_dx_px=peak.dx,
+        registration_peak_dy_px=peak.dy,
+        registration_peak=peak.contrast,
+        registration_rest=peak.contrast_unmoved,
+        end_diastole_phase=volumes.end_diastole,
+        end_systole_phase=volumes.end_systole,
+        edv_ml=volumes.edv_ml,
+        esv_ml=volumes.esv_ml,
+        stroke_volume_ml=volumes.stroke_ml,
+        ejection_fraction_percent=volumes.ejection_fraction_percent,
+        volumes_complete=None if volumes.end_diastole < 0 else int(not volumes.missing),
     )

@@ -37,9 +37,9 @@ class Volumes:
         """From a study's i-contours.
 
         Args:
-            areas: each that can be used, and its area in square pixels.
+            areas: pairs that can be used, each with its area in square pixels.
             slice_spacing_mm: distance between neighboring slices.
-            contoured: places of all that the study has.
+            contoured: places of all i-contours of the study.
         """
         by_phase: dict[int, dict[int, float]] = collections.defaultdict(dict)
         totals: dict[int, float] = collections.defaultdict(float)
@@ -53,7 +53,14 @@ class Volumes:
             end_diastole, end_systole = _extremes(by_phase)
         missing = _missing(by_phase, end_diastole, end_systole, contoured)
         edv_ml, esv_ml = totals.get(end_diastole, math.nan), totals.get(end_systole, math.nan)
-        return cls(dict(by_phase), end_diastole, end_systole, edv_ml, esv_ml, missing)
+        return cls(
+            areas_px=dict(by_phase),
+            end_diastole=end_diastole,
+            end_systole=end_systole,
+            edv_ml=edv_ml,
+            esv_ml=esv_ml,
+            missing=missing,
+        )
 
     @property
     def stroke_ml(self) -> float:
@@ -67,7 +74,7 @@ class Volumes:
 
 
 def _extremes(areas_px: Mapping[int, Mapping[int, float]]) -> tuple[int, int]:
-    """The phases of largest and of smallest cavity; of two equal ones the earlier phase.
+    """The phases of the largest and of the smallest cavity; the earlier one where two are equal.
 
     A phase that lost a part of its contours keeps its rank, because only slices that all phases have are compared.
     """
@@ -83,7 +90,7 @@ def _missing(
 ) -> dict[int, list[int]]:
     """Slices that lack a contour, by phase.
 
-    They have one that could not be used, or lie between others of the phase; or the other phase shows that they should
+    Their contour could not be used, or they lie between others of the phase, or the other phase shows that they should
     have one. End-systole may have fewer slices than end-diastole, because the base moves and the apex closes, but not
     fewer than half.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -13,9 +14,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from preprocess.geometry import Polygon
-from preprocess.quality.registration import MAX_SHIFT
+from preprocess.quality.registration import MAX_SHIFT, Peak
 
-# From Okabe and Ito's palette, which most kinds of color blindness tell apart.
+# From Okabe and Ito's palette, which can be distinguished with most kinds of color blindness.
 _CONTOUR, _MASK = "#f0e442", "#56b4e9"
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#000000")
 _ES, _ED = _COLORS[1], _COLORS[0]
@@ -29,8 +30,14 @@ _STYLE = {
     "text.parse_math": False,
 }
 
-Window = tuple[float, float, float, float]
-"""Left, right, top and bottom of what a picture shows, in pixels."""
+
+class Window(NamedTuple):
+    """The edges of what a picture shows, in pixels."""
+
+    left: float
+    right: float
+    top: float
+    bottom: float
 
 
 def window_around(polygons: Sequence[Polygon], margin: float = 14.0) -> Window:
@@ -38,31 +45,31 @@ def window_around(polygons: Sequence[Polygon], margin: float = 14.0) -> Window:
     points = np.concatenate(polygons)
     x, y = (points.min(axis=0) + points.max(axis=0)) / 2
     half = float((points.max(axis=0) - points.min(axis=0)).max()) / 2 + margin
-    return x - half, x + half, y - half, y + half
+    return Window(left=x - half, right=x + half, top=y - half, bottom=y + half)
 
 
 def pair_picture(pixels: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_], polygon: Polygon, window: Window) -> str:
     """An image ``(H, W)``, windowed, with its contour as a line and its mask's edge along the pixels."""
-    left, right, top, bottom = window
-    shown = pixels[max(0, int(top)) : max(0, int(np.ceil(bottom))), max(0, int(left)) : max(0, int(np.ceil(right)))]
-    dark, bright = np.percentile(shown.astype(np.float64), (1, 99.5))
+    rows = slice(max(0, int(window.top)), max(0, int(np.ceil(window.bottom))))
+    columns = slice(max(0, int(window.left)), max(0, int(np.ceil(window.right))))
+    dark, bright = np.percentile(pixels[rows, columns].astype(np.float64), (1, 99.5))
     figure = Figure(figsize=(3.2, 3.2), dpi=110)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    rows, columns = pixels.shape
-    # Pixel (r, c) is the square [c, c + 1] × [r, r + 1], as the contours have it.
+    height, width = pixels.shape
+    # Pixel (r, c) is the square [c, c + 1] × [r, r + 1], as in the contours' coordinates.
     axes.imshow(
         pixels,
         cmap="gray",
         vmin=dark,
         vmax=max(bright, dark + 1),
-        extent=(0, columns, rows, 0),
+        extent=(0, width, height, 0),
         interpolation="nearest",
     )
     axes.add_collection(LineCollection(_edges(mask), colors=_MASK, linewidths=0.8))
     axes.plot(*np.vstack([polygon, polygon[:1]]).T, color=_CONTOUR, linewidth=1.1)
-    axes.set_xlim(left, right)
-    axes.set_ylim(bottom, top)
+    axes.set_xlim(window.left, window.right)
+    axes.set_ylim(window.bottom, window.top)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="webp", pil_kwargs={"quality": 88})
     return _uri("image/webp", buffer.getvalue())
@@ -91,15 +98,15 @@ def areas_by_slice(areas_mm2: Mapping[str, Mapping[int, float]]) -> str:
         return _svg(figure)
 
 
-def registration_map(curve: npt.NDArray[np.float64], peak: tuple[float, float]) -> str:
-    """Mean contrast by the contours' move ``(25, 25)``, with its peak and the place at rest."""
+def registration_map(curve: npt.NDArray[np.float64], peak: Peak) -> str:
+    """Mean contrast by the contours' move ``(25, 25)``, with its peak and the place where they are not moved."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(3.8, 3), layout="constrained")
         axes = figure.add_subplot()
         reach = MAX_SHIFT + 0.125
         image = axes.imshow(curve, extent=(-reach, reach, reach, -reach), cmap="viridis")
-        axes.plot(0, 0, "o", markerfacecolor="none", markeredgecolor="white", markersize=9, label="at rest")
-        axes.plot(*peak, "x", color=_COLORS[1], markersize=9, markeredgewidth=2.5, label="peak")
+        axes.plot(0, 0, "o", markerfacecolor="none", markeredgecolor="white", markersize=9, label="not moved")
+        axes.plot(peak.dx, peak.dy, "x", color=_COLORS[1], markersize=9, markeredgewidth=2.5, label="peak")
         axes.set_xlabel("contours moved by dx, pixels")
         axes.set_ylabel("dy, pixels")
         figure.colorbar(image, label="mean contrast")

@@ -18,7 +18,7 @@ import pathlib
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import jinja2
@@ -91,11 +91,7 @@ def write_report(data_dir: pathlib.Path, records_dir: pathlib.Path, output_dir: 
         anchors |= {pair.anchor for pair in shown}
         naive += [_naive_difference(pair) for pair in shown]
     written = [row for row in pair_rows if row["written"] == "1"]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("preprocess.report", ""), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    page = environment.get_template("report.html").render(
+    page = _render(
         info=info,
         generator=schema.FORMAT_NAME,
         study_ids=json.dumps(info.studies),
@@ -109,21 +105,37 @@ def write_report(data_dir: pathlib.Path, records_dir: pathlib.Path, output_dir: 
         mean_naive=np.mean(naive),
         intensities=figures.intensities(_intensities(written)),
         audit=[
-            {**row, "anchor": anchor if (anchor := _anchor(row["study_id"], row["instance_number"])) in anchors else ""}
+            {**row, "anchor": _anchor(row["study_id"], row["instance_number"])}
             for row in _first_of_each_kind(audit_rows)
         ],
+        anchors=anchors,
         unlisted=_unlisted(audit_rows),
+        reasons=_occurring(audit_rows),
     )
-    with publication.writing(output_dir):
-        output_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output_dir, prefix=".") as aside:
-            pathlib.Path(aside, path.name).write_text(page, "utf-8")
-            pathlib.Path(aside, path.name).replace(path)
+    _write(path, page)
     return path
 
 
+def _render(**values: Any) -> str:
+    """``report.html`` with its values filled in."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("preprocess.report", ""), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return str(environment.get_template("report.html").render(values))
+
+
+def _write(path: pathlib.Path, page: str) -> None:
+    """Writes a page beside its place, then moves it there in one step."""
+    with publication.writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as aside:
+            pathlib.Path(aside, path.name).write_text(page, "utf-8")
+            pathlib.Path(aside, path.name).replace(path)
+
+
 def _check_former(path: pathlib.Path, studies: Sequence[str]) -> None:
-    """Checks that the page at a path may be replaced: it is a report, and of no other studies."""
+    """Checks that the page at a path may be replaced: it is a report of the same studies, or of fewer."""
     if not os.path.lexists(path):
         return
     with publication.writing(path.parent):
@@ -157,10 +169,26 @@ def _first_of_each_kind(audit_rows: Iterable[Row]) -> Iterator[Row]:
             yield row
 
 
-def _unlisted(audit_rows: Iterable[Row]) -> list[tuple[str, str, int]]:
-    """Level, reason and number of the rows that the page leaves out."""
+class _Unlisted(NamedTuple):
+    """How many rows of a level and reason the page leaves out."""
+
+    level: str
+    reason: str
+    rows: int
+
+
+def _unlisted(audit_rows: Iterable[Row]) -> list[_Unlisted]:
+    """The rows that the page leaves out, by level and reason."""
     counts = collections.Counter((row["level"], row["reason"]) for row in audit_rows)
-    return [(*kind, count - _MAX_ROWS) for kind, count in counts.items() if count > _MAX_ROWS]
+    return [
+        _Unlisted(level, reason, count - _MAX_ROWS) for (level, reason), count in counts.items() if count > _MAX_ROWS
+    ]
+
+
+def _occurring(audit_rows: Iterable[Row]) -> list[Reason]:
+    """The reasons that the rows have."""
+    names = {row["reason"] for row in audit_rows}
+    return [reason for reason in Reason if reason.value in names]
 
 
 def _anchor(study_id: str, number: str) -> str:
@@ -207,7 +235,7 @@ def _grid(source: Source, info: DatasetInfo, path: str) -> Grid:
 
 
 def _study(row: Row, shown: Sequence[Shown], kind: ContourKind) -> dict[str, Any]:
-    """What the page says of a study; contrast is told of inner contours only."""
+    """What the page shows for a study; contrast is measured for inner contours only."""
     window = figures.window_around([pair.polygon for pair in shown])
     by_place = {(int(pair.row["slice_index"]), int(pair.row["phase_index"])): pair for pair in shown}
     phases = {"end-diastole": int(row["end_diastole_phase"]), "end-systole": int(row["end_systole_phase"])}
@@ -228,7 +256,7 @@ def _study(row: Row, shown: Sequence[Shown], kind: ContourKind) -> dict[str, Any
         for name, phase in phases.items()
         if phase >= 0
     }
-    dx, dy, peak, rest = registration.peak()
+    peak = registration.peak()
     return {
         "row": row,
         "phases": phases,
@@ -238,8 +266,8 @@ def _study(row: Row, shown: Sequence[Shown], kind: ContourKind) -> dict[str, Any
         "others": [pair for pair in shown if pair.anchor not in in_columns],
         "pictures": pictures,
         "areas": figures.areas_by_slice(areas) if any(areas.values()) and not math.isnan(pixel_mm2) else "",
-        "registration": "" if math.isnan(peak) else figures.registration_map(registration.curve(), (dx, dy)),
-        "move": {"dx": dx, "dy": dy, "peak": peak, "rest": rest},
+        "registration": "" if math.isnan(peak.contrast) else figures.registration_map(registration.curve(), peak),
+        "peak": peak,
     }
 
 

@@ -1,4 +1,4 @@
-"""What the documents show, and where it runs."""
+"""The code blocks of the documents, and the environment they run in."""
 
 import os
 import pathlib
@@ -6,7 +6,7 @@ import re
 import sys
 from typing import NamedTuple
 
-from .conftest import ROOT
+from . import ROOT
 
 
 class Block(NamedTuple):
@@ -31,7 +31,7 @@ def blocks(name: str) -> list[Block]:
 
 
 def environment(folder: pathlib.Path) -> dict[str, str]:
-    """Variables by which ``python`` is this one, by a script in a folder, and finds this project."""
+    """Environment variables by which ``python``, a script in a folder, runs this interpreter and finds this project."""
     folder.mkdir()
     (folder / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     (folder / "python").chmod(0o755)

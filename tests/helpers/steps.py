@@ -1,4 +1,4 @@
-"""Interrupts a process at a step of its work, so that no test has to hit a moment by the clock.
+"""Interrupts a process at a step of its work, so that no test depends on timing.
 
 A step is a call by which Python opens, makes, lists, renames or removes something in a directory.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 
 def before_step(number: int, directory: pathlib.Path, interrupt: Callable[[], object]) -> None:
-    """Has this process call a function just before its step of that number (from 0) in a directory."""
+    """Calls a function just before this process takes a step in a directory, given by its number from 0."""
     count = 0
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:

@@ -1,0 +1,77 @@
+"""Synthetic headers, pairs and small records."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from preprocess.geometry.grid import Grid
+from preprocess.model import Fingerprint, ImageHeader, Pair
+from preprocess.output import publication
+
+AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+UNREAD = Fingerprint(b"", b"")
+
+GRID = Grid.of((6, 5), (1.5, 1.25), None, None, 1 << 24)
+
+Synthetic = Callable[..., pathlib.Path]
+"""The fixture ``synthetic``."""
+
+
+def synthetic_arrays(
+    count: int, shape: tuple[int, int] = (6, 5), dtype: str = "int16"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images and masks ``(count, H, W)`` of the synthetic records, in storage order."""
+    rng = np.random.default_rng(count)
+    if dtype == "float32":
+        images = rng.normal(0, 100, (count, *shape)).astype(np.float32)
+    else:
+        limits = np.iinfo(dtype)
+        images = rng.integers(limits.min, limits.max, (count, *shape), dtype=dtype, endpoint=True)
+    images[:, 0, 0] = np.arange(count)
+    return images, rng.random((count, *shape)) < 0.3
+
+
+def write_synthetic(
+    path: pathlib.Path, images: np.ndarray, masks: np.ndarray, *, num_shards: int | None = 3, overwrite: bool = False
+) -> None:
+    from preprocess.output.writer import RecordsWriter
+
+    with publication.claimed(path, overwrite) as partial:
+        (partial / "records").mkdir()
+        shape = images.shape[1:]
+        with RecordsWriter(partial / "records", shape, images.dtype, {"train": len(images)}, num_shards) as writer:
+            for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
+                writer.write("train", synthetic_pair(number), image, mask)
+            writer.complete({"train": ["A"]}, {}, {"audit.csv": b""})
+        publication.publish(partial / "records", path, overwrite)
+
+
+def synthetic_pair(number: int, **header: Any) -> Pair:
+    fields = {"instance_number": number, **header}
+    return Pair(
+        study_id="A",
+        contour_id="B",
+        kind="i",
+        instance_number=number,
+        image_path="image",
+        contour_path="contour",
+        header=header_of(**fields),
+        polygon=np.zeros((3, 2)),
+        slice_index=1,
+        phase_index=2,
+        fingerprint=UNREAD,
+        grid=GRID,
+    )
+
+
+def header_of(**fields: Any) -> ImageHeader:
+    plain = ImageHeader(None, None, (6, 5), (0, 1), (1.5, 1.25), AXIAL, (0, 0, 3.5), 0.0)
+    return dataclasses.replace(plain, **fields)
+
+
+def write_small(path: pathlib.Path, count: int = 4, overwrite: bool = False) -> None:
+    write_synthetic(path, *synthetic_arrays(count), overwrite=overwrite)
