@@ -60,13 +60,13 @@ _IMAGE_SIZE = flags.DEFINE_string(
 _PIXEL_SPACING_MM = flags.DEFINE_float(
     "pixel_spacing_mm",
     None,
-    "Edge length of every pixel. Images are resampled, contours are scaled with them before masks are drawn, and "
+    "Edge length of every pixel in mm. Images are resampled, contours are scaled with them before masks are drawn, and "
     "--image_size applies to the result (default: images keep their pixels).",
 )
 _EXCLUDE = flags.DEFINE_string(
     "exclude",
     None,
-    "CSV of pairs to leave out, with columns study_id, instance_number and reason; rows of an audit.csv fit.",
+    "CSV of pairs to leave out, with columns study_id, instance_number and reason, such as rows of an audit.csv.",
 )
 _NUM_SHARDS = flags.DEFINE_integer("num_shards", None, "Shards per split (default: about 128 MiB each).")
 _MAX_IMAGE_PIXELS = flags.DEFINE_integer(

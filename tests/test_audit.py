@@ -97,7 +97,7 @@ def test_exclusions_that_name_no_pair_are_refused(tmp_path: pathlib.Path, text: 
 def test_exclusions_that_cannot_be_read_are_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(FatalInputError, match=r"nowhere\.csv: no such file; pass a CSV file of pairs to leave out"):
         read_exclusions(tmp_path / "nowhere.csv")
-    with pytest.raises(FatalInputError, match=r"cannot be read: Is a directory; --exclude names"):
+    with pytest.raises(FatalInputError, match=r"cannot be read: Is a directory; pass a CSV file"):
         read_exclusions(tmp_path)
     (tmp_path / "exclude.csv").write_bytes(b"\xff")
     with pytest.raises(FatalInputError, match=r"exclude\.csv: cannot be read as UTF-8 CSV"):
@@ -114,7 +114,7 @@ def test_build_md_explains_every_reason_as_the_audit_does() -> None:
 
 
 def test_a_level_that_the_reason_does_not_have_is_an_error() -> None:
-    with pytest.raises(ValueError, match="a finding of reason no_image cannot have level info"):
+    with pytest.raises(ValueError, match="a finding with reason no_image cannot have level info"):
         Finding(Reason.NO_IMAGE, "contour", "c.txt", "no image", level=Level.INFO)
 
 

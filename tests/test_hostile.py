@@ -580,7 +580,7 @@ def anywhere(count: int) -> np.ndarray:
         (b"1 2\n3 4\n5 0\n" * 40_000, "oversized_contour", "120000 points, at most 100000 expected"),
         (b"1 2\n" * 1_600_001, "oversized_contour", "over 6400000 bytes"),
         (b"1 2\n3 4\n5 1e300\n", "outside_image", "point 3 is x 5, y 1e[+]300; at most ±65536 pixels expected"),
-        (b"1 2\n-70000 4\n5 6\n", "outside_image", "point 2, x -70000, y 4: at most"),
+        (b"1 2\n-70000 4\n5 6\n", "outside_image", "point 2 is x -70000, y 4; at most"),
         (b"1 2\nnan 4\n5 6\n", "nonfinite_contour", "point 2 is not finite"),
         (b"1 2\n3 -infinity\n5 6\n", "nonfinite_contour", "point 2 is not finite"),
         (np.random.default_rng(0).bytes(5000), "unreadable_contour", "line 1 is not two numbers"),

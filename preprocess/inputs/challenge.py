@@ -80,7 +80,7 @@ def _locate(source: Source, paths: Sequence[str], unused: Unused) -> tuple[_Root
 
 
 def _unlisted(source: Source) -> set[str]:
-    """The folders that cannot be listed, and the folders that contain them, which may hold nothing else."""
+    """The folders that cannot be listed, and the folders that contain them, which may contain nothing else."""
     return {
         os.fspath(folder)
         for path in _unreadable_folders(source)

@@ -50,6 +50,19 @@ def read_contour(file: BinaryIO, origin: Origin = "corner") -> Polygon:
         raise InputError(
             Reason.OVERSIZED_CONTOUR, f"the file has over {_MAX_BYTES} bytes, at most {MAX_POINTS} points expected"
         )
+    numbers = _parse(data)
+    _check_end(data, numbers)
+    points = len(numbers) // 2
+    if points > MAX_POINTS:
+        raise InputError(Reason.OVERSIZED_CONTOUR, f"{points} points, at most {MAX_POINTS} expected")
+    polygon = np.array([float(number) for number in numbers], np.float64).reshape(-1, 2)
+    _check_points(polygon)
+    _check_outline(polygon)
+    return polygon + 0.5 if origin == "center" else polygon
+
+
+def _parse(data: bytes) -> list[str]:
+    """The numbers of a contour file, two a line, as they are written there."""
     numbers: list[str] = []
     for number, line in enumerate(re.split(rb"\r\n|\n|\r", data.removeprefix(b"\xef\xbb\xbf")), start=1):
         if not line.strip():
@@ -58,21 +71,19 @@ def read_contour(file: BinaryIO, origin: Origin = "corner") -> Polygon:
         if match is None:
             raise InputError(Reason.UNREADABLE_CONTOUR, f"line {number} is not two numbers, x and y")
         numbers += match.groups()
-    _check_end(data, numbers)
-    points = len(numbers) // 2
-    if points > MAX_POINTS:
-        raise InputError(Reason.OVERSIZED_CONTOUR, f"{points} points, at most {MAX_POINTS} expected")
-    polygon = np.array([float(number) for number in numbers], np.float64).reshape(-1, 2)
+    return numbers
+
+
+def _check_points(polygon: Polygon) -> None:
+    """Checks that points are finite, within the largest possible image, and not all on one line."""
     if not np.isfinite(polygon).all():
         bad = int(np.flatnonzero(~np.isfinite(polygon).all(axis=1))[0])
         raise InputError(Reason.NONFINITE_CONTOUR, f"point {bad + 1} is not finite")
     beyond = np.flatnonzero((np.abs(polygon) > MAX_COORDINATE).any(axis=1))
     if len(beyond):
         x, y = polygon[beyond[0]]
-        raise InputError(
-            Reason.OUTSIDE_IMAGE,
-            f"point {beyond[0] + 1} is x {x:g}, y {y:g}; at most ±{MAX_COORDINATE} pixels expected",
-        )
+        detail = f"point {beyond[0] + 1} is x {x:g}, y {y:g}; at most ±{MAX_COORDINATE} pixels expected"
+        raise InputError(Reason.OUTSIDE_IMAGE, detail)
     distinct = np.unique(polygon, axis=0)
     if len(distinct) < 3:
         raise InputError(Reason.DEGENERATE_CONTOUR, f"{len(distinct)} distinct points, at least 3 expected")
@@ -80,8 +91,6 @@ def read_contour(file: BinaryIO, origin: Origin = "corner") -> Polygon:
     scaled = distinct / np.abs(distinct).max()
     if np.linalg.matrix_rank(scaled - scaled[0]) < 2:
         raise InputError(Reason.DEGENERATE_CONTOUR, "all points lie on one line")
-    _check_outline(polygon)
-    return polygon + 0.5 if origin == "center" else polygon
 
 
 def _check_end(data: bytes, numbers: Sequence[str]) -> None:
