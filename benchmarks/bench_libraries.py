@@ -242,7 +242,7 @@ def main() -> None:
     sys.stdout.flush()
     for process in multiprocessing.active_children():
         with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()
     os._exit(0)
 
 
