@@ -52,13 +52,13 @@ def iterate_batches(
             ``records mod count`` of an epoch's order are dropped.
         image_dtype: ``"float32"``, or None for the stored dtype and values.
         standardize: zero mean and unit variance per image, computed in float64; the divisor is the standard deviation
-            or 1/√pixels, whichever is larger (as ``tf.image.per_image_standardization``).
+            or 1/√pixels, whichever is larger (as in ``tf.image.per_image_standardization``).
         check_crc: verify each record's CRC-32C.
         prefetch: batches that a background thread prepares ahead; 0 for none.
 
     Returns:
         An iterable of ``(images, masks)``: images float32 (or the stored dtype) ``(batch_size, H, W, 1)``, masks bool
-        of that shape. Both are new, writable arrays. Each iteration gives the same sequence; with finite ``epochs``
+        of that shape. Both are new, writable arrays. Each iteration gives the same sequence; with finite ``epochs``,
         ``len`` gives the number of batches from ``start_step`` on.
 
     Raises:

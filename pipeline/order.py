@@ -3,10 +3,10 @@
 Random words come from ``sequence = numpy.random.SeedSequence(seed, spawn_key=(epoch,))``. NumPy guarantees that it,
 and ``PCG64``, give the same words in all versions.
 
-Up to 4,096 records the order is the stable argsort of ``count`` unsigned 64-bit words,
+Up to 4,096 records, the order is the stable argsort of ``count`` unsigned 64-bit words,
 ``PCG64(sequence).random_raw``. All ``count!`` orders are equally likely, within the 2^128 states of the sequence.
 
-For more records the order is a keyed permutation of ``range(count)``. A position is computed from its index alone, so
+For more records, the order is a keyed permutation of ``range(count)``. A position is computed from its index alone, so
 an epoch can start at any step, a worker computes only its own share, and nothing in memory grows with ``count``::
 
     k = sequence.generate_state(9, uint64)                  bits = (count - 1).bit_length()
@@ -17,7 +17,7 @@ A Feistel network permutes the numbers of ``bits`` bits: ``left`` is the upper `
 rest; for ``r`` = 0 to 7, ``left ^= f(right, k[r], bits // 2)`` if ``r`` is even, else
 ``right ^= f(left, k[r], bits - bits // 2)``. A result that is not below ``count`` goes through the network again until
 it is (cycle walking: Black and Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002). A Feistel network is
-an even permutation, so finally, if ``k[8]`` is odd, the positions 0 and 1 are exchanged. The order is pseudorandom,
+an even permutation, so finally, if ``k[8]`` is odd, positions 0 and 1 are exchanged. The order is pseudorandom,
 not cryptographic.
 
 Golden values in the tests pin both orders: a change here would change the order of every existing seed.
@@ -37,7 +37,7 @@ Positions = npt.NDArray[np.int64]
 
 _ROUNDS = 8
 
-# Odd multipliers with well spread bits: 2^64 over the golden ratio, and one of Pelle Evensen's "rrmxmx" constants.
+# Odd multipliers with well-spread bits: 2^64 over the golden ratio, and one of Pelle Evensen's "rrmxmx" constants.
 _MULTIPLIERS = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93))
 
 POSITIONS_IN_BLOCK = 4096
@@ -92,7 +92,7 @@ def _walk(positions: npt.NDArray[np.uint64], count: int, keys: Sequence[np.uint6
 
 
 def _mix(values: npt.NDArray[np.uint64], key: np.uint64, bits: int) -> npt.NDArray[np.uint64]:
-    """The round function: ``bits`` well mixed bits of each value and the key."""
+    """The round function: ``bits`` well-mixed bits of each value and the key."""
     mixed = (values ^ key) * _MULTIPLIERS[0]
     mixed ^= mixed >> np.uint64(32)
     mixed *= _MULTIPLIERS[1]

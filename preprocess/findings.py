@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Self
 
 DATA_DIR = "--data_dir (make records DATA=…)"
-"""How a user passes a data set, as messages name it."""
+"""How messages name the flag that passes a data set."""
 
 
 class Level(enum.StrEnum):
@@ -256,9 +256,9 @@ class FatalInputError(ValueError):
 
 
 class InputError(ValueError):
-    """One file cannot be used: a row of the audit, and the job goes on.
+    """One file cannot be used: it becomes a row of the audit, and the job goes on.
 
-    Whoever opened the file attaches its path with :func:`about`.
+    The code that opened the file attaches its path with :func:`about`.
 
     Args:
         reason: why.
@@ -324,7 +324,7 @@ class Finding:
 
     @classmethod
     def of(cls, error: InputError, kind: str, study_id: str, instance_number: int) -> Self:
-        """Makes a finding of an error about one file of a study."""
+        """Makes a finding from an error about one file of a study."""
         return cls(error.reason, kind, error.path, error.detail, study_id, instance_number, remedy=error.remedy)
 
     @property
@@ -371,7 +371,7 @@ class Audit:
             writer.writerow(
                 (finding.study_id, finding.kind, finding.path, number, finding.level, finding.reason, finding.text)
             )
-        # A file name need not be UTF-8; its other bytes are written as escapes.
+        # A file name need not be UTF-8; bytes that are not are written as escapes.
         return text.getvalue().encode("utf-8", "backslashreplace")
 
     def _sorted(self) -> list[Finding]:

@@ -229,7 +229,7 @@ def _excluded(examined: Iterable[Examined], config: Config, exclusions: Mapping[
 
 
 def _outside(kept: Mapping[ContourKind, Iterable[Pair]]) -> dict[Key, float]:
-    """Share of each i-contour's area outside its o-contour, where there are both."""
+    """Share of each i-contour's area outside its o-contour, where both exist."""
     outer = {pair.key: pair.polygon for pair in kept["o"]}
     return {pair.key: polygons.share_outside(pair.polygon, outer[pair.key]) for pair in kept["i"] if pair.key in outer}
 

@@ -109,7 +109,7 @@ def duplicate_contours(pairs: Iterable[Pair], outside: Mapping[Key, float]) -> l
     for pair in pairs:
         groups[hashlib.sha256(pair.polygon.tobytes()).digest()].append(pair)
     copies = [same for same in groups.values() if len(same) > 1]
-    # Usually a whole set is copied. One contour may nest by chance, a whole set does not.
+    # Usually a whole set is copied. One contour may nest by chance; a whole set does not.
     shares: dict[str, list[float]] = collections.defaultdict(list)
     for same in copies:
         studies = {pair.study_id for pair in same}
@@ -137,7 +137,7 @@ def duplicate_contours(pairs: Iterable[Pair], outside: Mapping[Key, float]) -> l
 
 
 def not_nested(inner: Iterable[Pair], outside: Mapping[Key, float], copied: Mapping[Key, str]) -> list[Finding]:
-    """I-contours of which a part lies outside their o-contour.
+    """I-contours that lie partly outside their o-contour.
 
     Where the o-contour is known to be another study's (``copied``: its path, by study and number), the finding names
     the o-contour, because the i-contour is not at fault.

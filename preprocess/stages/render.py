@@ -22,7 +22,7 @@ from preprocess.quality.volumes import Volumes
 from preprocess.stages import pairing
 
 PART_BYTES = 16 << 20
-"""Image and mask bytes of a part: its result fits a worker's memory. About 125 pairs of 208 × 208 pixels."""
+"""Image and mask bytes of a part: its result fits a worker's memory. 129 pairs of 208 × 208 int16 pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +123,7 @@ def render(source: Source, config: Config, part: Part) -> Rendered:
         row = part.rows.get(pair.contour_path)
         try:
             image, mask = read_pair(source, config, pair)
-            # The conversion also checks that values are finite, for images that are only measured, too.
+            # The conversion also checks that values are finite, also for images that are only measured.
             with about(pair.image_path):
                 pixels = dtypes.to_dtype(image, part.dtype if row else np.dtype(np.float32))
         except InputError as error:
