@@ -207,7 +207,7 @@ class Reason(enum.StrEnum):
     SIZE_MISMATCH = (
         "size_mismatch",
         (Level.ERROR,),
-        "an image has another size than most images",
+        "an image differs in size from most images",
         "pass --image_size, and --pixel_spacing_mm where pixels differ in size",
     )
     EXCLUDED = (

@@ -195,7 +195,7 @@ def _examine(source: Source, config: Config, engine: Engine, audit: Audit) -> li
     """Reads the headers and contours of every study."""
     studies, findings = challenge.discover(source)
     if config.overwrite:
-        missing = {finding.study_id for finding in findings if finding.reason == "missing_study"}
+        missing = {finding.study_id for finding in findings if finding.reason is Reason.MISSING_STUDY}
         publication.check_studies(config.output_dir, missing.union(study.study_id for study in studies))
     audit.add(findings)
     _log.info("%s: %d studies, %d files", source.name, len(studies), len(source.paths))
@@ -238,7 +238,7 @@ def _check(kept: Mapping[ContourKind, Sequence[Pair]], outside: Mapping[Key, flo
     """Findings that need all studies, but no pixels."""
     both = [*kept["i"], *kept["o"]]
     copies = [finding for pairs in kept.values() for finding in checks.duplicate_contours(pairs, outside)]
-    wrong = {finding.path for finding in copies if finding.level == "error"}
+    wrong = {finding.path for finding in copies if finding.level is Level.ERROR}
     copied = {pair.key: pair.contour_path for pair in kept["o"] if pair.contour_path in wrong}
     return [
         *checks.duplicate_images(both),

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from pipeline import DatasetInfo, RecordsError, iterate_batches, schema
 from preprocess.dicom import reader
-from preprocess.findings import FatalInputError, Reason, about
+from preprocess.findings import FatalInputError, Level, Reason, about
 from preprocess.geometry import Polygon, polygons
 from preprocess.geometry.grid import Grid
 from preprocess.inputs import challenge
@@ -43,7 +43,7 @@ Row = Mapping[str, str]
 _MAX_ROWS = 200
 """Rows of the audit that the page shows of each level and reason."""
 
-_SEVERITY = ("error", "warning", "info")
+_SEVERITY = tuple(Level)
 
 _META = re.compile(f'<meta name="generator" content="{schema.FORMAT_NAME}">\n<meta name="studies" content="([^"]*)">')
 """Generator and studies in the head of a report, as report.html writes them."""
