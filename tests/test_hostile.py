@@ -311,7 +311,7 @@ def test_a_damaged_directory_gives_studies_or_an_error(tree: pathlib.Path, tmp_p
 def test_link_csv_has_a_limit(tree: pathlib.Path) -> None:
     with (tree / "link.csv").open("a") as file:
         file.write("PHANTOM001,PH-1\n" * 270_000)
-    with pytest.raises(FatalInputError, match=r"link\.csv: has over 4194304 bytes, a row with two ids per study expected"):
+    with pytest.raises(FatalInputError, match=r"link\.csv: has over 4194304 bytes, a row with two ids per study"):
         discover(open_source(tree))
 
 
