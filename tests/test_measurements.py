@@ -159,6 +159,16 @@ def test_contours_that_were_left_out_are_missing_at_any_phase() -> None:
     assert "slice 3 at phase 4; slice 5 at phase 8 (end-systole)" in finding.detail
 
 
+def test_many_phases_with_missing_slices_are_counted() -> None:
+    areas = [(placed(*place), 100.0 - 5 * place[1]) for place in sorted(FULL - {(5, 8)})]
+    others = [Place(0, 3, phase, math.nan) for phase in range(20, 820)]
+    volumes = Volumes.of(areas, 10, [*(Place(0, *place, math.nan) for place in FULL), *others])
+    (finding,) = checks.incomplete_volumes(volumes, "A", "i-contours")
+    assert "slice 5 at phase 8 (end-systole); slice 3 at phase 20; slice 3 at phase 21, and at 798 other phases" in (
+        finding.detail
+    )
+
+
 @pytest.mark.parametrize(
     ("areas", "spacing"),
     [

@@ -3,6 +3,7 @@ import errno
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -156,6 +157,35 @@ def test_overwriting_replaces_the_whole_directory(
     assert os.listdir(tmp_path) == ["records"]
     assert DatasetInfo.load(tmp_path / "records").cardinality == 5
     assert list(verify.faults(tmp_path / "records")) == []
+
+
+def test_the_former_records_outlive_a_kill_between_two_renames(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "records"
+    write_small(path, count=4)
+    code = f"""
+import os, pathlib, signal
+from preprocess.output import publication
+
+publication._exchange = lambda one, other: False
+rename = pathlib.Path.rename
+
+def rename_or_die(source, target):
+    if target == pathlib.Path({str(path)!r}):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(source, target)
+
+pathlib.Path.rename = rename_or_die
+with publication.claimed(pathlib.Path({str(path)!r}), True) as partial:
+    (partial / "records").mkdir()
+    publication.publish(partial / "records", pathlib.Path({str(path)!r}), True)
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert result.returncode == -signal.SIGKILL
+    # The next job empties the workspace, and no more.
+    write_small(path, count=5)
+    (former,) = tmp_path.glob("records-former-*")
+    assert DatasetInfo.load(former).cardinality == 4
+    assert DatasetInfo.load(path).cardinality == 5
 
 
 def test_the_former_records_come_back_where_the_new_ones_cannot_take_their_place(

@@ -136,7 +136,7 @@ def test_pairs_that_no_header_confirms_are_counted() -> None:
     (finding,) = pairing.unconfirmed(study, pairs)
     assert (finding.reason, finding.study_id, finding.count) == ("unconfirmed", "S", 2)
     assert finding.detail == (
-        "of the paired images 2 of 3 have no Patient ID (0010,0020) and 1 of 3 have no Instance Number (0020,0013): "
-        "only the names of folder and file confirm these pairs"
+        "of 3 images with a contour: no Patient ID (0010,0020) in 2 and no Instance Number (0020,0013) in 1; "
+        "only the names of folder and file confirm these"
     )
     assert pairing.unconfirmed(study, pairs[:1]) == pairing.unconfirmed(study, []) == []

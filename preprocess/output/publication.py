@@ -168,11 +168,13 @@ def _replace(output: pathlib.Path, directory: pathlib.Path, output_dir: pathlib.
     """
     if _exchange(directory, output):
         return
+    # Beside the output, not in the workspace, which the next job empties: a kill between the renames loses nothing.
+    # Each rename replaces an empty directory of a new name, and nothing else.
+    former = pathlib.Path(tempfile.mkdtemp(prefix=f"{output.name}-former-", dir=output.parent))
     try:
-        former = directory.with_name(f"{directory.name}-former")
         output.rename(former)
     except OSError as error:
-        # The rename replaces an empty directory of a new name, and nothing else.
+        former.rmdir()
         kept = directory.rename(tempfile.mkdtemp(prefix=f"{output.name}-", dir=output.parent))
         detail = f"cannot be replaced on this file system ({error.strerror}); the new records are complete in {kept}"
         raise FatalInputError(str(output_dir), detail) from error
@@ -181,6 +183,7 @@ def _replace(output: pathlib.Path, directory: pathlib.Path, output_dir: pathlib.
     except OSError:
         former.rename(output)
         raise
+    former.rename(directory)
 
 
 def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:

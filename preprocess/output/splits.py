@@ -94,7 +94,7 @@ def _shares(parts: Mapping[str, str]) -> dict[str, fractions.Fraction]:
     rest = fractions.Fraction(1 - sum(shares.values()))
     if any(share <= 0 for share in shares.values()) or rest:
         hint = ""
-        if rest > 0 and "train" not in shares:
+        if rest > 0 and "train" not in shares and not misspelled(given):
             hint = f"; to train on the rest, write train:{_written(rest)},{given}"
         raise ValueError(f"split {given}: fractions above 0 that add up to 1 expected{hint}")
     return shares

@@ -24,6 +24,7 @@ OUTSIDE_WARNING, OUTSIDE_ERROR = 0.005, 0.05
 MISREGISTERED_PX = 2.0
 
 _COPIES_NAMED = 3
+_PHASES_NAMED = 3
 
 OPEN_STEPS = 3.0
 """Allowed gap between last and first point, in longest steps of the contour. None of 111 real contours exceeds 1."""
@@ -175,10 +176,14 @@ def incomplete_volumes(volumes: Volumes, study_id: str, path: str) -> list[Findi
     if not volumes.missing:
         return []
     names = {volumes.end_diastole: " (end-diastole)", volumes.end_systole: " (end-systole)"}
+    # The phases that the volumes are taken at come first; a study may have hundreds of others.
+    phases = sorted(volumes.missing, key=lambda phase: (phase not in names, phase))
     where = "; ".join(
         f"slice{'s' * (len(slices) > 1)} {', '.join(map(str, slices))} at phase {phase}{names.get(phase, '')}"
-        for phase, slices in volumes.missing.items()
+        for phase, slices in ((phase, volumes.missing[phase]) for phase in sorted(phases[:_PHASES_NAMED]))
     )
+    if len(phases) > _PHASES_NAMED:
+        where += f", and at {len(phases) - _PHASES_NAMED} other phases"
     detail = (
         f"no i-contour could be used on {where}; a volume is a sum over slices, so the ejection fraction is wrong "
         "until these contours are there"

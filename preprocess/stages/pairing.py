@@ -89,10 +89,10 @@ def unconfirmed(study: Study, pairs: Sequence[Pair]) -> list[Finding]:
         "Patient ID (0010,0020)": sum(pair.header.patient_id is None for pair in pairs),
         "Instance Number (0020,0013)": sum(pair.header.instance_number is None for pair in pairs),
     }
-    counts = [f"{count} of {len(pairs)} have no {element}" for element, count in absent.items() if count]
+    counts = [f"no {element} in {count}" for element, count in absent.items() if count]
     if not counts:
         return []
-    detail = f"of the paired images {' and '.join(counts)}: only the names of folder and file confirm these pairs"
+    detail = f"of {len(pairs)} images with a contour: {' and '.join(counts)}; only the names of folder and file confirm these"
     folder = pairs[0].image_path.rpartition("/")[0]
     return [Finding(Reason.UNCONFIRMED, "study", folder, detail, study.study_id, count=max(absent.values()))]
 
