@@ -128,5 +128,7 @@ def test_an_item_that_is_worked_on_twice_has_one_result(tree: pathlib.Path, tmp_
 
 def test_without_beam_an_error_says_what_to_install(tree: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(FatalInputError, match=r"Apache Beam is not installed; pip install -r requirements-beam\.txt"):
+    with pytest.raises(
+        FatalInputError, match=r"Apache Beam is not installed; run pip install -r requirements-beam\.txt"
+    ):
         run(Config(data_dir=tree, output_dir=tree.parent / "records", engine="beam"))

@@ -92,7 +92,8 @@ def unconfirmed(study: Study, pairs: Sequence[Pair]) -> list[Finding]:
     counts = [f"no {element} in {count}" for element, count in absent.items() if count]
     if not counts:
         return []
-    detail = f"of {len(pairs)} images with a contour: {' and '.join(counts)}; only the names of folder and file confirm these"
+    absences = " and ".join(counts)
+    detail = f"of {len(pairs)} images with a contour: {absences}; only the names of folder and file confirm these"
     folder = pairs[0].image_path.rpartition("/")[0]
     return [Finding(Reason.UNCONFIRMED, "study", folder, detail, study.study_id, count=max(absent.values()))]
 
