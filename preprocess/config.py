@@ -78,7 +78,7 @@ class Config:
         )
 
     def output_settings(self) -> dict[str, Any]:
-        """The settings that determine the records, for the manifest: no paths of this machine.
+        """The settings that determine the records, as the manifest keeps them: no paths of this machine.
 
         ``image_size`` and ``pixel_spacing_mm`` are included only when they are set.
         """

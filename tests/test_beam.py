@@ -63,25 +63,25 @@ def test_beam_on_the_direct_runner_writes_the_same_bytes(
 def dask_cluster(folder: pathlib.Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
     """A scheduler and two worker processes on loopback: its address, and the workers."""
     address = folder / "scheduler.json"
-    begun = []
+    processes = []
 
-    def begin(*arguments: str) -> None:
+    def start(*arguments: str) -> None:
         command = [sys.executable, "-m", "distributed.cli." + arguments[0], *arguments[1:]]
         output = subprocess.DEVNULL
-        begun.append(subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT))
+        processes.append(subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT))
 
-    begin("dask_scheduler", "--host=127.0.0.1", "--port=0", "--no-dashboard", f"--scheduler-file={address}")
+    start("dask_scheduler", "--host=127.0.0.1", "--port=0", "--no-dashboard", f"--scheduler-file={address}")
     try:
         for _ in range(2):
             options = ["--no-nanny", "--nthreads=1", "--no-dashboard", f"--local-directory={folder}"]
-            begin("dask_worker", f"--scheduler-file={address}", *options)
+            start("dask_worker", f"--scheduler-file={address}", *options)
         import distributed
 
         with distributed.Client(scheduler_file=str(address), timeout=PATIENCE_SECONDS) as client:
             client.wait_for_workers(2, timeout=PATIENCE_SECONDS)
-            yield client.scheduler.address, begun[1:]
+            yield client.scheduler.address, processes[1:]
     finally:
-        for process in begun:
+        for process in processes:
             process.kill()
             process.wait()
 

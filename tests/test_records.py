@@ -90,7 +90,6 @@ def test_many_shards_need_few_descriptors(synthetic: Synthetic, monkeypatch: pyt
 def test_threads_together_open_few_shards(synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch) -> None:
     """Although each may count the open shards while another opens one."""
     monkeypatch.setattr("pipeline.shards._MOST_OPEN", 4)
-    monkeypatch.setattr("pipeline.records._OPEN_SHARDS", 4, raising=False)
     directory = synthetic(60, num_shards=60)
     images, _ = synthetic_arrays(60)
     info = DatasetInfo.load(directory)
