@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.order import Positions, Schedule
+from pipeline.order import Point, Positions, Schedule
 
 _ROUNDS = 5
 _POOL_PATIENCE_SECONDS = 30
@@ -164,7 +164,7 @@ def framing() -> None:
 
 
 def _first_batch(count: int) -> Positions:
-    return next(Schedule(count).batches())
+    return next(Schedule(count).batches(Point(0, 0)))[0]
 
 
 def order() -> None:

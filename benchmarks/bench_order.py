@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from pipeline.order import Schedule, permute
+from pipeline.order import Point, Schedule, permute
 
 _SINGLE = 1000
 
@@ -31,7 +31,7 @@ def main() -> None:
     # The sum is a weak check that each position comes once; the tests show it for small counts.
     total = 0
     begin = time.perf_counter()
-    for positions in Schedule(count, batch_size=4096, epochs=1).batches():
+    for positions, _ in Schedule(count, batch_size=4096).batches(Point(0, 0)):
         total += int(positions.sum())
     seconds = time.perf_counter() - begin
     print(f"{count:,} positions: {seconds / count * 1e9:.0f} ns each, {_peak_mb() - memory:.0f} MB more at the peak")
@@ -47,7 +47,8 @@ def main() -> None:
     times = []
     for step in np.random.default_rng(0).integers(0, 100 * count // 8, 100):
         begin = time.perf_counter()
-        next(Schedule(count, start_step=int(step)).batches())
+        schedule = Schedule(count)
+        next(schedule.batches(schedule.advance(Point(0, 0), int(step))))
         times.append(time.perf_counter() - begin)
     print(f"the first batch of 8 from any step of 100 epochs: {np.median(times) * 1e3:.2f} ms")
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from benchmarks import store
 
 BATCH_SIZE = 8
-Batch = tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]
+Batch = tuple[npt.NDArray[Any], ...]
 Epochs = Iterator[Iterator[Batch]]
 
 
@@ -56,7 +56,7 @@ def _iterate_batches(**arguments: Any) -> Callable[[pathlib.Path, int], Epochs]:
     def begin(path: pathlib.Path, count: int) -> Epochs:
         from pipeline import iterate_batches
 
-        return _cut(iter(iterate_batches(path, **arguments)), count)
+        return _cut(iter(iterate_batches(path, epochs=None, **arguments)), count)
 
     return begin
 
@@ -65,7 +65,7 @@ def _make_dataset(**arguments: Any) -> Callable[[pathlib.Path, int], Epochs]:
     def begin(path: pathlib.Path, count: int) -> Epochs:
         from pipeline import make_dataset
 
-        return _cut(iter(make_dataset(path, **arguments).as_numpy_iterator()), count)
+        return _cut(iter(make_dataset(path, epochs=None, **arguments).as_numpy_iterator()), count)
 
     return begin
 

@@ -20,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import order, schema
+from pipeline import arguments, order, schema
 from pipeline.directory import RecordsDirectory
 from pipeline.errors import RecordsError
 
@@ -67,8 +67,17 @@ class SplitInfo:
         return sum(shard.count for shard in self.shards)
 
     def steps_per_epoch(self, batch_size: int = 8, drop_remainder: bool = False) -> int:
-        """Batches in one epoch; a short last batch counts unless it is dropped."""
-        return order.steps_per_epoch(self.count, batch_size, drop_remainder)
+        """Batches in one epoch; a short last batch counts unless it is dropped.
+
+        Raises:
+            TypeError: ``batch_size`` is not a whole number.
+            RecordsError: ``batch_size`` is below 1.
+        """
+        return order.steps_per_epoch(
+            self.count,
+            arguments.whole_number("batch_size", batch_size, 1),
+            arguments.flag("drop_remainder", drop_remainder),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +119,17 @@ class DatasetInfo:
     def studies(self) -> tuple[str, ...]:
         """Studies in all splits together, sorted."""
         return tuple(sorted(study for split in self.splits.values() for study in split.studies))
+
+    def __repr__(self) -> str:
+        """On one line: the manifest of a large data set names thousands of files and studies."""
+        splits = ", ".join(
+            f"{name}: {split.count} of {len(split.studies)} studies" for name, split in self.splits.items()
+        )
+        return (
+            f"<DatasetInfo: {self.cardinality} records ({splits}), image_shape={self.image_shape}, "
+            f"image_dtype={np.dtype(self.image_dtype)}, mask_dtype={self.mask_dtype}, {len(self.files)} other files, "
+            f"tool_version={self.tool_version}>"
+        )
 
     def split(self, name: str) -> SplitInfo:
         """The split of that name.
@@ -163,6 +183,26 @@ class DatasetInfo:
         if not intact:
             raise RecordsError(f"{path}: damaged: its digest does not match its text; write the records again")
         return info
+
+    def content(self, directory: str | os.PathLike[str] | RecordsDirectory, name: str) -> bytes:
+        """The content of one of ``files``.
+
+        Raises:
+            RecordsError: it is missing or does not match the manifest.
+        """
+        opened = RecordsDirectory.of(directory)
+        path = opened.path / name
+        expected = self.files.get(name)
+        if expected is None:
+            raise RecordsError(f"{path}: the manifest does not name this file; write the records again")
+        try:
+            with opened.open(name) as file:
+                content = file.read(expected.bytes + 1)
+        except OSError as error:
+            raise RecordsError(f"{path}: cannot be read ({error.strerror}); write the records again") from error
+        if len(content) != expected.bytes or hashlib.sha256(content).hexdigest() != expected.sha256:
+            raise RecordsError(f"{path}: does not match the manifest; write the records again")
+        return content
 
     @classmethod
     def _parse(cls, text: bytes, path: pathlib.Path) -> Self:

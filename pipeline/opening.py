@@ -1,38 +1,44 @@
-"""Opens a split for reading; both readers begin here."""
+"""Opens records for reading in batches; both readers begin here."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from typing import Any
 
-from pipeline.directory import RecordsDirectory
-from pipeline.index import Index
-from pipeline.manifest import DatasetInfo
-from pipeline.order import Schedule
-from pipeline.pixels import Conversion, ImageDtype
-from pipeline.records import RecordReader
+import numpy.typing as npt
+
+from pipeline import arguments
+from pipeline.errors import RecordsError
+from pipeline.order import Point, Schedule
+from pipeline.pixels import Conversion
+from pipeline.view import Records
 
 
 @dataclasses.dataclass(frozen=True)
-class OpenSplit:
-    """A split that is open for reading.
+class Opened:
+    """Records that are open for reading in batches.
 
     Attributes:
-        info: manifest of the records directory.
-        reader: reads the split's records by position.
+        records: the records.
         schedule: the positions of each batch.
+        start: where the first iteration starts.
         conversion: from stored images to those that the caller gets.
+        positions: whether the caller gets them, too.
+        check_crc: verify each record's CRC-32C.
     """
 
-    info: DatasetInfo
-    reader: RecordReader
+    records: Records
     schedule: Schedule
+    start: Point
     conversion: Conversion
+    positions: bool
+    check_crc: bool
 
 
-def open_split(
-    records: str | os.PathLike[str],
-    split: str,
+def open_records(
+    records: str | os.PathLike[str] | Records,
+    split: str | None,
     *,
     batch_size: int,
     shuffle: bool,
@@ -41,27 +47,37 @@ def open_split(
     drop_remainder: bool,
     start_step: int,
     shard: tuple[int, int] | None,
-    image_dtype: ImageDtype,
+    image_dtype: npt.DTypeLike | None,
     standardize: bool,
+    positions: bool,
     check_crc: bool,
-) -> OpenSplit:
-    """Opens a split; :func:`pipeline.iterate_batches` documents the arguments.
+) -> Opened:
+    """Opens records; :func:`pipeline.iterate_batches` documents the arguments.
 
     Raises:
+        TypeError: an argument has the wrong type.
         RecordsError: the directory is missing, incomplete or damaged, or an argument is out of its range.
     """
     conversion = Conversion(image_dtype, standardize)
-    directory = RecordsDirectory(records)
-    info = DatasetInfo.load(directory)
-    schedule = Schedule(
-        count=info.split(split).count,
-        batch_size=batch_size,
-        shuffle=shuffle,
-        seed=seed,
-        epochs=epochs,
-        drop_remainder=drop_remainder,
-        start_step=start_step,
-        shard=shard,
+    checked: dict[str, Any] = {
+        "batch_size": arguments.whole_number("batch_size", batch_size, 1),
+        "shuffle": arguments.flag("shuffle", shuffle),
+        "seed": arguments.whole_number("seed", seed, 0),
+        "epochs": None if epochs is None else arguments.whole_number("epochs", epochs, 1),
+        "drop_remainder": arguments.flag("drop_remainder", drop_remainder),
+        "shard": arguments.share("shard", shard),
+    }
+    step = arguments.whole_number("start_step", start_step, 0)
+    if not isinstance(records, Records):
+        records = Records(records, "train" if split is None else split)
+    elif split is not None:
+        raise RecordsError(f"split is {split!r}, but records is a Records object: choose its split when you make it")
+    schedule = Schedule(count=len(records), **checked)
+    return Opened(
+        records,
+        schedule,
+        schedule.advance(Point(0, 0), step),
+        conversion,
+        positions=arguments.flag("positions", positions),
+        check_crc=arguments.flag("check_crc", check_crc),
     )
-    reader = RecordReader(directory, info, Index.load(directory, info, split), check_crc=check_crc)
-    return OpenSplit(info, reader, schedule, conversion)

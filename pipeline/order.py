@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +101,18 @@ def _mix(values: npt.NDArray[np.uint64], key: np.uint64, bits: int) -> npt.NDArr
     return mixed
 
 
+class Point(NamedTuple):
+    """A point in the sequence of batches.
+
+    Attributes:
+        epoch: from 0.
+        given: how many positions of this epoch's order were given before, to all workers together.
+    """
+
+    epoch: int
+    given: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """Which records each batch consists of.
@@ -107,49 +120,36 @@ class Schedule:
     Order position ``p`` of an epoch belongs to worker ``p mod n``; the last ``count mod n`` positions of the epoch are
     dropped, so that the shares are equal. A batch never straddles two epochs.
 
+    Iteration ``i`` over the batches has the epochs from ``i * epochs`` to ``(i + 1) * epochs - 1``.
+
     Args:
-        count: records in the split.
+        count: number of records.
         batch_size: from 1.
         shuffle: a new permutation each epoch; False gives storage order.
         seed: from 0; one seed and epoch give one order, in every process and on every machine.
-        epochs: None repeats without end.
+        epochs: of one iteration, from 1; None for an iteration that does not end.
         drop_remainder: leave out an epoch's last batch when it is short.
-        start_step: the global step to start at, counted over all epochs.
         shard: ``(index, count)`` of this worker, or None.
 
     Raises:
-        RecordsError: a value is out of its range, or the share is too small for one batch.
+        RecordsError: the share is too small for one batch.
     """
 
     count: int
     batch_size: int = 8
     shuffle: bool = True
     seed: int = 0
-    epochs: int | None = None
+    epochs: int | None = 1
     drop_remainder: bool = False
-    start_step: int = 0
     shard: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        for name, lowest in (("batch_size", 1), ("seed", 0), ("start_step", 0)):
-            if getattr(self, name) < lowest:
-                raise RecordsError(f"{name} is {getattr(self, name)}, at least {lowest} expected")
-        if self.epochs is not None and self.epochs < 0:
-            raise RecordsError(f"epochs is {self.epochs}, at least 0 expected; None repeats without end")
-        index, workers = self._worker
-        if not 0 <= index < workers:
-            raise RecordsError(f"shard is {self.shard}, (index, count) with 0 <= index < count expected")
         if self.steps_per_epoch == 0:
             raise RecordsError(
                 f"no batch of {self.batch_size} can be made of {self.share} records; lower batch_size, "
                 "or leave drop_remainder off"
                 if self.share
-                else f"{self.count} records leave none for each of {workers} workers"
-            )
-        if self.steps is not None and self.steps < 0:
-            raise RecordsError(
-                f"start_step is {self.start_step}, at most {self.steps + self.start_step} expected: "
-                f"{self.epochs} epochs of {self.steps_per_epoch} steps"
+                else f"{self.count} records leave none for each of {self._worker[1]} workers"
             )
 
     @property
@@ -164,30 +164,63 @@ class Schedule:
     @property
     def steps_per_epoch(self) -> int:
         """Batches that this worker sees in one epoch."""
-        return steps_per_epoch(self.share, self.batch_size, self.drop_remainder)
+        return self.steps_left(Point(0, 0))
 
-    @property
-    def steps(self) -> int | None:
-        """Batches from ``start_step`` to the end, None when they have no end."""
-        return None if self.epochs is None else self.epochs * self.steps_per_epoch - self.start_step
+    def steps_left(self, point: Point) -> int:
+        """Batches that this worker sees from a point to the end of its epoch."""
+        share = (self.count - point.given) // self._worker[1]
+        return steps_per_epoch(share, self.batch_size, self.drop_remainder)
 
-    def batches(self) -> Iterator[Positions]:
-        """Yields each batch's record positions in the split, int64 ``(batch_size,)`` or shorter at an epoch's end."""
-        epoch, step = divmod(self.start_step, self.steps_per_epoch)
-        steps_in_block = max(1, POSITIONS_IN_BLOCK // self.batch_size)
-        while self.epochs is None or epoch < self.epochs:
-            while step < self.steps_per_epoch:
-                stop = min(step + steps_in_block, self.steps_per_epoch)
-                block = self._positions(epoch, step * self.batch_size, stop * self.batch_size)
-                for first in range(0, block.size, self.batch_size):
-                    yield block[first : first + self.batch_size]
-                step = stop
-            epoch, step = epoch + 1, 0
+    def advance(self, point: Point, steps: int) -> Point:
+        """The point after a number of steps from another point, also across the ends of epochs and iterations."""
+        left = self.steps_left(point)
+        epoch, given = point
+        if steps >= left:
+            epochs, steps = divmod(steps - left, self.steps_per_epoch)
+            epoch, given = epoch + 1 + epochs, 0
+        return Point(epoch, given + steps * self.batch_size * self._worker[1])
 
-    def _positions(self, epoch: int, start: int, stop: int) -> Positions:
-        """Record positions at ``[start, stop)`` of this worker's share of one epoch."""
+    def steps(self, start: Point) -> int | None:
+        """Batches from a point to the end of its iteration; None when that does not end."""
+        end = self._end(start)
+        return None if end is None else self.steps_left(start) + (end - start.epoch - 1) * self.steps_per_epoch
+
+    def following(self, start: Point) -> Point:
+        """Where the iteration after that of ``start`` starts; after one without end, an epoch later than it did."""
+        end = self._end(start)
+        return Point(start.epoch + 1 if end is None else end, 0)
+
+    def _end(self, start: Point) -> int | None:
+        """The epoch at which the iteration of ``start`` ends."""
+        return None if self.epochs is None else (start.epoch // self.epochs + 1) * self.epochs
+
+    def batches(self, start: Point) -> Iterator[tuple[Positions, Point]]:
+        """Yields the batches from a point to the end of its iteration.
+
+        Yields:
+            The batch's record positions, int64 ``(batch_size,)`` or shorter at an epoch's end, and the point after it.
+        """
         index, workers = self._worker
-        indices = index + workers * np.arange(start, min(stop, self.share), dtype=np.int64)
+        end = self._end(start)
+        epoch, given = start
+        steps_in_block = max(1, POSITIONS_IN_BLOCK // self.batch_size)
+        while end is None or epoch < end:
+            steps = self.steps_left(Point(epoch, given))
+            share = (self.count - given) // workers
+            for first_step in range(0, steps, steps_in_block):
+                last_step = min(first_step + steps_in_block, steps)
+                places = np.arange(
+                    first_step * self.batch_size, min(last_step * self.batch_size, share), dtype=np.int64
+                )
+                block = self._order(epoch, given + index + workers * places)
+                for step in range(first_step, last_step):
+                    begin = (step - first_step) * self.batch_size
+                    after = Point(epoch, given + (step + 1) * self.batch_size * workers)
+                    yield block[begin : begin + self.batch_size], after if step + 1 < steps else Point(epoch + 1, 0)
+            epoch, given = epoch + 1, 0
+
+    def _order(self, epoch: int, indices: Positions) -> Positions:
+        """The records at these positions of an epoch's order."""
         return permute(indices, self.count, self.seed, epoch) if self.shuffle else indices
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline import arguments
 from pipeline.errors import RecordsError
-
-ImageDtype = Literal["float32"] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,20 +16,21 @@ class Conversion:
     """The conversion of stored images.
 
     Args:
-        image_dtype: ``"float32"``, or None for the stored dtype.
+        image_dtype: float32, by name or as a dtype, or None for the stored dtype.
         standardize: zero mean and unit variance per image.
 
     Raises:
+        TypeError: ``standardize`` is not a boolean.
         RecordsError: another dtype, or ``standardize`` with the stored dtype.
     """
 
-    image_dtype: ImageDtype
-    standardize: bool
+    image_dtype: npt.DTypeLike | None = "float32"
+    standardize: bool = False
 
     def __post_init__(self) -> None:
-        if self.image_dtype not in ("float32", None):
+        if self.image_dtype is not None and not _is_float32(self.image_dtype):
             raise RecordsError(f'image_dtype is {self.image_dtype!r}, "float32" or None expected')
-        if self.standardize and self.image_dtype is None:
+        if arguments.flag("standardize", self.standardize) and self.image_dtype is None:
             raise RecordsError('standardize gives float32 images; leave image_dtype at "float32"')
 
     def read_dtype(self, stored: npt.DTypeLike) -> np.dtype[np.generic]:
@@ -41,6 +40,13 @@ class Conversion:
     def apply(self, images: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """Converts images ``(n, H, W, 1)``; returns the same array when there is nothing to do."""
         return standardized(images) if self.standardize else images
+
+
+def _is_float32(dtype: npt.DTypeLike) -> bool:
+    try:
+        return np.dtype(dtype) == np.float32
+    except TypeError:
+        return False
 
 
 def standardized(images: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:

@@ -93,7 +93,7 @@ def _varint(number: int) -> bytes:
 
 
 class RecordReader:
-    """Reads records of one split by position.
+    """Reads records by position.
 
     A shard is mapped into memory when it is first needed, and pixels are copied once, from the page cache to their
     array. This is faster than ``os.preadv`` (docs/PERFORMANCE.md). The price: a shard that shrinks between the check of
@@ -104,8 +104,7 @@ class RecordReader:
     Args:
         directory: records directory.
         info: its manifest.
-        index: the split's index.
-        check_crc: verify each record's CRC-32C.
+        index: where its records begin.
 
     Raises:
         RecordsError: a shard is missing; in another process, the directory now holds other records.
@@ -116,8 +115,6 @@ class RecordReader:
         directory: str | os.PathLike[str] | RecordsDirectory,
         info: DatasetInfo,
         index: Index,
-        *,
-        check_crc: bool = True,
     ) -> None:
         self._directory = RecordsDirectory.of(directory)
         self._info = info
@@ -128,7 +125,6 @@ class RecordReader:
         self._gap = self._layout.gap
         # By the size of a record's frame; there are about as many sizes as lengths of ids.
         self._heads: dict[int, bytes] = {}
-        self._check_crc = check_crc
         self._disk_was_read = True
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -137,9 +133,19 @@ class RecordReader:
             raise RecordsError(f"{self._directory.path}: holds other records than when it was opened; open it again")
 
     def read(
-        self, positions: npt.NDArray[np.int64], images: npt.NDArray[np.generic], masks: npt.NDArray[np.bool_]
+        self,
+        positions: npt.NDArray[np.int64],
+        images: npt.NDArray[np.generic],
+        masks: npt.NDArray[np.bool_],
+        check_crc: bool = True,
     ) -> None:
-        """Fills ``images`` (stored dtype or float) and ``masks``, C-contiguous ``(n, H, W, 1)``, from ``n`` positions.
+        """Fills arrays from the records at ``n`` positions.
+
+        Args:
+            positions: int64 ``(n,)``, not negative.
+            images: of the stored dtype or float, C-contiguous ``(n, H, W, 1)``.
+            masks: of the masks' dtype, C-contiguous ``(n, H, W, 1)``.
+            check_crc: verify each record's CRC-32C.
 
         Raises:
             RecordsError: a shard changed after the reader was made, or a record is damaged; the message names shard,
@@ -164,7 +170,9 @@ class RecordReader:
             for row in rows:
                 number, offset = numbers[row], offsets[row]
                 try:
-                    self._read_one(shards[number], offset, sizes[row], stored, image_rows[row], mask_rows[row])
+                    self._read_one(
+                        shards[number], offset, sizes[row], stored, image_rows[row], mask_rows[row], check_crc
+                    )
                 except RecordsError as error:
                     record = int(positions[row] - self._index.first[number])
                     raise self._shards.fault(number, f"record {record} at byte {offset}: {error}") from error
@@ -178,6 +186,7 @@ class RecordReader:
         stored: np.dtype[np.generic],
         image: npt.NDArray[np.generic],
         mask: npt.NDArray[np.uint8],
+        check_crc: bool,
     ) -> None:
         head = self._heads.get(size)
         if head is None:
@@ -192,7 +201,7 @@ class RecordReader:
         image[:] = octets[image_at:gap_at].view(stored)
         mask[:] = octets[mask_at : mask_at + self._layout.mask_bytes]
         # Last: copying brings the record into the processor's cache, where the checksum takes half the time.
-        if self._check_crc:
+        if check_crc:
             end = offset + size - CHECKSUM_BYTES
             if content[end : offset + size] != checksum_field(octets[offset + LENGTH_BYTES : end].data):
                 raise RecordsError("CRC-32C does not match")

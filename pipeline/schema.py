@@ -5,7 +5,8 @@ One record is one serialized ``tf.train.Example`` with the features in ``FEATURE
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+import math
+from typing import Any, Literal, NamedTuple
 
 SCHEMA_VERSION = 1
 """Increased when a reader of the previous version would misread the records."""
@@ -76,9 +77,50 @@ FEATURES = (
 )
 """Every feature of a record."""
 
+
+class Column(NamedTuple):
+    """A column of the table of records.
+
+    Attributes:
+        name: as in ``pairs.csv`` where that has the column.
+        dtype: of the values; "str" for text.
+        shape: of each value.
+        missing: the value of a record for which it is not known.
+        meaning: the content, in a few words.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    missing: Any
+    meaning: str
+
+
+COLUMNS = (
+    Column("study_id", "str", (), "", "patient_id of the row in link.csv"),
+    Column("contour_id", "str", (), "", "original_id of the row in link.csv"),
+    Column("split", "str", (), "", "name of the split"),
+    Column("instance_number", "int64", (), -1, "number of the image and its contour, from their file names"),
+    Column("slice_index", "int64", (), -1, "slice, 0 at the end of the stack that was numbered first"),
+    Column("phase_index", "int64", (), -1, "phase, 0 at the start of the cardiac cycle"),
+    Column("pixel_spacing_mm", "float64", (2,), math.nan, "between rows, between columns"),
+    Column("slice_location_mm", "float64", (), math.nan, "position along the slice normal"),
+    Column("points", "int64", (), -1, "points of the contour"),
+    Column("polygon_area_px", "float64", (), math.nan, "exact area within the contour"),
+    Column("mask_area_px", "int64", (), -1, "pixels of the mask"),
+    Column("area_difference_percent", "float64", (), math.nan, "mask_area_px compared with the contour's area"),
+    Column("mean_inside", "float64", (), math.nan, "mean image value inside the mask"),
+    Column("mean_ring", "float64", (), math.nan, "mean image value in a ring around the mask"),
+    Column(
+        "inner_inside_outer_percent", "float64", (), math.nan, "share of the inner contour's area inside the outer one"
+    ),
+)
+"""The columns of ``records.npy``; later versions may add more."""
+
 MANIFEST_FILE = "manifest.json"
 AUDIT_FILE = "audit.csv"
 PAIRS_FILE = "pairs.csv"
+TABLE_FILE = "records.npy"
 STUDIES_FILE = "studies.csv"
 DATASET_INFO_FILE = "dataset_info.json"
 FEATURES_FILE = "features.json"

@@ -178,8 +178,8 @@ def _write_records(
     with _progress(sum(plan.counts.values()), "records") as bar:
         for part, rendered in zip(parts, engine.map(render, parts), strict=True):
             with publication.writing(config.output_dir):
-                for record in rendered.records:
-                    writer.write(split_of[record[0].study_id], *record)
+                for record, row in zip(rendered.records, rendered.pair_rows, strict=True):
+                    writer.write(split_of[row.study_id], *record, dataclasses.asdict(row))
             bar.update(len(rendered.records))
             audit.add(rendered.findings)
             tables_of[part.study_id].add(rendered)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -81,3 +82,11 @@ def test_a_missing_or_cut_shard_is_noticed_at_once(directory: pathlib.Path) -> N
     shard.unlink()
     with pytest.raises(RecordsError, match=rf"{shard.name}: missing"):
         DatasetInfo.load(directory)
+
+
+def test_the_representation_of_a_manifest_fits_a_screen(phantom_records: pathlib.Path) -> None:
+    info = DatasetInfo.load(phantom_records)
+    many = dataclasses.replace(info, files={f"{number}.idx": next(iter(info.files.values())) for number in range(9999)})
+    assert len(repr(many)) < 400
+    for part in ("train: 24 of 2 studies", "image_shape=(256, 256, 1)", "image_dtype=int16", "9999 other files"):
+        assert part in repr(many)

@@ -2,14 +2,16 @@ import itertools
 import math
 import subprocess
 import sys
+from typing import Any
 
 import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 from scipy import stats
 
 from pipeline.errors import RecordsError
-from pipeline.order import Schedule, permute, steps_per_epoch
+from pipeline.order import Point, Schedule, permute, steps_per_epoch
 
 from .helpers import ROOT
 from .helpers.schedules import batches_by_definition, schedules
@@ -183,62 +185,101 @@ def test_the_order_is_what_its_documentation_says(count: int) -> None:
         assert permute(np.arange(count), count, seed, epoch).tolist() == _as_documented(count, seed, epoch)
 
 
+def _schedule(arguments: dict) -> tuple[Schedule, Point]:
+    schedule = Schedule(**{key: value for key, value in arguments.items() if key != "start_step"})
+    return schedule, schedule.advance(Point(0, 0), arguments.get("start_step", 0))
+
+
+def _batches(**arguments: Any) -> list[list[int]]:
+    """The batches of the first iteration."""
+    schedule, start = _schedule(arguments)
+    return [batch.tolist() for batch, _ in schedule.batches(start)]
+
+
 @hypothesis.given(schedules)
 def test_a_schedule_is_what_its_definition_says(arguments: dict) -> None:
     share = arguments["count"] // (arguments["shard"] or (0, 1))[1]
-    steps = steps_per_epoch(share, arguments["batch_size"], arguments["drop_remainder"])
-    if steps == 0 or arguments["start_step"] > arguments["epochs"] * steps:
-        with pytest.raises(RecordsError, match=r"leave none for each|no batch of|start_step is"):
-            Schedule(**arguments)
+    if steps_per_epoch(share, arguments["batch_size"], arguments["drop_remainder"]) == 0:
+        with pytest.raises(RecordsError, match=r"leave none for each|no batch of"):
+            Schedule(**{key: value for key, value in arguments.items() if key != "start_step"})
         return
-    schedule = Schedule(**arguments)
-    batches = [batch.tolist() for batch in schedule.batches()]
+    schedule, start = _schedule(arguments)
+    batches = _batches(**arguments)
     assert batches == batches_by_definition(**arguments)
-    assert len(batches) == schedule.steps
+    assert len(batches) == schedule.steps(start)
+    following = [batch.tolist() for batch, _ in schedule.batches(schedule.following(start))]
+    assert following == batches_by_definition(**{**arguments, "start_step": arguments["start_step"] + len(batches)})
+
+
+@hypothesis.given(schedules, st.integers(0, 20))
+def test_a_schedule_goes_on_from_any_point_as_if_it_had_not_stopped(arguments: dict, stop: int) -> None:
+    try:
+        schedule, start = _schedule(arguments)
+    except RecordsError:
+        hypothesis.reject()
+    whole = [(batch.tolist(), point) for batch, point in schedule.batches(start)]
+    stop %= len(whole)
+    point = whole[stop][1]
+    assert point == schedule.advance(start, stop + 1)
+    if stop + 1 < len(whole):
+        assert [(batch.tolist(), after) for batch, after in schedule.batches(point)] == whole[stop + 1 :]
+
+
+@hypothesis.given(
+    count=st.integers(1, 60),
+    before=st.tuples(st.integers(1, 4), st.integers(1, 9)),
+    after=st.tuples(st.integers(1, 4), st.integers(1, 9)),
+    stop=st.integers(0, 20),
+)
+def test_other_workers_finish_an_epoch_without_giving_a_record_twice(
+    count: int, before: tuple[int, int], after: tuple[int, int], stop: int
+) -> None:
+    def workers(number: int, batch_size: int) -> list[Schedule]:
+        return [Schedule(count, batch_size, shard=(index, number)) for index in range(number)]
+
+    hypothesis.assume(count >= max(before[0], after[0]))
+    first = workers(*before)
+    stop = min(stop, first[0].steps_per_epoch - 1)
+    seen = [batch.tolist() for one in first for batch, _ in itertools.islice(one.batches(Point(0, 0)), stop)]
+    point = first[0].advance(Point(0, 0), stop)
+    seen += [batch.tolist() for one in workers(*after) for batch, _ in one.batches(point)]
+    records = list(itertools.chain.from_iterable(seen))
+    assert len(set(records)) == len(records) > count - before[0] - after[0]
 
 
 def test_the_size_of_blocks_does_not_change_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = [batch.tolist() for batch in Schedule(1000, 7, epochs=2, start_step=5).batches()]
+    arguments = {"count": 1000, "batch_size": 7, "epochs": 2, "start_step": 5}
+    whole = _batches(**arguments)
     monkeypatch.setattr("pipeline.order.POSITIONS_IN_BLOCK", 16)
-    assert [batch.tolist() for batch in Schedule(1000, 7, epochs=2, start_step=5).batches()] == whole
+    assert _batches(**arguments) == whole
 
 
 def test_workers_together_see_every_record_once() -> None:
     for workers in (2, 3, 5):
-        seen = [
-            position
-            for index in range(workers)
-            for batch in Schedule(30, 4, seed=2, epochs=1, shard=(index, workers)).batches()
-            for position in batch.tolist()
-        ]
-        assert sorted(seen) == list(range(30))
+        seen = [_batches(count=30, batch_size=4, seed=2, shard=(index, workers)) for index in range(workers)]
+        assert sorted(itertools.chain.from_iterable(itertools.chain.from_iterable(seen))) == list(range(30))
 
 
 def test_a_schedule_without_epochs_does_not_end() -> None:
-    schedule = Schedule(5, 2)
-    assert schedule.steps is None
-    assert len(list(itertools.islice(schedule.batches(), 100))) == 100
+    schedule = Schedule(5, 2, epochs=None)
+    assert schedule.steps(Point(0, 0)) is None
+    assert len(list(itertools.islice(schedule.batches(Point(0, 0)), 100))) == 100
 
 
 def test_a_schedule_of_a_billion_starts_at_any_step() -> None:
-    schedule = Schedule(10**9, 8, start_step=10**9 // 8 * 3 - 1)
-    batch = next(schedule.batches())
+    schedule = Schedule(10**9, 8)
+    batch, point = next(schedule.batches(schedule.advance(Point(0, 0), 10**9 // 8 * 3 - 1)))
     assert batch.tolist() == permute(np.arange(10**9 - 8, 10**9), 10**9, 0, 2).tolist()
+    assert point == Point(3, 0)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 0}, r"batch_size is 0, at least 1 expected"),
-        ({"seed": -1}, r"seed is -1, at least 0 expected"),
-        ({"start_step": -1}, r"start_step is -1, at least 0"),
-        ({"epochs": -1}, r"epochs is -1, at least 0 expected; None repeats"),
-        ({"shard": (2, 2)}, r"shard is \(2, 2\), \(index, count\) with 0 <= index < count"),
         ({"shard": (0, 11)}, r"10 records leave none for each of 11 workers"),
         ({"batch_size": 11, "drop_remainder": True}, r"no batch of 11 can be made of 10 records; lower batch_size"),
-        ({"epochs": 2, "start_step": 5}, r"start_step is 5, at most 4 expected: 2 epochs of 2 steps"),
     ],
 )
-def test_arguments_out_of_range_are_refused(arguments: dict, message: str) -> None:
+def test_shares_too_small_for_a_batch_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(RecordsError, match=message):
         Schedule(count=10, **arguments)

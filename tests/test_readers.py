@@ -20,15 +20,16 @@ import pytest
 import tensorflow as tf
 
 from pipeline import DatasetInfo, RecordsError, iterate_batches, make_dataset
-from pipeline.dataset import _variable
+from pipeline.graph import _variable
 from pipeline.index import Index
+from pipeline.order import permute
 
 from .helpers import ROOT
 from .helpers.schedules import batches_by_definition, schedules
 from .helpers.synthetic import Synthetic, synthetic_arrays, write_synthetic
 
 
-def both(records: pathlib.Path, cache: int = 1 << 30, **arguments: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+def both(records: pathlib.Path, cache: int = 1 << 30, **arguments: Any) -> list[tuple[np.ndarray, ...]]:
     """The batches of both readers, which must be equal to the bit."""
     ours = list(iterate_batches(records, **arguments))
     theirs = list(make_dataset(records, cache=cache, **arguments).as_numpy_iterator())
@@ -88,7 +89,7 @@ def test_every_stored_dtype_is_read_unchanged(synthetic: Synthetic, dtype: str, 
 
 def test_the_size_of_blocks_does_not_change_the_batches(synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a block has the end of one epoch and the start of the next."""
-    monkeypatch.setattr("pipeline.dataset.POSITIONS_IN_BLOCK", 12)
+    monkeypatch.setattr("pipeline.graph.POSITIONS_IN_BLOCK", 12)
     assert len(both(synthetic(16), batch_size=3, epochs=5, start_step=7)) == 23
 
 
@@ -136,24 +137,44 @@ def test_batches_belong_to_the_caller(synthetic: Synthetic) -> None:
         assert (again[0] != -1).any()
 
 
-def test_iterating_again_gives_the_same_batches(synthetic: Synthetic) -> None:
-    batches = iterate_batches(synthetic(16), batch_size=3, epochs=2, start_step=2)
-    first, second = list(batches), list(batches)
-    assert len(first) == len(second) == len(batches) == 10
-    assert all(np.array_equal(one[0], other[0]) for one, other in zip(first, second, strict=True))
-    dataset = make_dataset(synthetic(16), batch_size=3, epochs=2, start_step=2)
-    for one, (images, _), (again, _) in zip(
-        first, dataset.as_numpy_iterator(), dataset.as_numpy_iterator(), strict=True
-    ):
-        assert np.array_equal(one[0], images)
-        assert np.array_equal(one[0], again)
+def test_each_iteration_is_the_next_epoch(synthetic: Synthetic) -> None:
+    batches = iterate_batches(synthetic(16), batch_size=3, seed=1)
+    dataset = make_dataset(synthetic(16), batch_size=3, seed=1)
+    images, _ = synthetic_arrays(16)
+    for epoch in range(3):
+        expected = images[permute(np.arange(16), 16, 1, epoch)]
+        assert len(batches) == dataset.cardinality() == 6
+        for iterator in (iter(batches), dataset.as_numpy_iterator()):
+            assert np.array_equal(np.array(list(_images(iterator))), expected)
+
+
+def test_an_iteration_that_is_left_early_is_followed_by_the_next_epoch(synthetic: Synthetic) -> None:
+    batches = iterate_batches(synthetic(16), batch_size=3, epochs=2, start_step=8)
+    dataset = make_dataset(synthetic(16), batch_size=3, epochs=None)
+    images, _ = synthetic_arrays(16)
+    assert len(batches) == 12 - 8
+    for epoch, iterator in ((0, dataset.as_numpy_iterator()), (1, dataset.as_numpy_iterator())):
+        expected = images[permute(np.arange(3), 16, 0, epoch)]
+        assert np.array_equal(np.array(list(_images(itertools.islice(iterator, 1)))), expected)
+    next(iter(batches))
+    assert len(batches) == 12
+    expected = images[permute(np.arange(3), 16, 0, 2)]
+    assert np.array_equal(next(iter(batches))[0][..., 0], expected)
+
+
+def test_a_data_set_that_starts_within_an_epoch_is_iterated_once(synthetic: Synthetic) -> None:
+    """Its cardinality could not hold for the next iteration."""
+    dataset = make_dataset(synthetic(16), batch_size=3, start_step=2)
+    assert len(list(dataset)) == dataset.cardinality() == 4
+    with pytest.raises(tf.errors.InvalidArgumentError, match="start_step is in the middle of an epoch"):
+        list(dataset)
 
 
 def test_readers_without_epochs_have_no_length(synthetic: Synthetic) -> None:
-    batches = iterate_batches(synthetic(16))
+    batches = iterate_batches(synthetic(16), epochs=None)
     with pytest.raises(TypeError, match="epochs=None never ends and has no len"):
         len(batches)
-    dataset = make_dataset(synthetic(16))
+    dataset = make_dataset(synthetic(16), epochs=None)
     assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
     assert len(list(itertools.islice(batches, 9))) == len(list(dataset.take(9))) == 9
 
@@ -278,14 +299,61 @@ def test_bytes_of_another_format_are_not_taken_for_pixels(synthetic: Synthetic, 
     [
         ({"split": "test"}, "there is no split 'test'; the splits are: train"),
         ({"image_dtype": "float16"}, "image_dtype is 'float16', \"float32\" or None expected"),
+        ({"image_dtype": "pixels"}, "image_dtype is 'pixels', \"float32\" or None expected"),
         ({"image_dtype": None, "standardize": True}, "standardize gives float32"),
-        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 0}, "batch_size is 0, at least 1 expected"),
+        ({"seed": -1}, "seed is -1, at least 0 expected"),
+        ({"start_step": -1}, "start_step is -1, at least 0 expected"),
+        ({"epochs": 0}, "epochs is 0, at least 1 expected"),
+        ({"shard": (2, 2)}, r"shard is \(2, 2\), \(index, count\) with 0 <= index < count expected"),
     ],
 )
-def test_wrong_arguments_say_what_would_be_right(synthetic: Synthetic, arguments: dict, message: str) -> None:
+def test_arguments_out_of_range_are_refused_with_what_would_be_right(
+    synthetic: Synthetic, arguments: dict, message: str
+) -> None:
     for reader in (iterate_batches, make_dataset):
         with pytest.raises(RecordsError, match=message):
             reader(synthetic(10), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 8.0}, "batch_size is 8.0, a whole number expected"),
+        ({"batch_size": "8"}, "batch_size is '8', a whole number expected"),
+        ({"batch_size": True}, "batch_size is True, a whole number expected"),
+        ({"epochs": 1.5}, "epochs is 1.5, a whole number expected"),
+        ({"seed": None}, "seed is None, a whole number expected"),
+        ({"start_step": "0"}, "start_step is '0', a whole number expected"),
+        ({"shard": 2}, r"shard is 2, \(index, count\) with 0 <= index < count expected"),
+        ({"shard": (0, 1, 2)}, r"shard is \(0, 1, 2\), \(index, count\)"),
+        ({"shuffle": "no"}, "shuffle is 'no', True or False expected"),
+        ({"drop_remainder": 0}, "drop_remainder is 0, True or False expected"),
+        ({"standardize": 1}, "standardize is 1, True or False expected"),
+        ({"positions": None}, "positions is None, True or False expected"),
+        ({"check_crc": "yes"}, "check_crc is 'yes', True or False expected"),
+        ({"split": ["train"]}, r"split is \['train'\], the name of one split"),
+    ],
+)
+def test_arguments_of_the_wrong_type_are_refused_by_name(synthetic: Synthetic, arguments: dict, message: str) -> None:
+    for reader in (iterate_batches, make_dataset):
+        with pytest.raises(TypeError, match=message):
+            reader(synthetic(10), **arguments)
+
+
+def test_numbers_of_numpy_are_numbers(synthetic: Synthetic) -> None:
+    arguments: dict[str, Any] = {
+        "batch_size": np.uint8(3),
+        "seed": np.int64(1),
+        "epochs": np.int32(2),
+        "start_step": np.int16(1),
+        "shard": (np.int64(0), np.int64(2)),
+        "shuffle": np.True_,
+        "image_dtype": np.float32,
+    }
+    plain: dict[str, Any] = {"batch_size": 3, "seed": 1, "epochs": 2, "start_step": 1, "shard": (0, 2)}
+    for one, other in zip(both(synthetic(400), **arguments), both(synthetic(400), **plain), strict=True):
+        assert np.array_equal(one[0], other[0])
 
 
 def test_wrong_arguments_of_one_reader_are_refused(synthetic: Synthetic) -> None:
@@ -293,11 +361,15 @@ def test_wrong_arguments_of_one_reader_are_refused(synthetic: Synthetic) -> None
         iterate_batches(synthetic(10), prefetch=-1)
     with pytest.raises(RecordsError, match="cache is -1, at least 0 expected"):
         make_dataset(synthetic(10), cache=-1)
+    with pytest.raises(RecordsError, match="batch_size is 0, at least 1 expected"):
+        DatasetInfo.load(synthetic(10)).splits["train"].steps_per_epoch(0)
+    with pytest.raises(TypeError, match=r"batch_size is 2\.5, a whole number expected"):
+        DatasetInfo.load(synthetic(10)).splits["train"].steps_per_epoch(2.5)  # type: ignore[arg-type]
 
 
 def test_reading_needs_no_tensorflow(synthetic: Synthetic) -> None:
     code = (
-        "import sys, pipeline; from pipeline import iterate_batches, DatasetInfo; import pipeline.verify\n"
+        "import sys, pipeline.verify\nfrom pipeline import *\nmake_dataset, Records, DatasetInfo\n"
         f"next(iter(iterate_batches({str(synthetic(10))!r})))\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     )
@@ -358,10 +430,12 @@ def test_forked_workers_read_the_same_batches(synthetic: Synthetic, prefetch: in
     batches = iterate_batches(synthetic(16), batch_size=2, epochs=1, prefetch=prefetch)
     iterator = iter(batches)
     expected = [next(iterator), *iterator]
+    batches = iterate_batches(synthetic(16), batch_size=2, epochs=1, prefetch=prefetch)
+    sent = pickle.loads(pickle.dumps(batches))
     iterator = iter(batches)
     next(iterator)
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        found = pool.map(list, [batches] * 2)
+        found = pool.map(list, [sent] * 2)
     for other in found:
         assert all(np.array_equal(one[0], another[0]) for one, another in zip(expected, other, strict=True))
     assert np.array_equal(next(iterator)[0], expected[1][0])
@@ -383,7 +457,7 @@ def test_an_iterator_does_not_hang_in_a_forked_process(synthetic: Synthetic) -> 
     next(iterator)
 
 
-def _images(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.ndarray]:
+def _images(batches: Iterable[tuple[np.ndarray, ...]]) -> Iterator[np.ndarray]:
     for images, _ in batches:
         yield from images[..., 0]
 
@@ -467,7 +541,9 @@ def test_a_data_set_that_is_not_used_any_more_leaves_nothing_open(synthetic: Syn
 
 
 def test_an_iterator_keeps_its_files_when_the_data_set_is_gone(synthetic: Synthetic) -> None:
-    iterator = make_dataset(synthetic(16), batch_size=2, cache=0).map(lambda *batch: batch).as_numpy_iterator()
+    iterator = (
+        make_dataset(synthetic(16), batch_size=2, epochs=None, cache=0).map(lambda *batch: batch).as_numpy_iterator()
+    )
     gc.collect()
     assert len(list(itertools.islice(iterator, 30))) == 30
 
@@ -485,8 +561,9 @@ def test_an_iterator_of_tensorflow_has_no_checkpoint(synthetic: Synthetic, tmp_p
 
 def test_batches_can_be_sent_to_another_process(synthetic: Synthetic) -> None:
     batches = iterate_batches(synthetic(16), epochs=1)
+    sent = pickle.dumps(batches)
     expected = list(batches)
-    found = list(pickle.loads(pickle.dumps(batches)))
+    found = list(pickle.loads(sent))
     assert all(np.array_equal(one[0], other[0]) for one, other in zip(expected, found, strict=True))
 
 
@@ -501,10 +578,11 @@ from pipeline import make_dataset
 model = keras.Sequential([keras.Input((256, 256, 1)), keras.layers.Conv2D(1, 1, activation="sigmoid")])
 model.compile("adam", "binary_crossentropy")
 train = make_dataset({str(phantom_records)!r}, standardize=True)
-val = make_dataset({str(phantom_records)!r}, split="val", shuffle=False, epochs=1, standardize=True)
-history = model.fit(train, epochs=2, steps_per_epoch={steps}, validation_data=val, shuffle=False, verbose=0)
-finite = make_dataset({str(phantom_records)!r}, epochs=1)
-model.fit(finite, epochs=2, shuffle=False, verbose=0)
+val = make_dataset({str(phantom_records)!r}, split="val", standardize=True)
+history = model.fit(train, epochs=2, validation_data=val, shuffle=False, verbose=0)
+endless = make_dataset({str(phantom_records)!r}, epochs=None, start_step=2)
+model.fit(endless, epochs=2, steps_per_epoch={steps}, shuffle=False, verbose=0)
+model.fit(train, epochs=2, steps_per_epoch={steps}, shuffle=False, verbose=0)
 print("epochs", len(history.history["val_loss"]))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 import pipeline
-from pipeline import schema
+from pipeline import schema, table
 from pipeline.frames import FRAME_BYTES, frame
 from pipeline.manifest import DatasetInfo, FileInfo, ShardInfo, SplitInfo
 from preprocess.model import Pair
@@ -53,9 +53,25 @@ class RecordsWriter:
             for name, count in planned.items()
         }
 
-    def write(self, split: str, pair: Pair, image: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_]) -> None:
-        """Adds a record: ``image`` ``(H, W)`` of the data set's dtype, ``mask`` bool ``(H, W)``."""
-        self._splits[split].write(_serialize(pair, image.astype(self.image_dtype.newbyteorder("<")), mask))
+    def write(
+        self,
+        split: str,
+        pair: Pair,
+        image: npt.NDArray[np.generic],
+        mask: npt.NDArray[np.bool_],
+        measured: Mapping[str, Any],
+    ) -> None:
+        """Adds a record.
+
+        Args:
+            split: name of its split.
+            pair: the pair, as it is on the grid of the records.
+            image: ``(H, W)`` of the data set's dtype.
+            mask: bool ``(H, W)``.
+            measured: more columns of the table of records, by name.
+        """
+        data = _serialize(pair, image.astype(self.image_dtype.newbyteorder("<")), mask)
+        self._splits[split].write(data, _table_row(split, pair, measured))
 
     def complete(
         self, studies: Mapping[str, Sequence[str]], settings: Mapping[str, Any], tables: Mapping[str, bytes]
@@ -67,9 +83,12 @@ class RecordsWriter:
             settings: what the manifest keeps of the settings.
             tables: content of the audit and of the tables beside it, by file name.
         """
-        splits = {name: SplitInfo(tuple(studies[name]), writer.complete()) for name, writer in self._splits.items()}
+        splits = {
+            name: SplitInfo(tuple(studies[name]), writer.complete()) for name, writer in sorted(self._splits.items())
+        }
         dtype = self.image_dtype.name
-        for name, content in tables.items():
+        rows = [row for _, writer in sorted(self._splits.items()) for row in writer.rows]
+        for name, content in {**tables, schema.TABLE_FILE: table.dump(table.build(rows))}.items():
             self._add(name, content)
         self._add(schema.FEATURES_FILE, tfds.features(self._shape, dtype))
         self._add(schema.DATASET_INFO_FILE, tfds.dataset_info(splits))
@@ -108,14 +127,16 @@ class _SplitWriter:
         self._num_shards = min(max(1, num_shards), planned)
         self._sizes: list[list[int]] = []
         self._file: BinaryIO | None = None
+        self.rows: list[tuple[Any, ...]] = []
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, row: tuple[Any, ...]) -> None:
         written = sum(map(len, self._sizes))
         if written == len(self._sizes) * self._planned // self._num_shards:
             self._open_next()
         assert self._file is not None
         self._file.writelines(frame(data))
         self._sizes[-1].append(len(data) + FRAME_BYTES)
+        self.rows.append(row)
 
     def _open_next(self) -> None:
         if self._file is not None:
@@ -143,6 +164,23 @@ class _SplitWriter:
             (self._directory / schema.index_name(path.name)).write_text(lines, "ascii")
             shards.append(ShardInfo(path.name, len(sizes), **dataclasses.asdict(FileInfo.of(path))))
         return tuple(shards)
+
+
+def _table_row(split: str, pair: Pair, measured: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The record's row in the table of records."""
+    return table.row(
+        {
+            **measured,
+            "study_id": pair.study_id,
+            "contour_id": pair.contour_id,
+            "split": split,
+            "instance_number": pair.instance_number,
+            "slice_index": pair.slice_index,
+            "phase_index": pair.phase_index,
+            "pixel_spacing_mm": pair.header.pixel_spacing_mm,
+            "slice_location_mm": pair.header.location_mm,
+        }
+    )
 
 
 def _serialize(pair: Pair, image: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_]) -> bytes:

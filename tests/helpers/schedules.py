@@ -1,5 +1,6 @@
 """Schedules of batches, and their batches by definition."""
 
+import itertools
 from typing import Any
 
 import hypothesis.strategies as st
@@ -13,7 +14,7 @@ schedules: st.SearchStrategy[dict[str, Any]] = st.builds(
     batch_size=st.integers(1, 20),
     shuffle=st.booleans(),
     seed=st.integers(0, 5),
-    epochs=st.integers(0, 3),
+    epochs=st.integers(1, 3),
     drop_remainder=st.booleans(),
     start_step=st.integers(0, 30),
     shard=st.none() | st.integers(1, 4).flatmap(lambda n: st.tuples(st.integers(0, n - 1), st.just(n))),
@@ -30,10 +31,12 @@ def batches_by_definition(
     start_step: int,
     shard: tuple[int, int] | None,
 ) -> list[list[int]]:
-    """The batches of a schedule, written as its definition reads."""
+    """The batches of the first iteration, written as their definition reads."""
     index, workers = shard or (0, 1)
-    batches = []
-    for epoch in range(epochs):
+    batches: list[list[int]] = []
+    for epoch in itertools.count():
+        if epoch % epochs == 0 and len(batches) > start_step:
+            break
         order = permute(np.arange(count), count, seed, epoch).tolist() if shuffle else list(range(count))
         share = order[index::workers][: count // workers]
         made = [share[first : first + batch_size] for first in range(0, len(share), batch_size)]

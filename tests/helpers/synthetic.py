@@ -45,7 +45,7 @@ def write_synthetic(
         shape = images.shape[1:]
         with RecordsWriter(partial / "records", shape, images.dtype, {"train": len(images)}, num_shards) as writer:
             for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
-                writer.write("train", synthetic_pair(number), image, mask)
+                writer.write("train", synthetic_pair(number), image, mask, {"mask_area_px": int(mask.sum())})
             writer.complete({"train": ["A"]}, {}, {"audit.csv": b""})
         publication.publish(partial / "records", path, overwrite)
 

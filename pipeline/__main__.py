@@ -1,0 +1,107 @@
+"""Prints what a records directory holds: its splits and studies, with what was measured of each.
+
+    python -m pipeline RECORDS
+
+The exit status is 0, or 1 if the directory cannot be read. python -m pipeline.verify checks every byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from pipeline import __version__, schema
+from pipeline.errors import RecordsError
+from pipeline.view import Records
+
+_STUDY_COLUMNS = {
+    "slices": "slices",
+    "phases": "phases",
+    "row_spacing_mm": "row mm",
+    "column_spacing_mm": "column mm",
+    "slice_spacing_mm": "slice mm",
+    "edv_ml": "EDV ml",
+    "esv_ml": "ESV ml",
+    "ejection_fraction_percent": "EF %",
+}
+
+
+def describe(records: Records) -> Iterator[str]:
+    """Yields the lines that describe all records of a directory.
+
+    Raises:
+        RecordsError: a table does not match the manifest.
+    """
+    info = records.info
+    height, width, _ = info.image_shape
+    shards = [shard for split in info.splits.values() for shard in split.shards]
+    megabytes = sum(shard.bytes for shard in shards) / 1e6
+    yield (
+        f"{records.path}: {len(records)} records of {len(records.studies)} studies, {megabytes:.1f} MB in "
+        f"{len(shards)} shard{'' if len(shards) == 1 else 's'}"
+    )
+    yield f"images {height} × {width}, {np.dtype(info.image_dtype)}; masks {info.mask_dtype}"
+    settings = ", ".join(f"{name}={value}" for name, value in info.settings.items())
+    yield f"written by version {info.tool_version} with {settings or 'no settings'}"
+    yield ""
+    yield from _aligned(
+        ["split", "records", "studies", "shards", "steps of 8"],
+        (
+            [name, split.count, len(split.studies), len(split.shards), split.steps_per_epoch(8)]
+            for name, split in info.splits.items()
+        ),
+    )
+    yield ""
+    measured = {row["study_id"]: row for row in _studies(records)}
+    ids, first, counts = np.unique(records.table["study_id"], return_index=True, return_counts=True)
+    yield from _aligned(
+        ["study", "split", "records", *_STUDY_COLUMNS.values()],
+        (
+            [study_id, records.table["split"][place], count]
+            + [measured.get(study_id, {}).get(column, "") for column in _STUDY_COLUMNS]
+            for study_id, place, count in zip(ids.tolist(), first, counts, strict=True)
+        ),
+    )
+
+
+def _studies(records: Records) -> Iterable[dict[str, str]]:
+    """The rows of studies.csv, none if the directory has no such table."""
+    if schema.STUDIES_FILE not in records.info.files:
+        return ()
+    content = records.info.content(records.path, schema.STUDIES_FILE).decode("utf-8")
+    return csv.DictReader(io.StringIO(content, newline=""))
+
+
+def _aligned(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """The lines of a table: the first column to the left, the others to the right."""
+    lines = [head, *([str(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *rest in lines:
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
+        yield "  ".join(cells).rstrip()
+
+
+def main() -> int:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("records", metavar="RECORDS", help="records directory")
+    parser.add_argument("--version", action="version", version=__version__)
+    arguments = parser.parse_args()
+    try:
+        for line in describe(Records(arguments.records)):
+            print(line)
+    except RecordsError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
