@@ -25,8 +25,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from examples.train_unet import StudyDice, add_training_flags, predict, studies_with_pairs, table, train
-from pipeline import DatasetInfo, make_dataset, schema
+from examples.train_unet import StudyDice, add_training_flags, predict, table, train
+from pipeline import DatasetInfo, Records, make_dataset, schema
 from pipeline.errors import RecordsError
 from preprocess.config import Config
 from preprocess.findings import FatalInputError
@@ -129,12 +129,15 @@ def compare(
         write_naive(source, config, studies, directories["naive"])
         held_out = studies[study_id]
         volumes = volumes_without_network(held_out)
-        batches = make_dataset(config.output_dir, "val", batch_size, shuffle=False, epochs=1, standardize=True)
+        batches = make_dataset(config.output_dir, "val", batch_size, shuffle=False, standardize=True)
         images = np.concatenate([images for images, _ in batches.as_numpy_iterator()])
         results = {}
         for kind, records in directories.items():
             trained = output_dir / study_id / kind
-            (results[kind],) = train(records, trained, epochs=epochs, patience=epochs, batch_size=batch_size, seed=seed)
+            training, held_out_records = Records(records, "train"), Records(records, "val")
+            (results[kind],) = train(
+                training, held_out_records, trained, epochs=epochs, patience=epochs, batch_size=batch_size, seed=seed
+            )
             areas = predict(trained / "last.keras", images).sum(axis=(1, 2, 3))
             volumes[f"network trained on {kind} masks"] = held_out.volumes(areas)
     return results, volumes
@@ -176,6 +179,14 @@ def mean_rows(every: Sequence[Mapping[str, Volumes]]) -> list[str]:
         for kind in every[0]
         if kind != "the contours"
     ]
+
+
+def studies_with_pairs(data_dir: pathlib.Path) -> tuple[str, ...]:
+    """Ids of the studies that have pairs."""
+    with tempfile.TemporaryDirectory() as name:
+        records = pathlib.Path(name, "records")
+        run(Config(data_dir=data_dir, output_dir=records))
+        return DatasetInfo.load(records).studies
 
 
 def main() -> int:

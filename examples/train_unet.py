@@ -2,12 +2,13 @@
 
     python -m examples.train_unet --data_dir=final_data --held_out=SCD0000101 --output_dir=unet
     python -m examples.train_unet --data_dir=final_data --cross_validate --output_dir=unet
+    python -m examples.train_unet --records_dir=records --cross_validate --output_dir=unet
     python -m examples.train_unet --records_dir=records --output_dir=unet
 
-The first command makes the records itself, with one study held out. The second does so for each study in turn. The
-third uses records with the splits train and val (python -m preprocess --split=val=...). Each training writes to its
-output directory best.keras and last.keras, TensorBoard's logs, and held_out.png with the outlines of the network and of
-the human reader.
+The first command makes the records itself, and holds one study out. The second and the third hold out each study in
+turn. The last one uses the splits train and val of the records (python -m preprocess --split=val=...). Each training
+writes to its output directory best.keras and last.keras, TensorBoard's logs, and held_out.png with the outlines of the
+network and of the human reader.
 
 There is no third set of patients: the best epoch is chosen on the held-out study itself, so its Dice is too high. The
 last epoch is not chosen, so the table also has its Dice.
@@ -24,7 +25,7 @@ import pathlib
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -34,8 +35,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from pipeline import DatasetInfo, make_dataset, schema
-from pipeline.errors import RecordsError
+from pipeline import Records, RecordsError, make_dataset
 from preprocess.config import Config
 from preprocess.findings import FatalInputError
 from preprocess.run import run
@@ -184,12 +184,20 @@ class StudyDice:
 
 
 def train(
-    records: pathlib.Path, output_dir: pathlib.Path, *, epochs: int, patience: int, batch_size: int, seed: int
+    training: Records,
+    held_out: Records,
+    output_dir: pathlib.Path,
+    *,
+    epochs: int,
+    patience: int,
+    batch_size: int,
+    seed: int,
 ) -> list[StudyDice]:
-    """Trains on split ``train``, measures on split ``val`` each epoch, and saves the best and the last epoch's model.
+    """Trains on some records, measures on others each epoch, and saves the best and the last epoch's model.
 
     Args:
-        records: records directory with both splits.
+        training: records to train on.
+        held_out: records of other studies.
         output_dir: folder for ``best.keras``, ``last.keras``, ``tensorboard/`` and ``held_out.png``.
         epochs: maximum number of epochs.
         patience: number of epochs without a better Dice after which the training stops.
@@ -200,19 +208,19 @@ def train(
         The result of each held-out study.
 
     Raises:
-        RecordsError: the records directory is not complete or has no such split, or its images are too small.
+        RecordsError: the images are too small.
     """
     begin = time.perf_counter()
     keras.utils.set_random_seed(seed)
-    info = DatasetInfo.load(records)
-    steps = info.split("train").steps_per_epoch(batch_size)
-    pairs = make_dataset(records, "train", batch_size, seed=seed, standardize=True)
+    steps = math.ceil(len(training) / batch_size)
+    # Without end, so that the steps of all epochs are counted.
+    pairs = make_dataset(training, batch_size=batch_size, seed=seed, epochs=None, standardize=True)
     augmented = tf.data.Dataset.zip(pairs, tf.data.Dataset.counter()).map(
         lambda pair, step: augment(*pair, step, seed), num_parallel_calls=2, deterministic=True
     )
-    held_out = make_dataset(records, "val", batch_size, shuffle=False, epochs=1, standardize=True)
+    in_order = make_dataset(held_out, batch_size=batch_size, shuffle=False, standardize=True)
 
-    model = unet(info.image_shape)
+    model = unet(training.info.image_shape)
     rate = keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, epochs * steps)
     # XLA's convolutions are slower on a CPU than TensorFlow's own.
     model.compile(keras.optimizers.Adam(rate), loss, metrics=[PooledDice()], jit_compile=False)
@@ -221,7 +229,7 @@ def train(
         augmented.prefetch(2),
         epochs=epochs,
         steps_per_epoch=steps,
-        validation_data=held_out,
+        validation_data=in_order,
         shuffle=False,
         verbose=2,
         callbacks=[
@@ -233,15 +241,13 @@ def train(
         ],
     )
     model.save(output_dir / "last.keras")
-    return measure(records, output_dir, held_out, time.perf_counter() - begin)
+    return measure(held_out, in_order, output_dir, time.perf_counter() - begin)
 
 
-def measure(
-    records: pathlib.Path, output_dir: pathlib.Path, held_out: tf.data.Dataset, seconds: float
-) -> list[StudyDice]:
-    """Measures the models that :func:`train` saved on ``held_out``, and draws ``held_out.png``."""
-    images, masks = (np.concatenate(arrays) for arrays in zip(*held_out.as_numpy_iterator(), strict=True))
-    studies = np.array(study_of_each(records, "val"))
+def measure(held_out: Records, in_order: tf.data.Dataset, output_dir: pathlib.Path, seconds: float) -> list[StudyDice]:
+    """Measures the models that :func:`train` saved, and draws ``held_out.png``."""
+    images, masks = (np.concatenate(arrays) for arrays in zip(*in_order.as_numpy_iterator(), strict=True))
+    studies = held_out.table["study_id"]
     last = predict(output_dir / "last.keras", images)
     chosen = predict(output_dir / "best.keras", images)
     each = [dice(predicted, mask) for predicted, mask in zip(chosen, masks, strict=True)]
@@ -256,7 +262,7 @@ def measure(
             dice(last[studies == study_id], masks[studies == study_id]),
             seconds,
         )
-        for study_id in sorted(set(studies.tolist()))
+        for study_id in held_out.studies
     ]
 
 
@@ -265,14 +271,6 @@ def predict(model: pathlib.Path, images: npt.NDArray[np.float32]) -> Masks:
     # Without loss and metric, which only training needs.
     probabilities = keras.models.load_model(model, compile=False).predict(images, batch_size=8, verbose=0)
     return np.asarray(probabilities >= 0.5)
-
-
-def study_of_each(records: pathlib.Path, split: str) -> list[str]:
-    """The study of every record of a split, in storage order, as ``make_dataset`` reads it with ``shuffle=False``."""
-    shards = [os.fspath(records / shard.name) for shard in DatasetInfo.load(records).split(split).shards]
-    features = {schema.STUDY_ID: tf.io.FixedLenFeature([], tf.string)}
-    serialized = tf.data.TFRecordDataset(shards)
-    return [tf.io.parse_single_example(record, features)[schema.STUDY_ID].numpy().decode() for record in serialized]
 
 
 def draw(
@@ -313,21 +311,6 @@ def table(results: Iterable[StudyDice]) -> str:
     return "\n".join([*lines, f"| mean of studies | {pooled:.3f} | {images:.3f} | {last:.3f} | |"])
 
 
-def studies_with_pairs(data_dir: pathlib.Path) -> tuple[str, ...]:
-    """Ids of the studies that have pairs."""
-    with tempfile.TemporaryDirectory() as name:
-        records = pathlib.Path(name, "records")
-        run(Config(data_dir=data_dir, output_dir=records))
-        return DatasetInfo.load(records).studies
-
-
-def hold_out(data_dir: pathlib.Path, studies: str, scratch: pathlib.Path) -> pathlib.Path:
-    """Makes records with studies (``A`` or ``A+B``) in split ``val``, the others in ``train``; returns their path."""
-    records = scratch / studies
-    run(Config(data_dir=data_dir, output_dir=records, split=f"val={studies}"))
-    return records
-
-
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that the training examples share."""
     parser.add_argument("--epochs", type=int, default=80, help="maximum number of epochs (%(default)s)")
@@ -344,24 +327,24 @@ def main() -> int:
     source.add_argument("--data_dir", type=pathlib.Path, help="folder or zip of studies, as for python -m preprocess")
     source.add_argument("--records_dir", type=pathlib.Path, help="records with the splits train and val")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--held_out", help="study to hold out, with --data_dir; several as A+B")
-    which.add_argument("--cross_validate", action="store_true", help="hold out each study in turn, with --data_dir")
+    which.add_argument("--held_out", help="study to hold out; several as A+B")
+    which.add_argument("--cross_validate", action="store_true", help="hold out each study in turn")
     parser.add_argument("--output_dir", type=pathlib.Path, required=True, help="folder for models, logs and pictures")
     add_training_flags(parser)
     parser.add_argument(
         "--patience", type=int, default=30, help="stop after this many epochs without a better Dice (%(default)s)"
     )
     flags = parser.parse_args()
-    if (flags.data_dir is None) == bool(flags.held_out or flags.cross_validate):
-        parser.error("--data_dir goes with --held_out or --cross_validate, --records_dir with neither")
+    if flags.data_dir is not None and not (flags.held_out or flags.cross_validate):
+        parser.error("--data_dir needs --held_out or --cross_validate")
     fit = functools.partial(
         train, epochs=flags.epochs, patience=flags.patience, batch_size=flags.batch_size, seed=flags.seed
     )
     results: list[StudyDice] = []
     try:
-        with tempfile.TemporaryDirectory() as name:
-            for records, output_dir in _folds(flags, pathlib.Path(name)):
-                results += fit(records, output_dir)
+        with tempfile.TemporaryDirectory() as scratch:
+            for training, held_out, output_dir in _folds(flags, pathlib.Path(scratch)):
+                results += fit(training, held_out, output_dir)
                 print(f"\n{table(results)}\n", flush=True)
     except (FatalInputError, RecordsError) as error:
         print(f"examples.train_unet: {error}", file=sys.stderr)
@@ -369,15 +352,35 @@ def main() -> int:
     return 0
 
 
-def _folds(flags: argparse.Namespace, scratch: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
-    """Records and output directory of each training; makes missing records below ``scratch``."""
-    if flags.records_dir is not None:
-        yield flags.records_dir, flags.output_dir
+def _folds(flags: argparse.Namespace, scratch: pathlib.Path) -> Iterator[tuple[Records, Records, pathlib.Path]]:
+    """Records to train on, records held out, and output directory of each training."""
+    directory = flags.records_dir
+    if directory is None:
+        directory = scratch / "records"
+        run(Config(data_dir=flags.data_dir, output_dir=directory))
+    if flags.cross_validate:
+        for study_id in Records(directory).studies:
+            yield *hold_out(directory, [study_id]), flags.output_dir / study_id
     elif flags.held_out:
-        yield hold_out(flags.data_dir, flags.held_out, scratch), flags.output_dir
+        yield *hold_out(directory, flags.held_out.split("+")), flags.output_dir
     else:
-        for study_id in studies_with_pairs(flags.data_dir):
-            yield hold_out(flags.data_dir, study_id, scratch), flags.output_dir / study_id
+        yield Records(directory, "train"), Records(directory, "val"), flags.output_dir
+
+
+def hold_out(directory: pathlib.Path, studies: Sequence[str]) -> tuple[Records, Records]:
+    """The records of all other studies, and those of the given ones.
+
+    Raises:
+        RecordsError: a study has no records.
+    """
+    records = Records(directory)
+    unknown = set(studies).difference(records.studies)
+    if unknown:
+        raise RecordsError(
+            f"{directory}: no records of {', '.join(sorted(unknown))}; studies are {', '.join(records.studies)}"
+        )
+    chosen = np.isin(records.table["study_id"], studies)
+    return records.where(~chosen), records.where(chosen)
 
 
 if __name__ == "__main__":

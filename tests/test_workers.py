@@ -130,3 +130,48 @@ def test_a_killed_run_goes_on_where_it_stopped(synthetic: Synthetic, reader: str
     for kill_after in (0, 9, -1):
         resumed += train(len(resumed), kill_after)
     assert resumed == whole
+
+
+# Killed in the middle of an epoch; BackupAndRestore restores the end of the epoch before.
+_KERAS = """
+import json, os, pathlib, signal, sys
+import keras
+from pipeline import Records, make_dataset
+records, backup, kill_in_epoch = Records(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
+
+class Kill(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == (kill_in_epoch, 3):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+state = backup / "training_metadata.json"
+epoch = json.loads(state.read_text())["epoch"] if state.exists() else 0
+steps_per_epoch = records.info.splits["train"].steps_per_epoch(5)
+train = make_dataset(records, batch_size=5, seed=3, start_step=epoch * steps_per_epoch, standardize=True)
+keras.utils.set_random_seed(0)
+layers = [keras.Input((6, 5, 1)), keras.layers.Conv2D(1, 3, padding="same", activation="sigmoid")]
+model = keras.Sequential(layers)
+model.compile(keras.optimizers.SGD(0.5, momentum=0.9), "binary_crossentropy", jit_compile=False)
+callbacks = [keras.callbacks.BackupAndRestore(backup), Kill()]
+model.fit(train, epochs=4, shuffle=False, verbose=0, callbacks=callbacks)
+print(epoch, *(float(weight) for weights in model.get_weights() for weight in weights.ravel()))
+"""
+
+
+def test_backup_and_restore_of_keras_resumes_with_the_order_of_the_next_epoch(
+    synthetic: Synthetic, tmp_path: pathlib.Path
+) -> None:
+    records = synthetic(_COUNT)
+
+    def train(backup: str, kill_in_epoch: int) -> list[str]:
+        command = [sys.executable, "-c", _KERAS, str(records), str(tmp_path / backup), str(kill_in_epoch)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT).stdout.split()
+
+    epoch, *weights = train("whole", -1)
+    assert epoch == "0"
+    assert len(weights) == 10
+    assert train("killed", 2) == []
+    assert train("killed", -1) == ["2", *weights]
