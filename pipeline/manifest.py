@@ -91,6 +91,7 @@ class DatasetInfo:
         files: every other file of the directory except the manifest, by name.
         settings: every setting that affects the records, as given to the job.
         tool_version: version of this project that wrote the records.
+        mask_classes: what each value of a label map means, from 0; empty for binary masks.
     """
 
     image_shape: tuple[int, int, int]
@@ -99,6 +100,7 @@ class DatasetInfo:
     files: Mapping[str, FileInfo]
     settings: Mapping[str, Any]
     tool_version: str
+    mask_classes: tuple[str, ...] = ()
 
     @property
     def mask_shape(self) -> tuple[int, int, int]:
@@ -106,9 +108,9 @@ class DatasetInfo:
         return self.image_shape
 
     @property
-    def mask_dtype(self) -> np.dtype[np.bool_]:
-        """Always bool."""
-        return np.dtype(np.bool_)
+    def mask_dtype(self) -> np.dtype[Any]:
+        """Uint8 for label maps, bool for binary masks."""
+        return np.dtype(np.uint8 if self.mask_classes else np.bool_)
 
     @property
     def cardinality(self) -> int:
@@ -226,6 +228,7 @@ class DatasetInfo:
             files={name: FileInfo(**file) for name, file in fields["files"].items()},
             settings=fields["settings"],
             tool_version=fields["tool_version"],
+            mask_classes=tuple(fields["mask"].get("classes", ())),
         )
 
     def check(self) -> None:
@@ -238,6 +241,8 @@ class DatasetInfo:
             raise ValueError("image shape is not three numbers above 0")
         if math.prod(self.image_shape) > _MAX_IMAGE_PIXELS:
             raise ValueError(f"image shape has over {_MAX_IMAGE_PIXELS} pixels")
+        if len(self.mask_classes) > 256 or not all(isinstance(name, str) for name in self.mask_classes):
+            raise ValueError("mask classes are not at most 256 names")
         for name, split in self.splits.items():
             if not all(isinstance(study, str) for study in split.studies):
                 raise ValueError(f"split {name!r}: a study is not a string")
@@ -253,11 +258,16 @@ class DatasetInfo:
         """The manifest's canonical text; equal objects give equal bytes."""
         fields: dict[str, Any] = {
             "format": schema.FORMAT_NAME,
-            "schema_version": schema.SCHEMA_VERSION,
+            # Readers of version 1 know only binary masks.
+            "schema_version": schema.SCHEMA_VERSION if self.mask_classes else 1,
             "tool_version": self.tool_version,
             "settings": dict(self.settings),
             "image": {"shape": list(self.image_shape), "dtype": np.dtype(self.image_dtype).name},
-            "mask": {"shape": list(self.mask_shape), "dtype": self.mask_dtype.name},
+            "mask": {
+                "shape": list(self.mask_shape),
+                "dtype": self.mask_dtype.name,
+                **({"classes": list(self.mask_classes)} if self.mask_classes else {}),
+            },
             "splits": {name: dataclasses.asdict(split) for name, split in self.splits.items()},
             "files": {name: dataclasses.asdict(file) for name, file in self.files.items()},
         }

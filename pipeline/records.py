@@ -36,10 +36,12 @@ class Layout:
     Args:
         image_bytes: bytes of one image.
         mask_bytes: bytes of one mask.
+        highest_label: the largest value of a mask's byte.
     """
 
     image_bytes: int
     mask_bytes: int
+    highest_label: int = 1
 
     @classmethod
     def of(cls, info: DatasetInfo) -> Self:
@@ -49,7 +51,7 @@ class Layout:
             shape, dtype = feature.of(info.image_shape, np.dtype(info.image_dtype).name)
             if feature.shape is None:
                 sizes[feature.name] = math.prod(shape) * np.dtype(dtype).itemsize
-        return cls(sizes[schema.IMAGE], sizes[schema.MASK])
+        return cls(sizes[schema.IMAGE], sizes[schema.MASK], max(1, len(info.mask_classes) - 1))
 
     @property
     def gap(self) -> bytes:

@@ -8,8 +8,11 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple
 
-SCHEMA_VERSION = 1
-"""Increased when a reader of the previous version would misread the records."""
+SCHEMA_VERSION = 2
+"""Increased when a reader of the previous version would misread the records. Version 2 has label maps."""
+
+LABEL_CLASSES = ("outside", "blood pool", "myocardium")
+"""What the values of a label map mean."""
 
 FORMAT_NAME = "cardiac-lv-records"
 DATASET_NAME = "lv"
@@ -35,7 +38,8 @@ class Feature(NamedTuple):
         name: in the Example; a slash separates a group from its member.
         kind: the list of ``tf.train.Feature`` that has the values. An array of kind bytes is one value: its bytes,
             little-endian and row by row.
-        dtype: of the values, as NumPy names it; "str" for UTF-8 text, None for the data set's image dtype.
+        dtype: of the values, as NumPy names it; "str" for UTF-8 text, None for the data set's image dtype. A mask of a
+            data set of label maps is uint8.
         shape: None for the data set's image shape, ``(H, W, 1)``.
         meaning: the content, in a few words.
     """
@@ -46,19 +50,22 @@ class Feature(NamedTuple):
     shape: tuple[int, ...] | None
     meaning: str
 
-    def of(self, image_shape: tuple[int, ...], image_dtype: str) -> tuple[tuple[int, ...], str]:
+    def of(
+        self, image_shape: tuple[int, ...], image_dtype: str, mask_dtype: str = "bool"
+    ) -> tuple[tuple[int, ...], str]:
         """Shape and dtype in a data set.
 
-        >>> FEATURES[1].of((256, 256, 1), "int16")
-        ((256, 256, 1), 'bool')
+        >>> FEATURES[1].of((256, 256, 1), "int16", "uint8")
+        ((256, 256, 1), 'uint8')
         """
-        return image_shape if self.shape is None else self.shape, self.dtype or image_dtype
+        dtype = mask_dtype if self.name == MASK else self.dtype
+        return image_shape if self.shape is None else self.shape, dtype or image_dtype
 
 
 FEATURES = (
     # Readers rely on the image and the mask being first in the order of names.
     Feature(IMAGE, "bytes", None, None, "the pixels, of one of IMAGE_DTYPES"),
-    Feature(MASK, "bytes", "bool", None, "one byte per pixel, 1 inside the contour, else 0"),
+    Feature(MASK, "bytes", "bool", None, "one byte per pixel: 1 inside the contour, else 0; in a label map the class"),
     Feature(STUDY_ID, "bytes", "str", (), "patient_id of the row in link.csv"),
     Feature(CONTOUR_ID, "bytes", "str", (), "original_id of the row in link.csv"),
     Feature(INSTANCE_NUMBER, "int64", "int64", (), "Instance Number (0020,0013); -1 when unknown"),

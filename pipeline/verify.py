@@ -99,8 +99,8 @@ def _record_faults(path: pathlib.Path, offset: int, data: bytes, layout: Layout)
     mask_at = gap_at + len(layout.gap)
     if not data.startswith(head) or not data.startswith(layout.gap, gap_at):
         yield f"{path}: record at byte {offset}: the bytes around image and mask are not those of this format"
-    elif np.frombuffer(data, np.uint8, layout.mask_bytes, mask_at).max(initial=0) > 1:
-        yield f"{path}: record at byte {offset}: the mask has a value other than 0 and 1"
+    elif np.frombuffer(data, np.uint8, layout.mask_bytes, mask_at).max(initial=0) > layout.highest_label:
+        yield f"{path}: record at byte {offset}: the mask has a value above {layout.highest_label}"
 
 
 def main(arguments: list[str] | None = None) -> int:

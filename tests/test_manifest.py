@@ -2,6 +2,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def test_a_malformed_manifest_is_refused(directory: pathlib.Path, text: str) -> 
 def test_a_newer_format_asks_for_an_update(directory: pathlib.Path) -> None:
     path = directory / schema.MANIFEST_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
-    with pytest.raises(RecordsError, match="schema_version is 99, at most 1 expected; update this package"):
+    with pytest.raises(RecordsError, match="schema_version is 99, at most 2 expected; update this package"):
         DatasetInfo.load(directory)
 
 
@@ -90,3 +91,27 @@ def test_the_representation_of_a_manifest_fits_a_screen(phantom_records: pathlib
     assert len(repr(many)) < 400
     for part in ("train: 24 of 2 studies", "image_shape=(256, 256, 1)", "image_dtype=int16", "9999 other files"):
         assert part in repr(many)
+
+
+def test_a_manifest_names_the_classes_of_label_maps(directory: pathlib.Path) -> None:
+    info = DatasetInfo.load(directory)
+    assert info.mask_classes == ()
+    assert info.mask_dtype == np.bool_
+    labels = dataclasses.replace(info, mask_classes=schema.LABEL_CLASSES)
+    (directory / "manifest.json").write_bytes(labels.dump())
+    read = DatasetInfo.load(directory)
+    assert read == labels
+    assert read.mask_dtype == np.uint8
+    fields = json.loads(labels.dump())
+    assert fields["mask"] == {"shape": [6, 5, 1], "dtype": "uint8", "classes": ["outside", "blood pool", "myocardium"]}
+    # Readers of version 1 refuse what they would misread; they read everything else.
+    assert fields["schema_version"] == 2
+    assert json.loads(info.dump())["schema_version"] == 1
+
+
+@pytest.mark.parametrize("classes", [["a"] * 257, [1, 2], "ab" * 200])
+def test_classes_that_are_not_names_are_refused(directory: pathlib.Path, classes: Any) -> None:
+    wrong = dataclasses.replace(DatasetInfo.load(directory), mask_classes=classes)
+    (directory / "manifest.json").write_bytes(wrong.dump())
+    with pytest.raises(RecordsError, match="mask classes are not at most 256 names"):
+        DatasetInfo.load(directory)
