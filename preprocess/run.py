@@ -21,7 +21,7 @@ from preprocess.findings import Audit, FatalInputError, Finding, Level, Reason
 from preprocess.geometry import polygons
 from preprocess.inputs import challenge, sources
 from preprocess.inputs.exclusions import read_exclusions
-from preprocess.inputs.sources import Source
+from preprocess.inputs.sources import Listing
 from preprocess.interrupts import interruptible
 from preprocess.model import KINDS, ContourKind, Key, Pair
 from preprocess.output import dtypes, publication, splits
@@ -108,7 +108,7 @@ class Plan:
         return {name: sum(written[study_id] for study_id in members) for name, members in self.splits.items()}
 
 
-def _plan(source: Source, config: Config, exclusions: Mapping[Key, str], engine: Engine, audit: Audit) -> Plan:
+def _plan(source: Listing, config: Config, exclusions: Mapping[Key, str], engine: Engine, audit: Audit) -> Plan:
     """Reads every header and contour, and decides what is written."""
     examined = _examine(source, config, engine, audit)
     audit.add(_excluded(examined, config, exclusions))
@@ -191,7 +191,7 @@ def _progress(total: int, what: str) -> tqdm.tqdm[None]:
     return tqdm.tqdm(total=total, desc=what, unit="file", disable=None, leave=False)
 
 
-def _examine(source: Source, config: Config, engine: Engine, audit: Audit) -> list[Examined]:
+def _examine(source: Listing, config: Config, engine: Engine, audit: Audit) -> list[Examined]:
     """Reads the headers and contours of every study."""
     studies, findings = challenge.discover(source)
     if config.overwrite:

@@ -176,27 +176,11 @@ def _why_not_a_zip(content: BinaryIO, error: Exception) -> str:
     return f"cannot be read as a zip archive ({error}); pass a folder or a zip archive as {DATA_DIR}"
 
 
-@dataclasses.dataclass(frozen=True)
-class ReopenedArchive:
-    """An archive as another process reads it; after a change, the next file comes from the changed archive."""
-
-    root: pathlib.Path
-    paths: tuple[str, ...] = ()
-    findings: tuple[Finding, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return os.fspath(self.root)
-
-    def open(self, path: str) -> BinaryIO:
-        try:
-            return _archive(self.root, _state(os.stat(self.root))).open(path)
-        except FatalInputError as error:
-            raise OSError(error.detail) from error
+def reopen(root: pathlib.Path) -> Archive:
+    """The archive for another process, which lists it again only when it has changed; raises as ``Archive.list``."""
+    if _listed(root).has_changed():
+        _listed.cache_clear()
+    return _listed(root)
 
 
-@functools.lru_cache(maxsize=1)
-def _archive(root: pathlib.Path, state: tuple[int, ...]) -> Archive:
-    """The archive in a state; the directory is read once for each state."""
-    del state
-    return Archive.list(root)
+_listed = functools.lru_cache(maxsize=1)(Archive.list)

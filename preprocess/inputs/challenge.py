@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Literal
 
 from preprocess.findings import DATA_DIR, FatalInputError, Finding, Reason
-from preprocess.inputs.sources import Source
+from preprocess.inputs.sources import Listing
 from preprocess.inputs.tables import read_rows
 from preprocess.inputs.unused import Unused, some
 from preprocess.model import ContourKind, Study
@@ -34,7 +34,7 @@ class _Root:
     folders: Mapping[str, Sequence[str]]
 
 
-def discover(source: Source) -> tuple[list[Study], list[Finding]]:
+def discover(source: Listing) -> tuple[list[Study], list[Finding]]:
     """Finds ``dicoms``, ``contourfiles`` and ``link.csv`` at any depth, and the studies they make.
 
     Returns:
@@ -65,7 +65,7 @@ def discover(source: Source) -> tuple[list[Study], list[Finding]]:
     return sorted(studies, key=lambda study: study.study_id), [*findings, *unused.findings(), *source.findings]
 
 
-def _locate(source: Source, paths: Sequence[str], unused: Unused) -> tuple[_Root, _Root, str]:
+def _locate(source: Listing, paths: Sequence[str], unused: Unused) -> tuple[_Root, _Root, str]:
     """``dicoms``, ``contourfiles`` and the path of ``link.csv``."""
     dicoms, contourfiles = (
         _the_only(source, "folder", name, {_up_to(path, name) for path in paths}) for name in ("dicoms", "contourfiles")
@@ -79,7 +79,7 @@ def _locate(source: Source, paths: Sequence[str], unused: Unused) -> tuple[_Root
     )
 
 
-def _unlisted(source: Source) -> set[str]:
+def _unlisted(source: Listing) -> set[str]:
     """The folders that cannot be listed, and the folders that contain them, which may contain nothing else."""
     return {
         os.fspath(folder)
@@ -103,7 +103,7 @@ def _unlinked(root: _Root, linked: Set[str], link: str) -> list[Finding]:
     ]
 
 
-def _unreadable_folders(source: Source) -> list[str]:
+def _unreadable_folders(source: Listing) -> list[str]:
     return [finding.path for finding in source.findings if finding.reason == "unreadable_folder"]
 
 
@@ -113,7 +113,7 @@ def _up_to(path: str, folder: str) -> str | None:
     return "/".join(parts[: parts.index(folder) + 1]) if folder in parts else None
 
 
-def _the_only(source: Source, kind: Literal["file", "folder"], name: str, paths: Iterable[str | None]) -> str:
+def _the_only(source: Listing, kind: Literal["file", "folder"], name: str, paths: Iterable[str | None]) -> str:
     there = sorted(path for path in paths if path is not None)
     if not there:
         unlisted = [f"; {path} cannot be listed" for path in _unreadable_folders(source)[:1]]
@@ -144,7 +144,7 @@ def _folders_below(paths: Iterable[str], root: str, unused: Unused) -> dict[str,
     return dict(folders)
 
 
-def _read_link(source: Source, link: str) -> tuple[list[tuple[str, str]], list[Finding]]:
+def _read_link(source: Listing, link: str) -> tuple[list[tuple[str, str]], list[Finding]]:
     """Reads ``(study_id, contour_id)`` of each usable row."""
     try:
         with source.open(link) as file:

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Protocol
 
 from preprocess.findings import DATA_DIR, FatalInputError, Finding, InputError, Reason, about
-from preprocess.inputs.archives import Archive, ReopenedArchive
+from preprocess.inputs import archives
+from preprocess.inputs.archives import Archive
 from preprocess.inputs.folders import Folder
 
 _CHANGED = "changed while it was read; run the job again once nothing writes to it"
@@ -18,6 +19,13 @@ _CHANGED = "changed while it was read; run the job again once nothing writes to 
 
 class Source(Protocol):
     """Files by path. Paths are relative to the folder or archive, with forward slashes."""
+
+    def open(self, path: str) -> BinaryIO:
+        """Opens a file; raises OSError if that fails, or it is over ``folders.MAX_FILE_BYTES``."""
+
+
+class Listing(Source, Protocol):
+    """A source that knows its files."""
 
     @property
     def name(self) -> str:
@@ -31,17 +39,18 @@ class Source(Protocol):
     def findings(self) -> Sequence[Finding]:
         """What cannot be listed or is refused, and is not among ``paths``."""
 
-    def open(self, path: str) -> BinaryIO:
-        """Opens a file of ``paths``; raises OSError if that fails, or it is over ``folders.MAX_FILE_BYTES``."""
-
 
 def reopen(data_dir: str | os.PathLike[str]) -> Source:
-    """A folder or a zip archive, unlisted: for another process, which gets the paths to open."""
+    """A folder or a zip archive, for another process, which gets the paths to open.
+
+    Raises:
+        FatalInputError: an archive cannot be listed.
+    """
     root = pathlib.Path(data_dir)
-    return Folder(root, ()) if os.path.isdir(root) else ReopenedArchive(root)
+    return Folder(root, ()) if os.path.isdir(root) else archives.reopen(root)
 
 
-def open_source(data_dir: str | os.PathLike[str]) -> Source:
+def open_source(data_dir: str | os.PathLike[str]) -> Listing:
     """Lists a folder or a zip archive.
 
     Raises:
@@ -64,7 +73,7 @@ def open_source(data_dir: str | os.PathLike[str]) -> Source:
 
 
 @contextlib.contextmanager
-def unchanged(data_dir: str | os.PathLike[str]) -> Iterator[Source]:
+def unchanged(data_dir: str | os.PathLike[str]) -> Iterator[Listing]:
     """Lists a folder or a zip archive for a ``with`` block, and checks that an archive does not change meanwhile.
 
     A folder may change, because each of its files is read on its own.

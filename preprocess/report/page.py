@@ -32,7 +32,7 @@ from preprocess.geometry import Polygon, polygons
 from preprocess.geometry.grid import Grid
 from preprocess.inputs import challenge
 from preprocess.inputs.contours import read_contour
-from preprocess.inputs.sources import Source, open_source, opened
+from preprocess.inputs.sources import Listing, Source, open_source, opened
 from preprocess.model import ContourKind
 from preprocess.output import publication
 from preprocess.quality.registration import Registration
@@ -196,7 +196,7 @@ def _anchor(study_id: str, number: str) -> str:
 
 
 def _by_study(
-    source: Source, records_dir: pathlib.Path, info: DatasetInfo, pair_rows: Sequence[Row]
+    source: Listing, records_dir: pathlib.Path, info: DatasetInfo, pair_rows: Sequence[Row]
 ) -> Iterator[list[Shown]]:
     """The written pairs of each study: in a split, records lie in the order of the table's rows."""
     studies = {study.study_id: study for study in challenge.discover(source)[0]}
