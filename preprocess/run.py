@@ -17,7 +17,7 @@ from pipeline.manifest import DatasetInfo
 from preprocess import engines
 from preprocess.config import Config
 from preprocess.engines import Engine
-from preprocess.findings import Audit, FatalInputError, Finding, Level, Reason
+from preprocess.findings import Audit, FatalInputError, Finding, Level, Reason, counted
 from preprocess.geometry import polygons
 from preprocess.inputs import challenge, sources
 from preprocess.inputs.exclusions import read_exclusions
@@ -198,7 +198,7 @@ def _examine(source: Listing, config: Config, engine: Engine, audit: Audit) -> l
         missing = {finding.study_id for finding in findings if finding.reason is Reason.MISSING_STUDY}
         publication.check_studies(config.output_dir, missing.union(study.study_id for study in studies))
     audit.add(findings)
-    _log.info("%s: %d studies, %d files", source.name, len(studies), len(source.paths))
+    _log.info("%s: %s, %s", source.name, counted(len(studies), "study", "studies"), counted(len(source.paths), "file"))
     if studies:
         # A --split that names missing studies is refused before any image is read.
         splits.assign(config.split, {study.study_id for study in studies})
@@ -208,8 +208,10 @@ def _examine(source: Listing, config: Config, engine: Engine, audit: Audit) -> l
             audit.add(content.findings)
             examined.append(content)
             bar.update(len(content.study.images))
-            pairs = len(content.pairs[config.contours])
-            _log.info("%s: %d images, %d pairs", content.study.study_id, len(content.study.images), pairs)
+            images = counted(len(content.study.images), "image")
+            _log.info(
+                "%s: %s, %s", content.study.study_id, images, counted(len(content.pairs[config.contours]), "pair")
+            )
     return examined
 
 

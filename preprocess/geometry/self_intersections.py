@@ -35,4 +35,4 @@ def crossings(polygon: Polygon) -> int:
 def _edges(polygon: Polygon) -> Polygon:
     """Start and end of each edge, float64 ``(N, 2, 2)``, without those from a vertex to itself."""
     ends = np.roll(polygon, -1, axis=0)
-    return np.stack([polygon, ends], axis=1)[(polygon != ends).any(axis=1)]
+    return np.asarray(np.stack([polygon, ends], axis=1)[(polygon != ends).any(axis=1)])

@@ -18,7 +18,7 @@ import zipfile
 import zlib
 from typing import BinaryIO, Self
 
-from preprocess.findings import DATA_DIR, FatalInputError, Finding, Level, Reason
+from preprocess.findings import DATA_DIR, FatalInputError, Finding, Level, Reason, counted
 from preprocess.inputs.folders import check_size
 
 MAX_DIRECTORY_BYTES = 1 << 26
@@ -143,8 +143,8 @@ def _state(status: os.stat_result) -> tuple[int, ...]:
 
 def _leading_out(count: int) -> Finding:
     detail = (
-        f"{count} {'entry' if count == 1 else 'entries'} refused: the name leads out of the archive (.., an absolute "
-        "path, a drive, a backslash or a control character)"
+        f"{counted(count, 'entry', 'entries')} refused: the name leads out of the archive (.., an absolute path, "
+        "a drive, a backslash or a control character)"
     )
     return Finding(Reason.JUNK, "file", ".", detail, level=Level.ERROR, count=count)
 

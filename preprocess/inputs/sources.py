@@ -67,9 +67,8 @@ def open_source(data_dir: str | os.PathLike[str]) -> Listing:
         return Folder.list(root)
     if stat.S_ISREG(mode):
         return Archive.list(root)
-    raise FatalInputError(
-        os.fspath(root), f"is neither a folder nor a file; pass a folder or a zip archive as {DATA_DIR}"
-    )
+    detail = f"is neither a folder nor a file; pass a folder or a zip archive as {DATA_DIR}"
+    raise FatalInputError(os.fspath(root), detail)
 
 
 @contextlib.contextmanager

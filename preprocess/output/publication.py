@@ -11,13 +11,13 @@ import ctypes
 import os
 import pathlib
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 from pipeline import schema
 from pipeline.errors import RecordsError
 from pipeline.manifest import DatasetInfo
 from preprocess import interrupts
-from preprocess.findings import FatalInputError
+from preprocess.findings import FatalInputError, counted, some
 from preprocess.output import workspace
 
 ELSEWHERE = "choose another --output_dir, or move it away"
@@ -81,14 +81,9 @@ def check_studies(output_dir: pathlib.Path, studies: Collection[str]) -> None:
         return
     lost = sorted(set(_read(output_dir).studies).difference(studies))
     if lost:
-        what = "a study" if len(lost) == 1 else f"{len(lost)} studies"
-        detail = f"holds records of {what} that --data_dir does not name ({first_few(lost)}); {ELSEWHERE}"
+        what = counted(len(lost), "study", "studies")
+        detail = f"holds records of {what} that --data_dir does not name ({some(lost)}); {ELSEWHERE}"
         raise FatalInputError(str(output_dir), detail)
-
-
-def first_few(names: Sequence[str], count: int = 3) -> str:
-    """The first few of some names, for a message."""
-    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
 
 
 def publish(directory: pathlib.Path, output_dir: pathlib.Path, overwrite: bool) -> None:
@@ -133,8 +128,7 @@ def _check(output_dir: pathlib.Path, overwrite: bool) -> None:
             entry.name for entry in entries if entry.name not in named or not entry.is_file(follow_symlinks=False)
         )
     if others:
-        what = "an entry" if len(others) == 1 else f"{len(others)} entries"
-        which = first_few([repr(name) for name in others])
+        what, which = counted(len(others), "entry", "entries"), some([repr(name) for name in others])
         detail = f"holds {what} that its manifest does not name ({which}), so it is not replaced; {ELSEWHERE}"
         raise FatalInputError(str(output_dir), detail)
 

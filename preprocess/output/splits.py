@@ -8,7 +8,7 @@ import hashlib
 import re
 from collections.abc import Collection, Mapping
 
-from preprocess.findings import FatalInputError
+from preprocess.findings import FatalInputError, some
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -110,7 +110,8 @@ def _by_fraction(parts: Mapping[str, str], studies: Collection[str]) -> dict[str
     shares = _shares(parts)
     if len(studies) < len(shares):
         raise FatalInputError(
-            "--split", f"{len(shares)} splits need a study each, and {len(studies)} can be used: {_listed(studies)}"
+            "--split",
+            f"{len(shares)} splits need a study each, and {len(studies)} can be used: {some(sorted(studies), _NAMED)}",
         )
     # One study each first, so that no split is empty; the rest by largest remainder.
     exact = {name: share * len(studies) for name, share in shares.items()}
@@ -135,7 +136,7 @@ def _by_name(parts: Mapping[str, str], studies: Collection[str]) -> dict[str, tu
         for study in wanted:
             if study not in left:
                 why = "is named twice" if study in studies else "is not a study that can be used"
-                raise FatalInputError("--split", f"{study} {why}; these can be: {_listed(studies)}")
+                raise FatalInputError("--split", f"{study} {why}; these can be: {some(sorted(studies), _NAMED)}")
             left.remove(study)
         named[name] = tuple(sorted(wanted))
     if left:
@@ -144,10 +145,3 @@ def _by_name(parts: Mapping[str, str], studies: Collection[str]) -> dict[str, tu
             **{k: v for k, v in named.items() if k != "train"},
         }
     return named
-
-
-def _listed(studies: Collection[str]) -> str:
-    names = sorted(studies)[:_NAMED]
-    if len(studies) > _NAMED:
-        names.append(f"{len(studies) - _NAMED} more")
-    return ", ".join(names)

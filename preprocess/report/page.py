@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from pipeline import DatasetInfo, RecordsError, iterate_batches, schema
 from preprocess.dicom import reader
-from preprocess.findings import FatalInputError, Level, Reason, about
+from preprocess.findings import FatalInputError, Level, Reason, about, some
 from preprocess.geometry import Polygon, polygons
 from preprocess.geometry.grid import Grid
 from preprocess.inputs import challenge
@@ -146,8 +146,7 @@ def _check_former(path: pathlib.Path, studies: Sequence[str]) -> None:
         )
     lost = sorted(set(json.loads(html.unescape(head[1]))).difference(studies))
     if lost:
-        named = publication.first_few(lost)
-        detail = f"is a report of studies that the records do not hold ({named}); {publication.ELSEWHERE}"
+        detail = f"is a report of studies that the records do not hold ({some(lost)}); {publication.ELSEWHERE}"
         raise FatalInputError(str(path), detail)
 
 
