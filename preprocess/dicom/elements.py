@@ -44,9 +44,9 @@ def read_floats(dataset: pydicom.Dataset, keyword: str, count: int) -> tuple[flo
     """
     values = read_element(dataset, keyword, lambda value: tuple(float(number) for number in value))
     if values is not None and (len(values) != count or not all(map(math.isfinite, values))):
-        raise InputError(Reason.UNREADABLE_IMAGE, f"{describe(keyword)} is not {count} finite numbers")
+        raise unreadable(f"{describe(keyword)} is not {count} finite numbers")
     if values is not None and any(abs(value) > LARGEST for value in values):
-        raise InputError(Reason.UNREADABLE_IMAGE, f"{describe(keyword)} goes beyond ±{LARGEST:g}")
+        raise unreadable(f"{describe(keyword)} goes beyond ±{LARGEST:g}")
     return values
 
 
@@ -60,6 +60,16 @@ def unsigned_short(value: Any) -> int:
     if not 0 <= number <= 0xFFFF:
         raise ValueError("not a 16-bit number")
     return number
+
+
+def unreadable(detail: str, remedy: str = "") -> InputError:
+    """An error with reason ``unreadable_image``."""
+    return InputError(Reason.UNREADABLE_IMAGE, detail, remedy)
+
+
+def unsupported(detail: str, remedy: str = "") -> InputError:
+    """An error with reason ``unsupported_image``."""
+    return InputError(Reason.UNSUPPORTED_IMAGE, detail, remedy)
 
 
 @functools.cache
@@ -99,4 +109,4 @@ def foreign_code(detail: str) -> Iterator[None]:
     except (InputError, MemoryError):
         raise
     except Exception as error:
-        raise InputError(Reason.UNREADABLE_IMAGE, f"{detail} ({type(error).__name__})") from error
+        raise unreadable(f"{detail} ({type(error).__name__})") from error
