@@ -9,10 +9,10 @@ contour without an image, an AppleDouble file beside an image, and images withou
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import os
 import pathlib
+import shutil
 import sys
 from collections.abc import Iterator
 
@@ -69,23 +69,14 @@ def write_phantom(output_dir: pathlib.Path, seed: int = 0) -> None:
         if os.path.lexists(output_dir / name):
             raise FatalInputError(str(output_dir), f"already contains {name}; choose another --output_dir")
     with publication.writing(output_dir):
-        _write_studies(output_dir, seed)
-
-
-def _write_studies(output_dir: pathlib.Path, seed: int) -> None:
-    rows = []
-    for index, study_id in enumerate(STUDIES):
-        contour_id = f"PH-{index + 1}"
-        rows.append((study_id, contour_id))
-        _write_study(output_dir, study_id, contour_id, np.random.default_rng([seed, index]))
-    with (output_dir / "link.csv").open("x", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("patient_id", "original_id"))
-        writer.writerows([*rows, ("PHANTOM004", "PH-4")])
-    first = output_dir / "contourfiles" / "PH-1" / "i-contours"
-    source = first / contour_name(1, "i")
-    (first / contour_name(SLICES * PHASES + 1, "i")).write_bytes(source.read_bytes())
-    (output_dir / "dicoms" / STUDIES[0] / "._1.dcm").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        ")
+        for index, study_id in enumerate(STUDIES):
+            _write_study(output_dir, study_id, f"PH-{index + 1}", np.random.default_rng([seed, index]))
+        rows = [f"{study_id},PH-{number}\n" for number, study_id in enumerate((*STUDIES, "PHANTOM004"), start=1)]
+        (output_dir / "link.csv").write_text("".join(["patient_id,original_id\n", *rows]), "ascii")
+        first = output_dir / "contourfiles" / "PH-1" / "i-contours"
+        shutil.copyfile(first / contour_name(1, "i"), first / contour_name(SLICES * PHASES + 1, "i"))
+        apple_double = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        "
+        (output_dir / "dicoms" / STUDIES[0] / "._1.dcm").write_bytes(apple_double)
 
 
 def contour_name(number: int, kind: str) -> str:

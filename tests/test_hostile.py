@@ -38,7 +38,7 @@ from pipeline.manifest import ShardInfo
 from preprocess.config import Config
 from preprocess.dicom import part10, reader
 from preprocess.findings import FatalInputError, InputError
-from preprocess.geometry import masks, polygons, self_intersections
+from preprocess.geometry import masks, polygons
 from preprocess.inputs import archives, contours, folders
 from preprocess.inputs.challenge import discover
 from preprocess.inputs.sources import open_source
@@ -618,8 +618,8 @@ def test_crossings_are_those_that_shapely_finds() -> None:
             for j in range(i + 2, len(edges))
             if (i, j) != (0, last)
         )
-        assert self_intersections.crossings(polygon) == expected
-        assert self_intersections.neighbors(polygon) >= expected
+        assert polygons.crossings(polygon) == expected
+        assert polygons.neighbors(polygon) >= expected
 
 
 # Private data.

@@ -45,9 +45,8 @@ def claimed(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]
         output.parent.mkdir(parents=True, exist_ok=True)
         descriptor = workspace.claim(partial)
     if descriptor is None:
-        raise FatalInputError(
-            str(output_dir), "another job is writing it now; wait for it, or choose another --output_dir"
-        )
+        detail = "another job is writing it now; wait for it, or choose another --output_dir"
+        raise FatalInputError(str(output_dir), detail)
     try:
         yield partial
     finally:
@@ -138,10 +137,8 @@ def _read(output_dir: pathlib.Path) -> DatasetInfo:
     try:
         return DatasetInfo.read(output_dir)
     except (RecordsError, OSError) as error:
-        detail = (
-            "is not a records directory with an intact manifest, so it is not replaced; choose another --output_dir"
-        )
-        raise FatalInputError(str(output_dir), detail) from error
+        detail = "is not a records directory with an intact manifest, so it is not replaced"
+        raise FatalInputError(str(output_dir), f"{detail}; choose another --output_dir") from error
 
 
 def _sync(path: pathlib.Path) -> None:
@@ -183,8 +180,6 @@ def _replace(output: pathlib.Path, directory: pathlib.Path, output_dir: pathlib.
 def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
     """Exchanges two directories in one step (Linux, renameat2); returns False where the system cannot."""
     at_working_directory, exchange = -100, 2
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if renameat2 is None:
-        return False
-    paths = os.fsencode(one), os.fsencode(other)
-    return bool(renameat2(at_working_directory, paths[0], at_working_directory, paths[1], exchange) == 0)
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", lambda *_: -1)
+    paths = at_working_directory, os.fsencode(one), at_working_directory, os.fsencode(other)
+    return bool(renameat2(*paths, exchange) == 0)

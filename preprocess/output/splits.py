@@ -43,7 +43,7 @@ def assign(rule: str, studies: Collection[str]) -> dict[str, tuple[str, ...]]:
     if "=" in rule:
         return _by_name(_parse(rule, "="), studies)
     if ":" in rule:
-        return _by_fraction(_parse(rule, ":"), studies)
+        return _by_fraction(_shares(rule), studies)
     return {_checked(rule): tuple(sorted(studies))}
 
 
@@ -52,7 +52,7 @@ def check(rule: str) -> None:
     if "=" in rule:
         _parse(rule, "=")
     elif ":" in rule:
-        _shares(_parse(rule, ":"))
+        _shares(rule)
     else:
         _checked(rule)
 
@@ -83,20 +83,20 @@ def _parse(rule: str, separator: str) -> dict[str, str]:
     return parts
 
 
-def _shares(parts: Mapping[str, str]) -> dict[str, fractions.Fraction]:
-    given = ",".join(f"{name}:{value}" for name, value in parts.items())
+def _shares(rule: str) -> dict[str, fractions.Fraction]:
+    parts = _parse(rule, ":")
     try:
         if not all(_SHARE.fullmatch(value) for value in parts.values()):
             raise ValueError
         shares = {name: fractions.Fraction(value) for name, value in parts.items()}
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"split {given}: fractions expected; {HELP}") from None
+        raise ValueError(f"split {rule}: fractions expected; {HELP}") from None
     rest = fractions.Fraction(1 - sum(shares.values()))
     if any(share <= 0 for share in shares.values()) or rest:
         hint = ""
-        if rest > 0 and "train" not in shares and not misspelled(given):
-            hint = f"; to train on the rest, write train:{_written(rest)},{given}"
-        raise ValueError(f"split {given}: fractions above 0 that add up to 1 expected{hint}")
+        if rest > 0 and "train" not in shares and not misspelled(rule):
+            hint = f"; to train on the rest, write train:{_written(rest)},{rule}"
+        raise ValueError(f"split {rule}: fractions above 0 that add up to 1 expected{hint}")
     return shares
 
 
@@ -106,8 +106,7 @@ def _written(share: fractions.Fraction) -> str:
     return decimal if fractions.Fraction(decimal) == share else str(share)
 
 
-def _by_fraction(parts: Mapping[str, str], studies: Collection[str]) -> dict[str, tuple[str, ...]]:
-    shares = _shares(parts)
+def _by_fraction(shares: Mapping[str, fractions.Fraction], studies: Collection[str]) -> dict[str, tuple[str, ...]]:
     if len(studies) < len(shares):
         raise FatalInputError(
             "--split",
@@ -140,8 +139,6 @@ def _by_name(parts: Mapping[str, str], studies: Collection[str]) -> dict[str, tu
             left.remove(study)
         named[name] = tuple(sorted(wanted))
     if left:
-        named = {
-            "train": tuple(sorted({*named.get("train", ()), *left})),
-            **{k: v for k, v in named.items() if k != "train"},
-        }
+        named = {"train": (), **named}
+        named["train"] = tuple(sorted({*named["train"], *left}))
     return named

@@ -69,10 +69,9 @@ class RecordsWriter:
         """
         splits = {name: SplitInfo(tuple(studies[name]), writer.complete()) for name, writer in self._splits.items()}
         dtype = self.image_dtype.name
-        for name, content in tables.items():
-            self._add(name, content)
-        self._add(schema.FEATURES_FILE, tfds.features(self._shape, dtype))
-        self._add(schema.DATASET_INFO_FILE, tfds.dataset_info(splits))
+        features = {schema.FEATURES_FILE: tfds.features(self._shape, dtype)}
+        for name, content in {**tables, **features, schema.DATASET_INFO_FILE: tfds.dataset_info(splits)}.items():
+            (self._directory / name).write_bytes(content)
         shards = {shard.name for split in splits.values() for shard in split.shards}
         info = DatasetInfo(
             image_shape=self._shape,
@@ -84,11 +83,8 @@ class RecordsWriter:
             settings=settings,
             tool_version=pipeline.__version__,
         )
-        self._add(schema.MANIFEST_FILE, info.dump())
+        (self._directory / schema.MANIFEST_FILE).write_bytes(info.dump())
         return info
-
-    def _add(self, name: str, content: bytes) -> None:
-        (self._directory / name).write_bytes(content)
 
     def __enter__(self) -> Self:
         return self
