@@ -15,7 +15,6 @@ from pydicom.uid import UID
 
 from preprocess.dicom.codestream import check_codestream
 from preprocess.dicom.elements import (
-    LARGEST,
     foreign_code,
     read_element,
     read_floats,
@@ -66,6 +65,7 @@ _ENHANCED = frozenset(
 _MAX_INTEGER = 1 << 62
 
 
+@silent()
 def read_header(file: BinaryIO, max_image_pixels: int) -> ImageHeader:
     """Reads the header of an image, never its pixels.
 
@@ -76,10 +76,10 @@ def read_header(file: BinaryIO, max_image_pixels: int) -> ImageHeader:
     Raises:
         InputError: ``unreadable_image`` or ``unsupported_image``.
     """
-    with silent():
-        return _header(read_elements(file, _HEADER_KEYWORDS, max_image_pixels), max_image_pixels)
+    return _header(read_elements(file, _HEADER_KEYWORDS, max_image_pixels), max_image_pixels)
 
 
+@silent()
 def read_pixels(
     file: BinaryIO, max_image_pixels: int, fingerprint: Fingerprint | None = None
 ) -> npt.NDArray[np.generic]:
@@ -99,24 +99,24 @@ def read_pixels(
     Raises:
         InputError: ``unreadable_image``, ``unsupported_image``, or ``changed_image`` where the fingerprint differs.
     """
-    with silent():
-        elements = read_elements(file, _IMAGE_NAMES, max_image_pixels)
-        if fingerprint is not None and elements.digest != fingerprint.file:
-            raise InputError(Reason.CHANGED_IMAGE, "it changed while the job ran")
-        header, dataset = _header(elements, max_image_pixels), elements.dataset
-        pixels = _stored_values(elements, header.shape)
-        if "ModalityLUTSequence" in dataset:
-            with foreign_code("Modality LUT Sequence (0028,3000) cannot be applied"):
-                # In the pixels' own dtype, the difference to the first mapped value may wrap.
-                return apply_modality_lut(pixels.astype(np.int64), dataset)
-        slope, intercept = _rescale(dataset)
-        if (slope, intercept) == (1, 0):
-            return pixels
-        if header.value_range is not None:
-            return pixels.astype(np.int64) * int(slope) + int(intercept)
-        return pixels.astype(np.float64) * slope + intercept
+    elements = read_elements(file, _IMAGE_NAMES, max_image_pixels)
+    if fingerprint is not None and elements.digest != fingerprint.file:
+        raise InputError(Reason.CHANGED_IMAGE, "it changed while the job ran")
+    header, dataset = _header(elements, max_image_pixels), elements.dataset
+    pixels = _stored_values(elements, header.shape)
+    if "ModalityLUTSequence" in dataset:
+        with foreign_code("Modality LUT Sequence (0028,3000) cannot be applied"):
+            # In the pixels' own dtype, the difference to the first mapped value may wrap.
+            return apply_modality_lut(pixels.astype(np.int64), dataset)
+    slope, intercept = _rescale(dataset)
+    if (slope, intercept) == (1, 0):
+        return pixels
+    if header.value_range is not None:
+        return pixels.astype(np.int64) * int(slope) + int(intercept)
+    return pixels.astype(np.float64) * slope + intercept
 
 
+@silent()
 def read_fingerprint(file: BinaryIO, max_image_pixels: int) -> tuple[ImageHeader, Fingerprint]:
     """Reads all of an image without decoding it.
 
@@ -127,12 +127,11 @@ def read_fingerprint(file: BinaryIO, max_image_pixels: int) -> tuple[ImageHeader
     Raises:
         InputError: ``unreadable_image`` or ``unsupported_image``.
     """
-    with silent():
-        elements = read_elements(file, _IMAGE_NAMES, max_image_pixels)
-        header = _header(elements, max_image_pixels)
-        keyword = _pixel_keyword(elements)
-        with foreign_code("the pixels cannot be read"):
-            return header, Fingerprint(hashlib.sha256(elements.dataset[keyword].value).digest(), elements.digest)
+    elements = read_elements(file, _IMAGE_NAMES, max_image_pixels)
+    header = _header(elements, max_image_pixels)
+    keyword = _pixel_keyword(elements)
+    with foreign_code("the pixels cannot be read"):
+        return header, Fingerprint(hashlib.sha256(elements.dataset[keyword].value).digest(), elements.digest)
 
 
 def _pixel_keyword(elements: Elements) -> str:
@@ -195,9 +194,7 @@ def _header(elements: Elements, max_image_pixels: int) -> ImageHeader:
     spacing = read_floats(dataset, "PixelSpacing", 2) or (math.nan, math.nan)
     orientation = read_floats(dataset, "ImageOrientationPatient", 6)
     position = read_floats(dataset, "ImagePositionPatient", 3)
-    trigger_time = read_element(dataset, "TriggerTime", float)
-    if trigger_time is not None and not abs(trigger_time) <= LARGEST:
-        raise unreadable(f"Trigger Time (0018,1060) goes beyond ±{LARGEST:g}")
+    (trigger_time_ms,) = read_floats(dataset, "TriggerTime", 1) or (math.nan,)
     if not all(distance > 0 for distance in spacing if not math.isnan(distance)):
         raise unreadable("Pixel Spacing (0028,0030) is not above 0")
     return ImageHeader(
@@ -208,7 +205,7 @@ def _header(elements: Elements, max_image_pixels: int) -> ImageHeader:
         pixel_spacing_mm=(spacing[0], spacing[1]),
         orientation=orientation,
         position_mm=position,
-        trigger_time_ms=math.nan if trigger_time is None else trigger_time,
+        trigger_time_ms=trigger_time_ms,
         monochrome1=photometric == "MONOCHROME1",
     )
 

@@ -3,9 +3,8 @@
 A worker may die at any moment: a codec may crash it, the system may kill it for its memory, or an operator may. Another
 worker then repeats its task. A file is refused only if it was the last file opened at two deaths of the same task.
 
-No library's process pool is used, because none reports which file a worker opened last. Those of ``concurrent.futures``
-and pebble 5.2 also wait forever when a worker is killed while it sends a result, because all workers share one pipe.
-Here each worker has its own.
+No library's process pool is used, because none reports which file a worker opened last, and because their workers share
+one pipe, which a worker that is killed while it sends a result blocks forever. Here each worker has its own.
 """
 
 from __future__ import annotations

@@ -111,9 +111,14 @@ class Archive:
         content.seek(0)
         return content
 
-    def close(self) -> None:
-        """Closes the archive; its files can no longer be opened."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self.content.close()
+        if isinstance(error, Exception | None) and self.has_changed():
+            detail = "changed while it was read; run the job again once nothing writes to it"
+            raise FatalInputError(self.name, detail) from error
 
     def has_changed(self) -> bool:
         """Whether the archive was removed, replaced or written to since its files were listed."""

@@ -14,8 +14,6 @@ from preprocess.inputs import archives
 from preprocess.inputs.archives import Archive
 from preprocess.inputs.folders import Folder
 
-_CHANGED = "changed while it was read; run the job again once nothing writes to it"
-
 
 class Source(Protocol):
     """Files by path. Paths are relative to the folder or archive, with forward slashes."""
@@ -82,18 +80,8 @@ def unchanged(data_dir: str | os.PathLike[str]) -> Iterator[Listing]:
             This replaces an exception of the block.
     """
     source = open_source(data_dir)
-    if not isinstance(source, Archive):
+    with source if isinstance(source, Archive) else contextlib.nullcontext():
         yield source
-        return
-    with contextlib.closing(source):
-        try:
-            yield source
-        except Exception as error:
-            if source.has_changed():
-                raise FatalInputError(source.name, _CHANGED) from error
-            raise
-        if source.has_changed():
-            raise FatalInputError(source.name, _CHANGED)
 
 
 @contextlib.contextmanager
