@@ -14,7 +14,6 @@ import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +34,8 @@ SIZE = 256
 """Rows and columns."""
 END_SYSTOLE = 8
 """Phase with the smallest cavity; end-diastole, with the largest, is phase 0."""
+_CONTOURED = {0: "io", END_SYSTOLE: "i"}
+"""The kinds of contour that a phase has."""
 
 _SLICE_SPACING_MM = 8.0
 _NOISE = 12.0
@@ -97,7 +98,7 @@ def _write_study(output_dir: pathlib.Path, study_id: str, contour_id: str, rng: 
             _dataset(study_id, number, slice_index, phase, heart.spacing_mm, pixels).save_as(
                 images / f"{number}.dcm", enforce_file_format=True
             )
-            for kind in heart.contoured(phase):
+            for kind in _CONTOURED.get(phase, ""):
                 folder = output_dir / "contourfiles" / contour_id / f"{kind}-contours"
                 lines = (f"{x:.2f} {y:.2f}\n" for x, y in heart.contour(kind, slice_index, phase))
                 (folder / contour_name(number, kind)).write_text("".join(lines), "ascii")
@@ -114,13 +115,6 @@ class Heart:
         self._thickness = rng.uniform(7, 9)
         self._ejection = rng.uniform(0.22, 0.34)
         self._lobes = rng.uniform(0.01, 0.05, 3), rng.uniform(0, 2 * math.pi, 3)
-
-    def contoured(self, phase: int) -> Iterator[str]:
-        """The kinds of contour that a phase has: both at end-diastole, the inner one at end-systole."""
-        if phase in (0, END_SYSTOLE):
-            yield "i"
-        if phase == 0:
-            yield "o"
 
     def contour(self, kind: str, slice_index: int, phase: int) -> Polygon:
         """The contour that a reader would draw, with vertices on half pixels: float64 ``(N, 2)``, columns x and y."""

@@ -186,12 +186,9 @@ class _Worker:
         ours, theirs = context.Pipe()
         # The first start also starts the server. It would start the tracker, too, which unblocks Ctrl-C afterwards.
         multiprocessing.resource_tracker.ensure_running()
-        with theirs, contextlib.ExitStack() as on_error:
-            on_error.callback(ours.close)
-            process = context.Process(target=serve, args=(theirs, config, worker_bytes), daemon=True)
-            with interrupts.kept_from_children():
-                process.start()
-            on_error.pop_all()
+        process = context.Process(target=serve, args=(theirs, config, worker_bytes), daemon=True)
+        with theirs, interrupts.kept_from_children():
+            process.start()
         return cls(process, ours)
 
     def end(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fractions
 import hashlib
@@ -48,13 +49,9 @@ def assign(rule: str, studies: Collection[str]) -> dict[str, tuple[str, ...]]:
 
 
 def check(rule: str) -> None:
-    """Raises ValueError where a rule is malformed."""
-    if "=" in rule:
-        _parse(rule, "=")
-    elif ":" in rule:
-        _shares(rule)
-    else:
-        _checked(rule)
+    """Raises ValueError where a rule is malformed, whatever the studies."""
+    with contextlib.suppress(FatalInputError):
+        assign(rule, ())
 
 
 def misspelled(rule: str) -> str | None:

@@ -114,8 +114,7 @@ class _SplitWriter:
         self._sizes[-1].append(len(data) + FRAME_BYTES)
 
     def _open_next(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        self.close()
         self._file = self._partial_shard(len(self._sizes)).open("wb")
         self._sizes.append([])
 
