@@ -1,6 +1,6 @@
 """What we wrote ourselves, beside libraries that do the same: the figures of BUILD.md's last table.
 
-    python -m benchmarks.bench_libraries [polygons resampling framing order lock pool]
+    python -m benchmarks.bench_libraries [resampling framing order lock pool]
 
 A library that is not installed is left out: ``pip install SimpleITK pebble loky filelock tfrecord``.
 """
@@ -50,38 +50,6 @@ def _library(name: str) -> Any:
         return importlib.import_module(name)
     print(f"  {name} is not installed")
     return None
-
-
-def polygons() -> None:
-    """Pairs of edges that meet, and how many are looked at: geometry.self_intersections and shapely's STRtree."""
-    import shapely
-
-    from preprocess.geometry import self_intersections
-
-    def by_tree(polygon: np.ndarray) -> int:
-        edges = shapely.linestrings(np.stack([polygon, np.roll(polygon, -1, axis=0)], axis=1))
-        one, other = shapely.STRtree(edges).query(edges, predicate="intersects")
-        apart = np.abs(one - other)
-        return int(((apart > 1) & (apart < len(edges) - 1)).sum()) // 2
-
-    def smooth(count: int) -> np.ndarray:
-        angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
-        return np.stack([128 + 40 * np.cos(angles), 128 + 40 * np.sin(angles)], axis=1)
-
-    random = np.random.default_rng(0).uniform(0, 256, (1400, 2))
-    for name, polygon in (
-        ("contour, 200 points", smooth(200)),
-        ("smooth outline, 100,000 points", smooth(100_000)),
-        ("scribble, 1,400 points", random),
-    ):
-        ours, theirs = self_intersections.crossings(polygon), by_tree(polygon)
-        first = _seconds(functools.partial(self_intersections.crossings, polygon))
-        bound = _seconds(functools.partial(self_intersections.neighbors, polygon))
-        tree = _seconds(functools.partial(by_tree, polygon))
-        print(
-            f"  {name}: {ours} and {theirs} crossings; ours {first * 1e3:.1f} ms (the bound alone {bound * 1e3:.2f}), "
-            f"STRtree {tree * 1e3:.1f} ms"
-        )
 
 
 def resampling() -> None:
@@ -229,7 +197,7 @@ def lock() -> None:
                 os.close(descriptor)
 
 
-_PARTS = {part.__name__: part for part in (polygons, resampling, framing, order, lock, pool)}
+_PARTS = {part.__name__: part for part in (resampling, framing, order, lock, pool)}
 
 
 def main() -> None:

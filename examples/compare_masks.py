@@ -32,7 +32,7 @@ from preprocess.config import Config
 from preprocess.findings import FatalInputError
 from preprocess.geometry import Polygon, masks, polygons
 from preprocess.inputs import challenge, sources
-from preprocess.inputs.sources import Source
+from preprocess.inputs.sources import Listing, Source
 from preprocess.model import Pair
 from preprocess.output import dtypes, publication
 from preprocess.output.writer import RecordsWriter
@@ -63,7 +63,7 @@ class Contoured:
         return self.volumes(polygons.area(pair.polygon) for pair in self.pairs)
 
 
-def read_studies(source: Source, config: Config) -> dict[str, Contoured]:
+def read_studies(source: Listing, config: Config) -> dict[str, Contoured]:
     """The pairs that a job with these settings has written, by study id."""
     with (config.output_dir / schema.PAIRS_FILE).open(newline="") as file:
         written = {row["contour_path"] for row in csv.DictReader(file) if row["written"] == "1"}

@@ -16,6 +16,8 @@ if __name__ == "__main__":
 
     interrupts.handle()
 
+import contextlib
+import io
 import logging as std_logging
 import os
 import pathlib
@@ -29,17 +31,17 @@ from absl import app, flags, logging
 from pipeline import __version__
 from preprocess import interrupts, terminal
 from preprocess.config import Config
-from preprocess.findings import FatalInputError
+from preprocess.findings import FatalInputError, counted
 from preprocess.model import ContourKind, Origin
 
 if TYPE_CHECKING:
     from preprocess.run import Summary
 
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder or .zip that contains dicoms/, contourfiles/ and link.csv, at any depth.", required=True
+    "data_dir", None, "Folder or .zip that contains dicoms/, contourfiles/ and link.csv, at any depth."
 )
 _OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Records directory to create; it must not exist, unless --overwrite is set.", required=True
+    "output_dir", None, "Records directory to create; it must not exist, unless --overwrite is set."
 )
 _CONTOURS = flags.DEFINE_enum("contours", "i", ["i", "o"], "Inner (endocardial) or outer (epicardial) contours.")
 _CONTOUR_ORIGIN = flags.DEFINE_enum(
@@ -99,8 +101,10 @@ def main(argv: Sequence[str]) -> int:
         std_logging.getLogger("preprocess").setLevel(std_logging.INFO)
     try:
         config = Config(
-            data_dir=pathlib.Path(_DATA_DIR.value),
-            output_dir=pathlib.Path(_OUTPUT_DIR.value),
+            data_dir=_required(
+                _DATA_DIR, "a folder or a zip archive that contains dicoms/, contourfiles/ and link.csv, at any depth"
+            ),
+            output_dir=_required(_OUTPUT_DIR, "the records directory to create"),
             contours=cast(ContourKind, _CONTOURS.value),
             contour_origin=cast(Origin, _CONTOUR_ORIGIN.value),
             split=_SPLIT.value,
@@ -135,6 +139,13 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _required(flag: flags.FlagHolder[str | None], what: str) -> pathlib.Path:
+    """The path that a flag passes; raises ValueError where the flag is missing."""
+    if flag.value is None:
+        raise ValueError(f"--{flag.name} is missing: pass {what}")
+    return pathlib.Path(flag.value)
+
+
 def _parse_image_size(text: str) -> tuple[int, int]:
     """Rows and columns from ``256x320``, or ``256`` for a square.
 
@@ -150,35 +161,33 @@ def _parse_image_size(text: str) -> tuple[int, int]:
 def _closing(summary: Summary, output_dir: pathlib.Path) -> list[str]:
     """The summary that the command prints at its end."""
 
-    def counted(counts: Mapping[str, int]) -> str:
+    def each(counts: Mapping[str, int]) -> str:
         return ", ".join(f"{count} {name}" for name, count in counts.items())
 
-    def total(counts: Mapping[str, int], noun: str) -> str:
-        number = sum(counts.values())
-        return f"{number} {noun}{'' if number == 1 else 's'}"
-
-    lines = [f"{total(summary.records, 'pair')} written to {output_dir} ({counted(summary.records)})"]
+    lines = [f"{counted(sum(summary.records.values()), 'pair')} written to {output_dir} ({each(summary.records)})"]
     if summary.left_out:
-        lines.append(f"{total(summary.left_out, 'input')} left out: {counted(summary.left_out)}")
+        lines.append(f"{counted(sum(summary.left_out.values()), 'input')} left out: {each(summary.left_out)}")
     if summary.warnings:
-        lines.append(f"{total(summary.warnings, 'warning')}: {counted(summary.warnings)}")
+        lines.append(f"{counted(sum(summary.warnings.values()), 'warning')}: {each(summary.warnings)}")
     return [*lines, f"audit: {output_dir / 'audit.csv'}"]
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags. Exits with 0 after --help and --version, with 2 for a bad flag; absl exits with 1."""
-    # Checked before absl parses, which would report missing required flags.
     if "--version" in argv:
-        print(f"cardiac-lv-records {__version__}")
+        terminal.announce(f"cardiac-lv-records {__version__}")
         sys.exit(0)
+    shown = io.StringIO()
     try:
-        rest = flags.FLAGS(argv)
+        with contextlib.redirect_stdout(shown):
+            rest = flags.FLAGS(argv)
         if len(rest) > 1:
             raise flags.Error(f"unexpected argument {rest[1]!r}")
     except flags.Error as error:
         print(f"preprocess: {error}\nSee python -m preprocess --help.", file=sys.stderr)
         sys.exit(2)
     except SystemExit:
+        terminal.announce(shown.getvalue().rstrip("\n"))
         sys.exit(0)
     return rest
 

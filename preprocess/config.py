@@ -13,24 +13,12 @@ from preprocess.output import splits
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of one run, checked when they are created.
+    """Settings of one run, checked when they are created: the flags of the same names, which ``__main__`` explains.
 
     Attributes:
-        data_dir: folder or zip archive that contains ``dicoms``, ``contourfiles`` and ``link.csv``.
-        output_dir: records directory to create.
-        contours: which contours to write: inner (``i``) or outer (``o``).
-        contour_origin: which point of the top-left pixel is (0, 0) in the contour files.
-        split: which studies go to which split; see ``splits.HELP``.
         image_size: rows and columns of the common grid (see ``grid``), or None.
         pixel_spacing_mm: edge length of its pixels, or None.
-        exclude: CSV of pairs to leave out, or None.
         num_shards: shards per split, or None for shards of about 128 MiB.
-        max_image_pixels: largest rows × columns that an image may have.
-        strict: publish nothing when the audit has an error.
-        overwrite: replace an output directory that an earlier run wrote.
-        workers: number of processes on this machine.
-        engine: ``local``, or ``beam`` for Apache Beam.
-        beam_args: arguments for Beam, as on a command line.
 
     Raises:
         ValueError: a setting is out of its range.

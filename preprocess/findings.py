@@ -8,7 +8,7 @@ import csv
 import dataclasses
 import enum
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 DATA_DIR = "--data_dir (make records DATA=…)"
@@ -331,6 +331,16 @@ class Finding:
     def text(self) -> str:
         """What was found, and what to do."""
         return _sentence(self.detail, self.remedy)
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first of some names, and how many more there are, for a message."""
+    return ", ".join([*names[:most], *([f"{len(names) - most} more"] if len(names) > most else [])])
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A number of things, for a message: ``1 file``, ``2 files``."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 def _sentence(detail: str, remedy: str) -> str:

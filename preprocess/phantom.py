@@ -9,12 +9,11 @@ contour without an image, an AppleDouble file beside an image, and images withou
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import os
 import pathlib
+import shutil
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +34,8 @@ SIZE = 256
 """Rows and columns."""
 END_SYSTOLE = 8
 """Phase with the smallest cavity; end-diastole, with the largest, is phase 0."""
+_CONTOURED = {0: "io", END_SYSTOLE: "i"}
+"""The kinds of contour that a phase has."""
 
 _SLICE_SPACING_MM = 8.0
 _NOISE = 12.0
@@ -69,23 +70,14 @@ def write_phantom(output_dir: pathlib.Path, seed: int = 0) -> None:
         if os.path.lexists(output_dir / name):
             raise FatalInputError(str(output_dir), f"already contains {name}; choose another --output_dir")
     with publication.writing(output_dir):
-        _write_studies(output_dir, seed)
-
-
-def _write_studies(output_dir: pathlib.Path, seed: int) -> None:
-    rows = []
-    for index, study_id in enumerate(STUDIES):
-        contour_id = f"PH-{index + 1}"
-        rows.append((study_id, contour_id))
-        _write_study(output_dir, study_id, contour_id, np.random.default_rng([seed, index]))
-    with (output_dir / "link.csv").open("x", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("patient_id", "original_id"))
-        writer.writerows([*rows, ("PHANTOM004", "PH-4")])
-    first = output_dir / "contourfiles" / "PH-1" / "i-contours"
-    source = first / contour_name(1, "i")
-    (first / contour_name(SLICES * PHASES + 1, "i")).write_bytes(source.read_bytes())
-    (output_dir / "dicoms" / STUDIES[0] / "._1.dcm").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        ")
+        for index, study_id in enumerate(STUDIES):
+            _write_study(output_dir, study_id, f"PH-{index + 1}", np.random.default_rng([seed, index]))
+        rows = [f"{study_id},PH-{number}\n" for number, study_id in enumerate((*STUDIES, "PHANTOM004"), start=1)]
+        (output_dir / "link.csv").write_text("".join(["patient_id,original_id\n", *rows]), "ascii")
+        first = output_dir / "contourfiles" / "PH-1" / "i-contours"
+        shutil.copyfile(first / contour_name(1, "i"), first / contour_name(SLICES * PHASES + 1, "i"))
+        apple_double = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        "
+        (output_dir / "dicoms" / STUDIES[0] / "._1.dcm").write_bytes(apple_double)
 
 
 def contour_name(number: int, kind: str) -> str:
@@ -106,7 +98,7 @@ def _write_study(output_dir: pathlib.Path, study_id: str, contour_id: str, rng: 
             _dataset(study_id, number, slice_index, phase, heart.spacing_mm, pixels).save_as(
                 images / f"{number}.dcm", enforce_file_format=True
             )
-            for kind in heart.contoured(phase):
+            for kind in _CONTOURED.get(phase, ""):
                 folder = output_dir / "contourfiles" / contour_id / f"{kind}-contours"
                 lines = (f"{x:.2f} {y:.2f}\n" for x, y in heart.contour(kind, slice_index, phase))
                 (folder / contour_name(number, kind)).write_text("".join(lines), "ascii")
@@ -123,13 +115,6 @@ class Heart:
         self._thickness = rng.uniform(7, 9)
         self._ejection = rng.uniform(0.22, 0.34)
         self._lobes = rng.uniform(0.01, 0.05, 3), rng.uniform(0, 2 * math.pi, 3)
-
-    def contoured(self, phase: int) -> Iterator[str]:
-        """The kinds of contour that a phase has: both at end-diastole, the inner one at end-systole."""
-        if phase in (0, END_SYSTOLE):
-            yield "i"
-        if phase == 0:
-            yield "o"
 
     def contour(self, kind: str, slice_index: int, phase: int) -> Polygon:
         """The contour that a reader would draw, with vertices on half pixels: float64 ``(N, 2)``, columns x and y."""

@@ -17,11 +17,11 @@ from pipeline.manifest import DatasetInfo
 from preprocess import engines
 from preprocess.config import Config
 from preprocess.engines import Engine
-from preprocess.findings import Audit, FatalInputError, Finding, Level, Reason
+from preprocess.findings import Audit, FatalInputError, Finding, Level, Reason, counted
 from preprocess.geometry import polygons
 from preprocess.inputs import challenge, sources
 from preprocess.inputs.exclusions import read_exclusions
-from preprocess.inputs.sources import Source
+from preprocess.inputs.sources import Listing
 from preprocess.interrupts import interruptible
 from preprocess.model import KINDS, ContourKind, Key, Pair
 from preprocess.output import dtypes, publication, splits
@@ -108,7 +108,7 @@ class Plan:
         return {name: sum(written[study_id] for study_id in members) for name, members in self.splits.items()}
 
 
-def _plan(source: Source, config: Config, exclusions: Mapping[Key, str], engine: Engine, audit: Audit) -> Plan:
+def _plan(source: Listing, config: Config, exclusions: Mapping[Key, str], engine: Engine, audit: Audit) -> Plan:
     """Reads every header and contour, and decides what is written."""
     examined = _examine(source, config, engine, audit)
     audit.add(_excluded(examined, config, exclusions))
@@ -191,14 +191,14 @@ def _progress(total: int, what: str) -> tqdm.tqdm[None]:
     return tqdm.tqdm(total=total, desc=what, unit="file", disable=None, leave=False)
 
 
-def _examine(source: Source, config: Config, engine: Engine, audit: Audit) -> list[Examined]:
+def _examine(source: Listing, config: Config, engine: Engine, audit: Audit) -> list[Examined]:
     """Reads the headers and contours of every study."""
     studies, findings = challenge.discover(source)
     if config.overwrite:
         missing = {finding.study_id for finding in findings if finding.reason is Reason.MISSING_STUDY}
         publication.check_studies(config.output_dir, missing.union(study.study_id for study in studies))
     audit.add(findings)
-    _log.info("%s: %d studies, %d files", source.name, len(studies), len(source.paths))
+    _log.info("%s: %s, %s", source.name, counted(len(studies), "study", "studies"), counted(len(source.paths), "file"))
     if studies:
         # A --split that names missing studies is refused before any image is read.
         splits.assign(config.split, {study.study_id for study in studies})
@@ -208,8 +208,10 @@ def _examine(source: Source, config: Config, engine: Engine, audit: Audit) -> li
             audit.add(content.findings)
             examined.append(content)
             bar.update(len(content.study.images))
-            pairs = len(content.pairs[config.contours])
-            _log.info("%s: %d images, %d pairs", content.study.study_id, len(content.study.images), pairs)
+            images = counted(len(content.study.images), "image")
+            _log.info(
+                "%s: %s, %s", content.study.study_id, images, counted(len(content.pairs[config.contours]), "pair")
+            )
     return examined
 
 

@@ -250,7 +250,7 @@ def test_input_that_vanishes_after_it_was_listed_is_a_row(
 ) -> None:
     listed = challenge.discover
 
-    def discover_and_lose(source: sources.Source) -> object:
+    def discover_and_lose(source: sources.Listing) -> object:
         found = listed(source)
         path = tree / vanishes
         shutil.rmtree(path) if path.is_dir() else path.unlink()

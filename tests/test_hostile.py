@@ -38,7 +38,7 @@ from pipeline.manifest import ShardInfo
 from preprocess.config import Config
 from preprocess.dicom import part10, reader
 from preprocess.findings import FatalInputError, InputError
-from preprocess.geometry import masks, polygons, self_intersections
+from preprocess.geometry import masks, polygons
 from preprocess.inputs import archives, contours, folders
 from preprocess.inputs.challenge import discover
 from preprocess.inputs.sources import open_source
@@ -500,8 +500,11 @@ def test_sequences_nested_deeply_are_refused(depth: int) -> None:
         ({"PixelSpacing": b"1\\0"}, r"Pixel Spacing \(0028,0030\) is not above 0"),
         ({"PixelSpacing": b"1\\1\\" * 30_000}, r"Pixel Spacing \(0028,0030\) claims \d+ bytes, at most 1024 expected"),
         ({"ImagePositionPatient": b"0\\0\\-1e300"}, r"Image Position \(Patient\) \(0020,0032\) goes beyond"),
-        ({"TriggerTime": b"1e999"}, r"Trigger Time \(0018,1060\) goes beyond"),
-        ({"TriggerTime": b"nan"}, r"Trigger Time \(0018,1060\) goes beyond"),
+        ({"TriggerTime": b"1e300"}, r"Trigger Time \(0018,1060\) goes beyond"),
+        ({"TriggerTime": b"1e999"}, r"Trigger Time \(0018,1060\) is not 1 finite number"),
+        ({"TriggerTime": b"nan"}, r"Trigger Time \(0018,1060\) is not 1 finite number"),
+        ({"TriggerTime": b"1\\2"}, r"Trigger Time \(0018,1060\) is not 1 finite number"),
+        ({"PixelSpacing": b"1"}, r"Pixel Spacing \(0028,0030\) is not 2 finite numbers"),
         ({"PatientID": b"x" * 60_000}, r"Patient ID \(0010,0020\) claims 60000 bytes, at most 1024 expected"),
         ({"NumberOfFrames": b"19770707"}, r"Number of Frames \(0028,0008\) cannot be read \(ValueError\)"),
     ],
@@ -618,8 +621,8 @@ def test_crossings_are_those_that_shapely_finds() -> None:
             for j in range(i + 2, len(edges))
             if (i, j) != (0, last)
         )
-        assert self_intersections.crossings(polygon) == expected
-        assert self_intersections.neighbors(polygon) >= expected
+        assert polygons.crossings(polygon) == expected
+        assert polygons.neighbors(polygon) >= expected
 
 
 # Private data.

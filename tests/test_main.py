@@ -81,11 +81,18 @@ def test_help_explains_every_flag() -> None:
     assert "python -m preprocess --data_dir=final_data --output_dir=records" in result.stdout
 
 
+@pytest.mark.parametrize("flag", ["--help", "--helpfull", "--version"])
+def test_a_text_that_nobody_reads_to_its_end_ends_quietly(flag: str) -> None:
+    shell = f"set -o pipefail; {shlex.join([sys.executable, '-m', 'preprocess', flag])} | true"
+    result = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "flag --data_dir=None: Flag --data_dir must have a value other than None."),
-        (["--data_dir=x"], "flag --output_dir=None"),
+        ([], "preprocess: --data_dir is missing: pass a folder or a zip archive that contains dicoms/, contourf"),
+        (["--data_dir=x"], "preprocess: --output_dir is missing: pass the records directory to create"),
         (["--data_dir=x", "--output_dir=y", "--worker=3"], "Unknown command line flag 'worker'"),
         (["--data_dir=x", "--output_dir=y", "stray"], "unexpected argument 'stray'"),
         (["--data_dir=x", "--output_dir=y", "--contours=e"], "value should be one of <i|o>"),

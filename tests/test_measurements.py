@@ -271,7 +271,7 @@ def test_rows_about_copies_name_a_few_of_them_and_count_all(count: int) -> None:
     for suffix, findings in found.items():
         assert len(findings) == count
         few = [f"{number:04d}.{suffix}" for number in range(1, 4)]
-        others = f"{', '.join(few)} and 1996 more: 2000 copies" if count == 2000 else " and ".join(few[:2])
+        others = ", ".join([*few, "1996 more"] if count == 2000 else few[:2])
         assert others in findings[0].detail
         assert f"0000.{suffix}, the first of {count} copies" in findings[-1].detail
         assert max(len(finding.detail) for finding in findings) < 150

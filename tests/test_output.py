@@ -63,8 +63,8 @@ def test_a_directory_without_records_is_never_replaced(tmp_path: pathlib.Path, c
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["checkpoints/best.keras"], r"an entry that its manifest does not name \('checkpoints'\)"),
-        (["b", "a", "d\n", "c"], r"4 entries that its manifest does not name \('a', 'b', 'c', …\)"),
+        (["checkpoints/best.keras"], r"1 entry that its manifest does not name \('checkpoints'\)"),
+        (["b", "a", "d\n", "c"], r"4 entries that its manifest does not name \('a', 'b', 'c', 1 more\)"),
     ],
 )
 def test_records_with_other_files_beside_them_are_not_replaced(
@@ -89,7 +89,7 @@ def test_a_file_that_is_put_there_meanwhile_is_kept(tmp_path: pathlib.Path) -> N
     with publication.claimed(path, True) as partial:
         (partial / "records").mkdir()
         (path / "best.keras").write_text("kept")
-        with pytest.raises(FatalInputError, match="holds an entry that its manifest does not name"):
+        with pytest.raises(FatalInputError, match="holds 1 entry that its manifest does not name"):
             publication.publish(partial / "records", path, True)
     assert (path / "best.keras").read_text() == "kept"
     assert DatasetInfo.load(path).cardinality == 4
@@ -119,7 +119,7 @@ def test_records_of_other_studies_are_not_replaced(tree: pathlib.Path, tmp_path:
     link = (tree / "link.csv").read_text()
     (tree / "link.csv").write_text(link.replace("PHANTOM002,PH-2\n", ""))
     message = (
-        r"holds records of a study that --data_dir does not name \(PHANTOM002\); choose another --output_dir, or mo"
+        r"holds records of 1 study that --data_dir does not name \(PHANTOM002\); choose another --output_dir, or mo"
     )
     with pytest.raises(FatalInputError, match=f"records: {message}"):
         run(Config(tree, path, overwrite=True))

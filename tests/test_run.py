@@ -1,5 +1,6 @@
 """Whole runs on small trees: the phantom plus one flaw."""
 
+import logging
 import os
 import pathlib
 import shutil
@@ -490,3 +491,13 @@ def test_nothing_of_a_header_leaves_it(tree: pathlib.Path, tmp_path: pathlib.Pat
 def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Config(pathlib.Path("data"), pathlib.Path("records"), **settings)
+
+
+def test_the_log_counts_one_study_as_one(
+    tree: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tree / "link.csv").write_text("patient_id,original_id\nPHANTOM001,PH-1\n")
+    with caplog.at_level(logging.INFO, "preprocess"):
+        run(Config(tree, tmp_path / "records"))
+    files = sum(path.is_file() for path in tree.rglob("*"))
+    assert f"{tree}: 1 study, {files} files" in caplog.messages

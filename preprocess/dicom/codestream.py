@@ -9,15 +9,9 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from pydicom.uid import (
-    UID,
-    JPEG2000TransferSyntaxes,
-    JPEGLSTransferSyntaxes,
-    JPEGTransferSyntaxes,
-    RLETransferSyntaxes,
-)
+from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes, RLETransferSyntaxes
 
-from preprocess.findings import InputError, Reason
+from preprocess.dicom.elements import unreadable
 
 # Frame headers, SOF (ISO/IEC 10918-1 table B.1; 0xF7 of ISO/IEC 14495-1), and DHP, which precedes a hierarchy of them.
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xDE, 0xF7}
@@ -70,8 +64,9 @@ def check_codestream(frame: bytes, syntax: UID, shape: tuple[int, int]) -> Claim
     """
     if syntax in RLETransferSyntaxes:
         if _unpacks_beyond(frame, shape[0] * shape[1]):
-            detail = f"a run-length segment unpacks to more than Rows × Columns, {shape[0]} × {shape[1]}, bytes"
-            raise InputError(Reason.UNREADABLE_IMAGE, detail)
+            raise unreadable(
+                f"a run-length segment unpacks to more than Rows × Columns, {shape[0]} × {shape[1]}, bytes"
+            )
         return None
     if syntax in JPEG2000TransferSyntaxes:
         claim = _claim_of_jpeg_2000(frame)
@@ -80,13 +75,12 @@ def check_codestream(frame: bytes, syntax: UID, shape: tuple[int, int]) -> Claim
     else:
         return None
     if claim is None:
-        raise InputError(Reason.UNREADABLE_IMAGE, "its compressed pixels have no frame header")
+        raise unreadable("its compressed pixels have no frame header")
     if (claim.rows, claim.columns, claim.samples) != (*shape, 1):
-        detail = (
+        raise unreadable(
             f"its compressed pixels are {claim.rows} × {claim.columns} with {claim.samples} samples, "
             f"{shape[0]} × {shape[1]} with 1 expected"
         )
-        raise InputError(Reason.UNREADABLE_IMAGE, detail)
     return claim
 
 

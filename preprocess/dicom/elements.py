@@ -12,14 +12,17 @@ from typing import Any, TypeVar
 
 import pydicom
 from pydicom.datadict import dictionary_description
-from pydicom.tag import BaseTag, Tag
+from pydicom.multival import MultiValue
+from pydicom.tag import Tag
 
-from preprocess.findings import InputError, Reason
+from preprocess.findings import InputError, Reason, counted
 
 LARGEST = 1e6
 """Limit of millimeters (a kilometer), milliseconds (a quarter of an hour) and direction cosines."""
 
 _Value = TypeVar("_Value")
+
+_tag = functools.cache(Tag)
 
 
 def read_element(dataset: pydicom.Dataset, keyword: str | int, convert: Callable[[Any], _Value]) -> _Value | None:
@@ -42,12 +45,16 @@ def read_floats(dataset: pydicom.Dataset, keyword: str, count: int) -> tuple[flo
     Raises:
         InputError: ``unreadable_image``, there are not ``count`` of them, or one goes beyond ``LARGEST``.
     """
-    values = read_element(dataset, keyword, lambda value: tuple(float(number) for number in value))
+    values = read_element(dataset, keyword, _floats)
     if values is not None and (len(values) != count or not all(map(math.isfinite, values))):
-        raise InputError(Reason.UNREADABLE_IMAGE, f"{describe(keyword)} is not {count} finite numbers")
+        raise unreadable(f"{describe(keyword)} is not {counted(count, 'finite number')}")
     if values is not None and any(abs(value) > LARGEST for value in values):
-        raise InputError(Reason.UNREADABLE_IMAGE, f"{describe(keyword)} goes beyond ±{LARGEST:g}")
+        raise unreadable(f"{describe(keyword)} goes beyond ±{LARGEST:g}")
     return values
+
+
+def _floats(value: Any) -> tuple[float, ...]:
+    return tuple(map(float, value)) if isinstance(value, MultiValue) else (float(value),)
 
 
 def unsigned_short(value: Any) -> int:
@@ -62,15 +69,20 @@ def unsigned_short(value: Any) -> int:
     return number
 
 
+def unreadable(detail: str, remedy: str = "") -> InputError:
+    """An error with reason ``unreadable_image``."""
+    return InputError(Reason.UNREADABLE_IMAGE, detail, remedy)
+
+
+def unsupported(detail: str, remedy: str = "") -> InputError:
+    """An error with reason ``unsupported_image``."""
+    return InputError(Reason.UNSUPPORTED_IMAGE, detail, remedy)
+
+
 @functools.cache
 def describe(keyword: str | int) -> str:
     """An element's name and tag, for a message."""
     return f"{dictionary_description(_tag(keyword))} {_tag(keyword)}"
-
-
-@functools.cache
-def _tag(keyword: str | int) -> BaseTag:
-    return Tag(keyword)
 
 
 @contextlib.contextmanager
@@ -99,4 +111,4 @@ def foreign_code(detail: str) -> Iterator[None]:
     except (InputError, MemoryError):
         raise
     except Exception as error:
-        raise InputError(Reason.UNREADABLE_IMAGE, f"{detail} ({type(error).__name__})") from error
+        raise unreadable(f"{detail} ({type(error).__name__})") from error

@@ -20,13 +20,13 @@ from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-from preprocess.dicom.elements import describe, foreign_code
-from preprocess.findings import InputError, Reason
+from preprocess.dicom.elements import describe, foreign_code, unreadable, unsupported
 
 MAX_HEADER_BYTES = 1 << 19
 """Bytes that may be parsed besides the pixels. Elements that are skipped, such as private ones, do not count."""
 
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_PIXELS: Mapping[int, str] = {Tag(keyword): keyword for keyword in PIXEL_KEYWORDS}
 
 MAX_VALUE_BYTES = 1024
 """Bytes allowed for one element's value, except pixels and sequences. None needs more than sixteen numbers or 64
@@ -77,59 +77,44 @@ def read_elements(file: BinaryIO, names: Names, max_image_pixels: int) -> Elemen
             elements = _parse(_Bounded(inflated, max_pixel_bytes), names)
         if elements.dataset.file_meta.get("TransferSyntaxUID"):
             return elements
-    raise InputError(Reason.UNREADABLE_IMAGE, "it has no Transfer Syntax UID (0002,0010); the file may be cut short")
+    raise unreadable("it has no Transfer Syntax UID (0002,0010); the file may be cut short")
 
 
 def _parse(file: _Bounded, names: Names) -> Elements:
-    wanted, short = _tags(names), _short(names)
-    pixels = _tags(PIXEL_KEYWORDS)
+    wanted = _tags(names)
     reached: list[str] = []
 
     def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
-        if length > MAX_VALUE_BYTES and tag in short:
-            detail = f"{describe(tag)} claims {length} bytes, at most {MAX_VALUE_BYTES} expected"
-            raise InputError(Reason.UNREADABLE_IMAGE, detail)
-        if tag in pixels and not file.at_pixels:
-            reached.append(str(pixels[tag]))
-        if tag in pixels and tag in wanted and not file.at_pixels:
-            file.go_on_to_pixels()
-            return False
-        return tag in pixels or file.at_pixels
+        if tag in _PIXELS and not file.at_pixels:
+            reached.append(_PIXELS[tag])
+            if tag in wanted:
+                file.go_on_to_pixels()
+            return tag not in wanted
+        if length > MAX_VALUE_BYTES and tag in wanted - _PIXELS.keys() and dictionary_VR(tag) != "SQ":
+            raise unreadable(f"{describe(tag)} claims {length} bytes, at most {MAX_VALUE_BYTES} expected")
+        return file.at_pixels
 
     dataset = read_partial(cast(BinaryIO, file), stop, specific_tags=list(wanted))
     return Elements(dataset, reached[0] if reached else None, file.digest())
 
 
 @functools.cache
-def _tags(names: Names) -> Mapping[int, str | int]:
-    """Names by tag."""
-    return {Tag(name): name for name in names}
-
-
-@functools.cache
-def _short(names: Names) -> frozenset[int]:
-    """Tags of the elements that ``MAX_VALUE_BYTES`` limits."""
-    return frozenset(
-        tag for tag, name in _tags(names).items() if name not in PIXEL_KEYWORDS and dictionary_VR(tag) != "SQ"
-    )
+def _tags(names: Names) -> frozenset[int]:
+    return frozenset(map(Tag, names))
 
 
 def _inflate(file: BinaryIO, start: int, limit: int) -> BinaryIO:
     """The same file with its elements inflated (PS3.5 A.5)."""
     file.seek(0)
     uid = DeflatedExplicitVRLittleEndian.encode()
-    content = io.BytesIO()
-    content.write(file.read(start).replace(uid, ExplicitVRLittleEndian.encode().ljust(len(uid), b"\0")))
-    limit += start
+    head = file.read(start).replace(uid, ExplicitVRLittleEndian.encode().ljust(len(uid), b"\0"))
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    while not inflater.eof and (piece := inflater.unconsumed_tail or file.read(1 << 16)):
-        content.write(inflater.decompress(piece, limit + 1 - content.tell()))
-        if content.tell() > limit:
-            raise InputError(Reason.UNSUPPORTED_IMAGE, f"it inflates to over {limit} bytes", RAISE_THE_LIMIT)
+    content = inflater.decompress(file.read(), limit + 1)
+    if len(content) > limit:
+        raise unsupported(f"it inflates to over {limit} bytes", RAISE_THE_LIMIT)
     if not inflater.eof:
-        raise InputError(Reason.UNREADABLE_IMAGE, "its deflated elements are cut short")
-    content.seek(0)
-    return content
+        raise unreadable("its deflated elements are cut short")
+    return io.BytesIO(head + content)
 
 
 class _DeflatedError(Exception):
@@ -176,6 +161,6 @@ class _Bounded:
             return content
         if self.at_pixels:
             detail = f"its pixels take over {self._max_pixel_bytes} bytes"
-            raise InputError(Reason.UNSUPPORTED_IMAGE, detail, RAISE_THE_LIMIT)
+            raise unsupported(detail, RAISE_THE_LIMIT)
         detail = f"its header takes over {MAX_HEADER_BYTES} bytes to parse"
-        raise InputError(Reason.UNSUPPORTED_IMAGE, detail, "remove sequences and long texts from it")
+        raise unsupported(detail, "remove sequences and long texts from it")

@@ -14,8 +14,16 @@ from pydicom.pixels import apply_modality_lut, get_decoder, pixel_array
 from pydicom.uid import UID
 
 from preprocess.dicom.codestream import check_codestream
-from preprocess.dicom.elements import LARGEST, foreign_code, read_element, read_floats, silent, unsigned_short
-from preprocess.dicom.part10 import PIXEL_KEYWORDS, Elements, read_elements
+from preprocess.dicom.elements import (
+    foreign_code,
+    read_element,
+    read_floats,
+    silent,
+    unreadable,
+    unsigned_short,
+    unsupported,
+)
+from preprocess.dicom.part10 import PIXEL_KEYWORDS, RAISE_THE_LIMIT, Elements, read_elements
 from preprocess.dicom.stored import OVERLAY_BIT_POSITIONS, from_cells, from_numbers, read_layout, read_overlays
 from preprocess.findings import InputError, Reason
 from preprocess.model import Fingerprint, ImageHeader
@@ -57,6 +65,7 @@ _ENHANCED = frozenset(
 _MAX_INTEGER = 1 << 62
 
 
+@silent()
 def read_header(file: BinaryIO, max_image_pixels: int) -> ImageHeader:
     """Reads the header of an image, never its pixels.
 
@@ -67,10 +76,10 @@ def read_header(file: BinaryIO, max_image_pixels: int) -> ImageHeader:
     Raises:
         InputError: ``unreadable_image`` or ``unsupported_image``.
     """
-    with silent():
-        return _header(read_elements(file, _HEADER_KEYWORDS, max_image_pixels), max_image_pixels)
+    return _header(read_elements(file, _HEADER_KEYWORDS, max_image_pixels), max_image_pixels)
 
 
+@silent()
 def read_pixels(
     file: BinaryIO, max_image_pixels: int, fingerprint: Fingerprint | None = None
 ) -> npt.NDArray[np.generic]:
@@ -90,24 +99,24 @@ def read_pixels(
     Raises:
         InputError: ``unreadable_image``, ``unsupported_image``, or ``changed_image`` where the fingerprint differs.
     """
-    with silent():
-        elements = read_elements(file, _IMAGE_NAMES, max_image_pixels)
-        if fingerprint is not None and elements.digest != fingerprint.file:
-            raise InputError(Reason.CHANGED_IMAGE, "it changed while the job ran")
-        header, dataset = _header(elements, max_image_pixels), elements.dataset
-        pixels = _stored_values(elements, header.shape)
-        if "ModalityLUTSequence" in dataset:
-            with foreign_code("Modality LUT Sequence (0028,3000) cannot be applied"):
-                # In the pixels' own dtype, the difference to the first mapped value may wrap.
-                return apply_modality_lut(pixels.astype(np.int64), dataset)
-        slope, intercept = _rescale(dataset)
-        if (slope, intercept) == (1, 0):
-            return pixels
-        if header.value_range is not None:
-            return pixels.astype(np.int64) * int(slope) + int(intercept)
-        return pixels.astype(np.float64) * slope + intercept
+    elements = read_elements(file, _IMAGE_NAMES, max_image_pixels)
+    if fingerprint is not None and elements.digest != fingerprint.file:
+        raise InputError(Reason.CHANGED_IMAGE, "it changed while the job ran")
+    header, dataset = _header(elements, max_image_pixels), elements.dataset
+    pixels = _stored_values(elements, header.shape)
+    if "ModalityLUTSequence" in dataset:
+        with foreign_code("Modality LUT Sequence (0028,3000) cannot be applied"):
+            # In the pixels' own dtype, the difference to the first mapped value may wrap.
+            return apply_modality_lut(pixels.astype(np.int64), dataset)
+    slope, intercept = _rescale(dataset)
+    if (slope, intercept) == (1, 0):
+        return pixels
+    if header.value_range is not None:
+        return pixels.astype(np.int64) * int(slope) + int(intercept)
+    return pixels.astype(np.float64) * slope + intercept
 
 
+@silent()
 def read_fingerprint(file: BinaryIO, max_image_pixels: int) -> tuple[ImageHeader, Fingerprint]:
     """Reads all of an image without decoding it.
 
@@ -118,18 +127,17 @@ def read_fingerprint(file: BinaryIO, max_image_pixels: int) -> tuple[ImageHeader
     Raises:
         InputError: ``unreadable_image`` or ``unsupported_image``.
     """
-    with silent():
-        elements = read_elements(file, _IMAGE_NAMES, max_image_pixels)
-        header = _header(elements, max_image_pixels)
-        keyword = _pixel_keyword(elements)
-        with foreign_code("the pixels cannot be read"):
-            return header, Fingerprint(hashlib.sha256(elements.dataset[keyword].value).digest(), elements.digest)
+    elements = read_elements(file, _IMAGE_NAMES, max_image_pixels)
+    header = _header(elements, max_image_pixels)
+    keyword = _pixel_keyword(elements)
+    with foreign_code("the pixels cannot be read"):
+        return header, Fingerprint(hashlib.sha256(elements.dataset[keyword].value).digest(), elements.digest)
 
 
 def _pixel_keyword(elements: Elements) -> str:
     """The element that holds the pixels."""
     if elements.pixels is None:
-        raise _unsupported("it has no pixels")
+        raise unsupported("it has no pixels")
     return elements.pixels
 
 
@@ -139,7 +147,7 @@ def _stored_values(elements: Elements, shape: tuple[int, int]) -> npt.NDArray[np
     _check_codec(dataset)
     syntax, floating, claim = UID(dataset.file_meta.TransferSyntaxUID), keyword != "PixelData", None
     if floating and syntax.is_encapsulated:
-        raise _unsupported("its float pixels are compressed", "decompress them")
+        raise unsupported("its float pixels are compressed", "decompress them")
     # Cells are decoded as plain bits, a codestream as it describes itself. With the header's description, pydicom would
     # mask and wrap values that contradict it.
     stated: dict[str, Any] = {} if floating else {"pixel_representation": 0}
@@ -167,31 +175,28 @@ def _stored_values(elements: Elements, shape: tuple[int, int]) -> npt.NDArray[np
 def _header(elements: Elements, max_image_pixels: int) -> ImageHeader:
     dataset = elements.dataset
     if read_element(dataset, "SOPClassUID", str) in _ENHANCED:
-        raise _unsupported("it is of an enhanced, multi-frame class", "convert it to single-frame images")
+        raise unsupported("it is of an enhanced, multi-frame class", "convert it to single-frame images")
     rows, columns = (read_element(dataset, keyword, unsigned_short) for keyword in ("Rows", "Columns"))
     if not rows or not columns:
-        raise _unsupported("it has no pixels: Rows (0028,0010) or Columns (0028,0011) is missing")
+        raise unsupported("it has no pixels: Rows (0028,0010) or Columns (0028,0011) is missing")
     if rows * columns > max_image_pixels:
-        raise _unsupported(
-            f"Rows × Columns is {rows} × {columns}, at most {max_image_pixels} pixels expected; "
-            "raise --max_image_pixels if this is right",
+        raise unsupported(
+            f"Rows × Columns is {rows} × {columns}, at most {max_image_pixels} pixels expected", RAISE_THE_LIMIT
         )
     samples = read_element(dataset, "SamplesPerPixel", int)
     photometric = read_element(dataset, "PhotometricInterpretation", str)
     if samples not in (None, 1) or photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise _unsupported("it is not grayscale: MONOCHROME1 or MONOCHROME2, with 1 sample per pixel, expected")
+        raise unsupported("it is not grayscale: MONOCHROME1 or MONOCHROME2, with 1 sample per pixel, expected")
     frames = read_element(dataset, "NumberOfFrames", unsigned_short)
     if frames not in (None, 1):
-        raise _unsupported(f"NumberOfFrames (0028,0008) is {frames}, 1 expected", "split it into images")
+        raise unsupported(f"NumberOfFrames (0028,0008) is {frames}, 1 expected", "split it into images")
     value_range = _value_range(elements)
     spacing = read_floats(dataset, "PixelSpacing", 2) or (math.nan, math.nan)
     orientation = read_floats(dataset, "ImageOrientationPatient", 6)
     position = read_floats(dataset, "ImagePositionPatient", 3)
-    trigger_time = read_element(dataset, "TriggerTime", float)
-    if trigger_time is not None and not abs(trigger_time) <= LARGEST:
-        raise InputError(Reason.UNREADABLE_IMAGE, f"Trigger Time (0018,1060) goes beyond ±{LARGEST:g}")
+    (trigger_time_ms,) = read_floats(dataset, "TriggerTime", 1) or (math.nan,)
     if not all(distance > 0 for distance in spacing if not math.isnan(distance)):
-        raise InputError(Reason.UNREADABLE_IMAGE, "Pixel Spacing (0028,0030) is not above 0")
+        raise unreadable("Pixel Spacing (0028,0030) is not above 0")
     return ImageHeader(
         patient_id=read_element(dataset, "PatientID", lambda value: str(value).strip()) or None,
         instance_number=read_element(dataset, "InstanceNumber", int),
@@ -200,7 +205,7 @@ def _header(elements: Elements, max_image_pixels: int) -> ImageHeader:
         pixel_spacing_mm=(spacing[0], spacing[1]),
         orientation=orientation,
         position_mm=position,
-        trigger_time_ms=math.nan if trigger_time is None else trigger_time,
+        trigger_time_ms=trigger_time_ms,
         monochrome1=photometric == "MONOCHROME1",
     )
 
@@ -212,11 +217,11 @@ def _value_range(elements: Elements) -> tuple[int, int] | None:
     layout = read_layout(dataset) if elements.pixels in (None, "PixelData") else None
     if "ModalityLUTSequence" in dataset:
         if layout is None:
-            raise _unsupported("it has a Modality LUT Sequence (0028,3000), which float pixels cannot index")
+            raise unsupported("it has a Modality LUT Sequence (0028,3000), which float pixels cannot index")
         with foreign_code("Modality LUT Sequence (0028,3000) cannot be read"):
             bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
         if bits not in _LUT_BITS:
-            raise _unsupported(f"LUT Descriptor (0028,3002) does not say {_LUT_BITS[0]} to {_LUT_BITS[-1]} bits")
+            raise unsupported(f"LUT Descriptor (0028,3002) does not say {_LUT_BITS[0]} to {_LUT_BITS[-1]} bits")
         return 0, (1 << bits) - 1
     slope, intercept = _rescale(dataset)
     if layout is None or not slope.is_integer() or not intercept.is_integer():
@@ -231,7 +236,7 @@ def _rescale(dataset: pydicom.Dataset) -> tuple[float, float]:
     intercept = read_element(dataset, "RescaleIntercept", float)
     slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
     if not math.isfinite(slope) or not math.isfinite(intercept) or slope == 0:
-        raise InputError(Reason.UNREADABLE_IMAGE, "Rescale Slope and Intercept are not a finite scale")
+        raise unreadable("Rescale Slope and Intercept are not a finite scale")
     return slope, intercept
 
 
@@ -242,12 +247,8 @@ def _check_codec(dataset: pydicom.FileDataset) -> None:
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
-        raise _unsupported(f"no codec for its transfer syntax ({name})") from error
+        raise unsupported(f"no codec for its transfer syntax ({name})") from error
     if not decoder.is_available:
-        raise _unsupported(
+        raise unsupported(
             f"the codec for {name} is not installed", "pip install '.[preprocess,jpeg]' in the project's folder"
         )
-
-
-def _unsupported(detail: str, remedy: str = "") -> InputError:
-    return InputError(Reason.UNSUPPORTED_IMAGE, detail, remedy)

@@ -6,15 +6,14 @@ refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
 
-from preprocess.dicom.elements import read_element, unsigned_short
-from preprocess.findings import InputError, Reason
+from preprocess.dicom.elements import describe, read_element, unreadable, unsigned_short, unsupported
 
 _BITS_ALLOCATED = (1, 8, 16, 32, 64)
 """Values that the standard allows (PS3.5 8.1.1, PS3.3 C.7.6.24 and C.7.6.25)."""
@@ -52,21 +51,24 @@ def read_layout(dataset: pydicom.Dataset) -> Layout:
     Raises:
         InputError: ``unsupported_image``, the layout is incomplete or contradicts itself.
     """
-    allocated = read_element(dataset, "BitsAllocated", unsigned_short)
-    if allocated not in _BITS_ALLOCATED:
-        raise _unsupported(f"Bits Allocated (0028,0100) is {_shown(allocated)}, 1, 8, 16, 32 or 64 expected")
-    stored = read_element(dataset, "BitsStored", unsigned_short)
+    allocated = _one_of(_BITS_ALLOCATED, "1, 8, 16, 32 or 64", dataset, "BitsAllocated")
     most = min(_MAX_BITS_STORED, allocated)
-    if stored is None or not 1 <= stored <= most:
-        raise _unsupported(f"Bits Stored (0028,0101) is {_shown(stored)}, 1 to {most} expected")
-    high = read_element(dataset, "HighBit", unsigned_short)
-    high = stored - 1 if high is None else high
-    if not stored - 1 <= high < allocated:
-        raise _unsupported(f"High Bit (0028,0102) is {high}, {stored - 1} to {allocated - 1} expected")
-    representation = read_element(dataset, "PixelRepresentation", unsigned_short)
-    if representation not in (0, 1):
-        raise _unsupported(f"Pixel Representation (0028,0103) is {_shown(representation)}, 0 or 1 expected")
+    stored = _one_of(range(1, most + 1), f"1 to {most}", dataset, "BitsStored")
+    lowest = stored - 1
+    high = _one_of(range(lowest, allocated), f"{lowest} to {allocated - 1}", dataset, "HighBit", default=lowest)
+    representation = _one_of((0, 1), "0 or 1", dataset, "PixelRepresentation")
     return Layout(allocated=allocated, stored=stored, high=high, signed=representation == 1)
+
+
+def _one_of(
+    allowed: Container[int], expected: str, dataset: pydicom.Dataset, keyword: str, default: int | None = None
+) -> int:
+    """The value of an element, which must be allowed."""
+    value = read_element(dataset, keyword, unsigned_short)
+    value = default if value is None else value
+    if value is None or value not in allowed:
+        raise unsupported(f"{describe(keyword)} is {'missing' if value is None else value}, {expected} expected")
+    return value
 
 
 def read_overlays(dataset: pydicom.Dataset) -> tuple[int, ...]:
@@ -110,8 +112,7 @@ def from_cells(
     # If a cell ends below the value's sign bit, negative values cannot be recognized.
     signless = layout.signed and width <= layout.high and bool((cells >> (width - 1)).any())
     if not whole or signless:
-        raise InputError(
-            Reason.UNREADABLE_IMAGE,
+        raise unreadable(
             f"bits other than those of Bits Stored (0028,0101), {layout.stored}, up to High Bit (0028,0102), "
             f"{layout.high}, are in use and are not an overlay",
             "correct the elements",
@@ -127,18 +128,9 @@ def from_numbers(numbers: npt.NDArray[Any], layout: Layout) -> npt.NDArray[np.ge
     """
     low, high = layout.limits
     if numbers.min() < low or numbers.max() > high:
-        raise InputError(
-            Reason.UNREADABLE_IMAGE,
+        raise unreadable(
             "its compressed pixels go beyond the values of Bits Stored (0028,0101) and Pixel Representation "
             f"(0028,0103), {low} to {high}",
             "correct the elements, or compress it again",
         )
     return numbers
-
-
-def _shown(number: int | None) -> str:
-    return "missing" if number is None else str(number)
-
-
-def _unsupported(detail: str) -> InputError:
-    return InputError(Reason.UNSUPPORTED_IMAGE, detail)

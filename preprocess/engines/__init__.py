@@ -7,7 +7,6 @@ the order of the items. So the output depends on the items alone, not on the eng
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
 import os
 import pathlib
@@ -89,10 +88,7 @@ class Beam:
 def _work_on_file(number: int, directory: pathlib.Path, work: Work[Any, Any], config: Config) -> None:
     """Reads an item from its file, works on it, and writes the result beside it."""
     item = pickle.loads((directory / f"{number}.item").read_bytes())
-    result = work(_reopened(config.data_dir), config, item)
+    result = work(sources.reopen(config.data_dir), config, item)
     with tempfile.NamedTemporaryFile(dir=directory, delete=False) as file:
         pickle.dump(result, file)
     os.replace(file.name, directory / f"{number}.result")
-
-
-_reopened = functools.lru_cache(maxsize=1)(sources.reopen)

@@ -3,9 +3,8 @@
 A worker may die at any moment: a codec may crash it, the system may kill it for its memory, or an operator may. Another
 worker then repeats its task. A file is refused only if it was the last file opened at two deaths of the same task.
 
-No library's process pool is used, because none reports which file a worker opened last. Those of ``concurrent.futures``
-and pebble 5.2 also wait forever when a worker is killed while it sends a result, because all workers share one pipe.
-Here each worker has its own.
+No library's process pool is used, because none reports which file a worker opened last, and because their workers share
+one pipe, which a worker that is killed while it sends a result blocks forever. Here each worker has its own.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from typing import Any, Self, TypeVar
 
 from preprocess import interrupts
 from preprocess.config import Config
-from preprocess.engines.worker import OUT_OF_MEMORY, Fails, Gives, Opens, Order, Work, serve
+from preprocess.engines.worker import OUT_OF_MEMORY, Done, Work, serve
 from preprocess.findings import FatalInputError
 
 _log = logging.getLogger(__name__)
@@ -85,13 +84,14 @@ class Local:
             try:
                 worker = self._idle_worker() or _Worker.start(self._context, self._config, self._worker_bytes)
             except (EOFError, OSError) as error:
-                tasks.appendleft(task.again(None, f"cannot be started: {getattr(error, 'strerror', None) or error}"))
+                task.died(None, f"cannot be started: {getattr(error, 'strerror', None) or error}")
+                tasks.appendleft(task)
                 return
             worker.task, worker.opened = task, None
             self._busy[worker.connection] = worker
             # Sending fails if the worker has ended; reading from it then reports that.
             with contextlib.suppress(OSError):
-                worker.connection.send(Order(task.work, task.item, task.refused))
+                worker.connection.send((task.work, task.item, task.refused))
 
     def _idle_worker(self) -> _Worker | None:
         while self._idle:
@@ -109,16 +109,17 @@ class Local:
         # OSError: the worker ended within a message.
         except (EOFError, OSError):
             del self._busy[worker.connection]
-            tasks.appendleft(worker.task.again(worker.opened, worker.end()))
+            worker.task.died(worker.opened, worker.end())
+            tasks.appendleft(worker.task)
             return
         match message:
-            case Opens(path):
-                worker.opened = path
-            case Gives(result):
+            case FatalInputError():
+                raise message
+            case Done(result):
                 self._idle.append(self._busy.pop(worker.connection))
                 results[worker.task.number] = result
-            case Fails(path, detail):
-                raise FatalInputError(path, detail)
+            case path:
+                worker.opened = path
 
     def __enter__(self) -> Self:
         return self
@@ -131,47 +132,43 @@ class Local:
             worker.end()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Task:
-    """An item to work on, and what happened to the processes that worked on it.
+    """An item to work on.
 
     Attributes:
         number: position of the item among all.
-        suspected: files that were the last opened when one process died.
-        refused: files that were the last opened when two processes died.
-        unexplained: how many processes died without an open file.
+        deaths: for each process that died while it worked on the item, the file that it opened last; None without one.
     """
 
     number: int
     work: Work[Any, Any]
     item: Any
-    suspected: frozenset[str] = frozenset()
-    refused: frozenset[str] = frozenset()
-    unexplained: int = 0
+    deaths: list[str | None] = dataclasses.field(default_factory=list)
 
-    def again(self, opened: str | None, how: str) -> _Task:
-        """The task to try next, after its process died.
+    @property
+    def refused(self) -> set[str | None]:
+        """The files that were the last opened at two deaths."""
+        return {path for path in self.deaths if self.deaths.count(path) > 1}
 
-        Args:
-            opened: the file that the process opened last.
-            how: how the process ended.
+    def died(self, opened: str | None, how: str) -> None:
+        """Notes that a process died, the file that it opened last, and how it ended.
 
         Raises:
             FatalInputError: too many processes died without an open file.
         """
-        if opened is None:
-            if self.unexplained + 1 == _MAX_UNEXPLAINED:
-                raise FatalInputError(
-                    "worker process",
-                    f"{how}; tried {_MAX_UNEXPLAINED} times, and it was not reading a file. Lower --workers, or raise "
-                    "the limits on memory (ulimit -v) and open files (ulimit -n)",
-                )
-            return dataclasses.replace(self, unexplained=self.unexplained + 1)
-        if opened not in self.suspected:
+        self.deaths.append(opened)
+        times = self.deaths.count(opened)
+        if opened is None and times == _MAX_UNEXPLAINED:
+            raise FatalInputError(
+                "worker process",
+                f"{how}; tried {_MAX_UNEXPLAINED} times, and it was not reading a file. Lower --workers, or raise "
+                "the limits on memory (ulimit -v) and open files (ulimit -n)",
+            )
+        if opened is not None and times == 1:
             _log.warning("%s: the process that read it died (%s); another one reads it", opened, how)
-            return dataclasses.replace(self, suspected=self.suspected | {opened})
-        _log.warning("%s: the process that read it died again (%s); the file is left out", opened, how)
-        return dataclasses.replace(self, refused=self.refused | {opened})
+        elif opened is not None:
+            _log.warning("%s: the process that read it died again (%s); the file is left out", opened, how)
 
 
 @dataclasses.dataclass
@@ -189,12 +186,9 @@ class _Worker:
         ours, theirs = context.Pipe()
         # The first start also starts the server. It would start the tracker, too, which unblocks Ctrl-C afterwards.
         multiprocessing.resource_tracker.ensure_running()
-        with theirs, contextlib.ExitStack() as on_error:
-            on_error.callback(ours.close)
-            process = context.Process(target=serve, args=(theirs, config, worker_bytes), daemon=True)
-            with interrupts.kept_from_children():
-                process.start()
-            on_error.pop_all()
+        process = context.Process(target=serve, args=(theirs, config, worker_bytes), daemon=True)
+        with theirs, interrupts.kept_from_children():
+            process.start()
         return cls(process, ours)
 
     def end(self) -> str:

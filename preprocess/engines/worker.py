@@ -1,4 +1,4 @@
-"""What a worker process does, and the messages between it and the coordinating process."""
+"""What a worker process does."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pathlib
 import resource
 import signal
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import BinaryIO, Generic, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import cv2
 
 from preprocess.config import Config
-from preprocess.findings import FatalInputError, Finding
+from preprocess.findings import FatalInputError
 from preprocess.inputs import sources
 from preprocess.inputs.sources import Source
 
@@ -31,38 +31,18 @@ OUT_OF_MEMORY = errno.ENOMEM
 
 
 @dataclasses.dataclass(frozen=True)
-class Order(Generic[_Item, _Result]):
-    """To a worker: what to do."""
+class Done:
+    """The result of a task."""
 
-    work: Work[_Item, _Result]
-    item: _Item
-    refused: frozenset[str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Opens:
-    """From a worker: it opens a file. None: it is done with its files, and sends its result next."""
-
-    path: str | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Gives(Generic[_Result]):
-    """From a worker: the result of its task."""
-
-    result: _Result
-
-
-@dataclasses.dataclass(frozen=True)
-class Fails:
-    """From a worker: an error that ends the job."""
-
-    path: str
-    detail: str
+    result: Any
 
 
 def serve(connection: Connection, config: Config, worker_bytes: int) -> None:
-    """The main function of a worker, which receives orders and sends results through its connection."""
+    """The main function of a worker process.
+
+    For each task it receives the function, the item and the paths that are refused. It sends the path of each file
+    before it opens it, None when it is done with its files, and last :class:`Done`, or a FatalInputError.
+    """
     # Ctrl-C goes to all processes of a terminal; the coordinating process ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
@@ -72,12 +52,12 @@ def serve(connection: Connection, config: Config, worker_bytes: int) -> None:
             _limit_memory(worker_bytes)
             source = sources.reopen(config.data_dir)
             while True:
-                order = connection.recv()
-                reply = _reply(_ReportingSource(source, connection, order.refused), config, order)
-                connection.send(Opens(None))
-                connection.send(reply)
+                work, item, refused = connection.recv()
+                result = _call(work, _ReportingSource(source, connection, refused), config, item)
+                connection.send(None)
+                connection.send(Done(result))
         except FatalInputError as error:
-            connection.send(Fails(error.path, error.detail))
+            connection.send(error)
         except MemoryError:
             os._exit(OUT_OF_MEMORY)
 
@@ -90,9 +70,10 @@ def _limit_memory(more: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit if soft == resource.RLIM_INFINITY else min(limit, soft), hard))
 
 
-def _reply(source: Source, config: Config, order: Order[_Item, _Result]) -> Gives[_Result] | Fails:
+def _call(work: Work[_Item, _Result], source: Source, config: Config, item: _Item) -> _Result:
+    """The result of a task; a bug in it becomes a FatalInputError."""
     try:
-        return Gives(order.work(source, config, order.item))
+        return work(source, config, item)
     except (FatalInputError, MemoryError):
         raise
     except Exception as error:
@@ -101,7 +82,8 @@ def _reply(source: Source, config: Config, order: Order[_Item, _Result]) -> Give
         # The error's text is left out, because it may quote a DICOM header.
         frames = traceback.extract_tb(error.__traceback__)
         calls = " > ".join(f"{pathlib.Path(frame.filename).name}:{frame.lineno}" for frame in frames)
-        return Fails("worker process", f"{type(error).__name__} at {calls}; this is a bug, please report it")
+        detail = f"{type(error).__name__} at {calls}; this is a bug, please report it"
+        raise FatalInputError("worker process", detail) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,20 +94,8 @@ class _ReportingSource:
     connection: Connection
     refused_paths: frozenset[str]
 
-    @property
-    def name(self) -> str:
-        return self.source.name
-
-    @property
-    def paths(self) -> Sequence[str]:
-        return self.source.paths
-
-    @property
-    def findings(self) -> Sequence[Finding]:
-        return self.source.findings
-
     def open(self, path: str) -> BinaryIO:
         if path in self.refused_paths:
             raise OSError("the process that read it died, twice")
-        self.connection.send(Opens(path))
+        self.connection.send(path)
         return self.source.open(path)

@@ -9,15 +9,13 @@ Spacing resamples, size crops or pads, both about the image's center:
 
 That is what nnU-Net and MONAI do (``Spacing``, then ``ResizeWithPadOrCrop``): neither stretches a heart.
 
-Image and contour are mapped alike, ``target = scale × source + offset``, in the coordinates of pixels' corners: pixel
-(r, c) is the square [c, c+1] × [r, r+1] before and after, and its center lies half a pixel further. A mask is not
-mapped: it is drawn on the target grid, from the contour's mapped vertices.
+Image and contour are mapped alike, ``target = scale × source + offset``. A mask is not mapped: it is drawn on the
+target grid, from the contour's mapped vertices.
 
 Interpolation is linear. Where pixels become larger, the triangle that weights the neighbors is wider by the same factor
 (as in Pillow's ``resize`` and ``jax.image.resize``), since single neighbors would alias noise and fine muscle into the
-image.
-So a value is a weighted mean of the image's own, and never leaves their range. Pixels added around an image have its
-lowest value, which is air in MRI: 0 may lie outside the range, and repeated edges draw tissue that is not there.
+image. So a value is a weighted mean of the image's own, and never leaves their range. Pixels added around an image have
+its lowest value, which is air in MRI: 0 may lie outside the range, and repeated edges draw tissue that is not there.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import zipfile
 import zlib
 from typing import BinaryIO, Self
 
-from preprocess.findings import DATA_DIR, FatalInputError, Finding, Level, Reason
+from preprocess.findings import DATA_DIR, FatalInputError, Finding, Level, Reason, counted
 from preprocess.inputs.folders import check_size
 
 MAX_DIRECTORY_BYTES = 1 << 26
@@ -111,9 +111,14 @@ class Archive:
         content.seek(0)
         return content
 
-    def close(self) -> None:
-        """Closes the archive; its files can no longer be opened."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self.content.close()
+        if isinstance(error, Exception | None) and self.has_changed():
+            detail = "changed while it was read; run the job again once nothing writes to it"
+            raise FatalInputError(self.name, detail) from error
 
     def has_changed(self) -> bool:
         """Whether the archive was removed, replaced or written to since its files were listed."""
@@ -143,8 +148,8 @@ def _state(status: os.stat_result) -> tuple[int, ...]:
 
 def _leading_out(count: int) -> Finding:
     detail = (
-        f"{count} {'entry' if count == 1 else 'entries'} refused: the name leads out of the archive (.., an absolute "
-        "path, a drive, a backslash or a control character)"
+        f"{counted(count, 'entry', 'entries')} refused: the name leads out of the archive (.., an absolute path, "
+        "a drive, a backslash or a control character)"
     )
     return Finding(Reason.JUNK, "file", ".", detail, level=Level.ERROR, count=count)
 
@@ -176,27 +181,11 @@ def _why_not_a_zip(content: BinaryIO, error: Exception) -> str:
     return f"cannot be read as a zip archive ({error}); pass a folder or a zip archive as {DATA_DIR}"
 
 
-@dataclasses.dataclass(frozen=True)
-class ReopenedArchive:
-    """An archive as another process reads it; after a change, the next file comes from the changed archive."""
-
-    root: pathlib.Path
-    paths: tuple[str, ...] = ()
-    findings: tuple[Finding, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return os.fspath(self.root)
-
-    def open(self, path: str) -> BinaryIO:
-        try:
-            return _archive(self.root, _state(os.stat(self.root))).open(path)
-        except FatalInputError as error:
-            raise OSError(error.detail) from error
+def reopen(root: pathlib.Path) -> Archive:
+    """The archive for another process, which lists it again only when it has changed; raises as ``Archive.list``."""
+    if _listed(root).has_changed():
+        _listed.cache_clear()
+    return _listed(root)
 
 
-@functools.lru_cache(maxsize=1)
-def _archive(root: pathlib.Path, state: tuple[int, ...]) -> Archive:
-    """The archive in a state; the directory is read once for each state."""
-    del state
-    return Archive.list(root)
+_listed = functools.lru_cache(maxsize=1)(Archive.list)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import os
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from preprocess.findings import DATA_DIR, FatalInputError, Finding, Reason
-from preprocess.inputs.sources import Source
+from preprocess.findings import DATA_DIR, FatalInputError, Finding, Reason, some
+from preprocess.inputs.sources import Listing
 from preprocess.inputs.tables import read_rows
-from preprocess.inputs.unused import Unused, some
+from preprocess.inputs.unused import Unused
 from preprocess.model import ContourKind, Study
 
 _IMAGE_NAME = re.compile(r"(\d{1,9})\.dcm", re.IGNORECASE | re.ASCII)
 _CONTOUR_NAME = re.compile(r"IM-\d+-(\d{1,9})-([io])contour-manual\.txt", re.IGNORECASE | re.ASCII)
+# A folder directly below another, on every system.
+_FOLDER_NAME = re.compile(r"(?!\.\.?\Z)[^/\\:\x00-\x1f\x7f]+")
 _CONTOUR_FOLDERS: dict[str, ContourKind] = {"i-contours": "i", "o-contours": "o"}
 
 _LINK_COLUMNS = ("patient_id", "original_id")
@@ -26,15 +27,14 @@ _LINK_COLUMNS = ("patient_id", "original_id")
 _MAX_LINK_BYTES = 1 << 22
 
 
-@dataclasses.dataclass(frozen=True)
-class _Root:
+class _Root(NamedTuple):
     """``dicoms`` or ``contourfiles``, and the files in each folder directly below it."""
 
     path: str
     folders: Mapping[str, Sequence[str]]
 
 
-def discover(source: Source) -> tuple[list[Study], list[Finding]]:
+def discover(source: Listing) -> tuple[list[Study], list[Finding]]:
     """Finds ``dicoms``, ``contourfiles`` and ``link.csv`` at any depth, and the studies they make.
 
     Returns:
@@ -45,15 +45,20 @@ def discover(source: Source) -> tuple[list[Study], list[Finding]]:
     """
     unused = Unused()
     paths = unused.without_junk(source.paths)
-    dicoms, contourfiles, link = _locate(source, paths, unused)
+    dicoms, contourfiles = (_root(source, name, paths, unused) for name in ("dicoms", "contourfiles"))
+    # A list: an archive may hold a name twice.
+    link = _the_only(source, "file", "link.csv", [path for path in paths if path.rpartition("/")[2] == "link.csv"])
     rows, findings = _read_link(source, link)
     unlisted = _unlisted(source)
     studies = []
     for study_id, contour_id in rows:
         wanted = ((dicoms, study_id), (contourfiles, contour_id))
         absent = [f"{root.path}/{folder}" for root, folder in wanted if folder not in root.folders]
+        # A folder that cannot be listed, or contains one, has a row of its own.
+        if missing := [path for path in absent if path not in unlisted]:
+            detail = f"{link} names the study, but there is no {' and no '.join(missing)}"
+            findings.append(Finding(Reason.MISSING_STUDY, "study", missing[0], detail, study_id))
         if absent:
-            findings += _missing_study(study_id, link, [path for path in absent if path not in unlisted])
             continue
         images, problems = _images(study_id, dicoms, unused)
         findings += problems
@@ -65,34 +70,27 @@ def discover(source: Source) -> tuple[list[Study], list[Finding]]:
     return sorted(studies, key=lambda study: study.study_id), [*findings, *unused.findings(), *source.findings]
 
 
-def _locate(source: Source, paths: Sequence[str], unused: Unused) -> tuple[_Root, _Root, str]:
-    """``dicoms``, ``contourfiles`` and the path of ``link.csv``."""
-    dicoms, contourfiles = (
-        _the_only(source, "folder", name, {_up_to(path, name) for path in paths}) for name in ("dicoms", "contourfiles")
-    )
-    # A list: an archive may hold a name twice.
-    link = _the_only(source, "file", "link.csv", [path for path in paths if path.rpartition("/")[2] == "link.csv"])
-    return (
-        _Root(dicoms, _folders_below(paths, dicoms, unused)),
-        _Root(contourfiles, _folders_below(paths, contourfiles, unused)),
-        link,
-    )
+def _root(source: Listing, name: str, paths: Sequence[str], unused: Unused) -> _Root:
+    """The only folder with a name; a file directly in it is not used."""
+    root = _the_only(source, "folder", name, {_up_to(path, name) for path in paths})
+    folders: dict[str, list[str]] = collections.defaultdict(list)
+    for path in paths:
+        if path.startswith(f"{root}/"):
+            folder, _, rest = path[len(root) + 1 :].partition("/")
+            if rest:
+                folders[folder].append(path)
+            else:
+                unused.add(path)
+    return _Root(root, dict(folders))
 
 
-def _unlisted(source: Source) -> set[str]:
+def _unlisted(source: Listing) -> set[str]:
     """The folders that cannot be listed, and the folders that contain them, which may contain nothing else."""
     return {
         os.fspath(folder)
         for path in _unreadable_folders(source)
         for folder in (pathlib.PurePosixPath(path), *pathlib.PurePosixPath(path).parents)
     }
-
-
-def _missing_study(study_id: str, link: str, missing: Sequence[str]) -> list[Finding]:
-    if not missing:
-        return []
-    detail = f"{link} names the study, but there is no {' and no '.join(missing)}"
-    return [Finding(Reason.MISSING_STUDY, "study", missing[0], detail, study_id)]
 
 
 def _unlinked(root: _Root, linked: Set[str], link: str) -> list[Finding]:
@@ -103,7 +101,7 @@ def _unlinked(root: _Root, linked: Set[str], link: str) -> list[Finding]:
     ]
 
 
-def _unreadable_folders(source: Source) -> list[str]:
+def _unreadable_folders(source: Listing) -> list[str]:
     return [finding.path for finding in source.findings if finding.reason == "unreadable_folder"]
 
 
@@ -113,38 +111,20 @@ def _up_to(path: str, folder: str) -> str | None:
     return "/".join(parts[: parts.index(folder) + 1]) if folder in parts else None
 
 
-def _the_only(source: Source, kind: Literal["file", "folder"], name: str, paths: Iterable[str | None]) -> str:
+def _the_only(source: Listing, kind: Literal["file", "folder"], name: str, paths: Iterable[str | None]) -> str:
     there = sorted(path for path in paths if path is not None)
-    if not there:
-        unlisted = [f"; {path} cannot be listed" for path in _unreadable_folders(source)[:1]]
-        raise FatalInputError(
-            source.name,
-            f"contains no {kind} named {name}; dicoms/, contourfiles/ and link.csv are expected, at any depth of "
-            f"{DATA_DIR}{''.join(unlisted)}",
-        )
-    if len(there) > 1:
-        raise FatalInputError(
-            source.name,
-            f"contains {len(there)} {kind}s named {name}: {some(there)}; pass the folder that contains one as "
-            f"{DATA_DIR}",
-        )
-    return there[0]
+    if len(there) == 1:
+        return there[0]
+    if there:
+        detail = f"{len(there)} {kind}s named {name}: {some(there)}; pass the folder that contains one as {DATA_DIR}"
+    else:
+        unlisted = "".join(f"; {path} cannot be listed" for path in _unreadable_folders(source)[:1])
+        expected = f"dicoms/, contourfiles/ and link.csv are expected, at any depth of {DATA_DIR}"
+        detail = f"no {kind} named {name}; {expected}{unlisted}"
+    raise FatalInputError(source.name, f"contains {detail}")
 
 
-def _folders_below(paths: Iterable[str], root: str, unused: Unused) -> dict[str, list[str]]:
-    """The files of each folder directly below ``root``."""
-    folders: dict[str, list[str]] = collections.defaultdict(list)
-    for path in paths:
-        if path.startswith(f"{root}/"):
-            folder, _, rest = path[len(root) + 1 :].partition("/")
-            if rest:
-                folders[folder].append(path)
-            else:
-                unused.add(path)
-    return dict(folders)
-
-
-def _read_link(source: Source, link: str) -> tuple[list[tuple[str, str]], list[Finding]]:
+def _read_link(source: Listing, link: str) -> tuple[list[tuple[str, str]], list[Finding]]:
     """Reads ``(study_id, contour_id)`` of each usable row."""
     try:
         with source.open(link) as file:
@@ -155,15 +135,14 @@ def _read_link(source: Source, link: str) -> tuple[list[tuple[str, str]], list[F
         raise FatalInputError(link, f"has over {_MAX_LINK_BYTES} bytes, a row with two ids per study expected")
     lines = read_rows(content, link, _LINK_COLUMNS)
     if not lines:
-        raise FatalInputError(
-            link, f"contains no row below the first line; add a row {','.join(_LINK_COLUMNS)} for each study"
-        )
+        columns = ",".join(_LINK_COLUMNS)
+        raise FatalInputError(link, f"contains no row below the first line; add a row {columns} for each study")
     rows: dict[tuple[str, str], None] = {}
     findings = []
     distinct = dict.fromkeys(ids for _, ids in lines)
     uses = [collections.Counter(ids[column] for ids in distinct) for column in (0, 1)]
     for line, (study_id, contour_id) in lines:
-        if not (_names_a_folder(study_id) and _names_a_folder(contour_id)):
+        if not (_FOLDER_NAME.fullmatch(study_id) and _FOLDER_NAME.fullmatch(contour_id)):
             problem = "an id cannot be the name of a folder directly below dicoms/ or contourfiles/"
         elif (study_id, contour_id) in rows:
             problem = "repeats an earlier row"
@@ -174,11 +153,6 @@ def _read_link(source: Source, link: str) -> tuple[list[tuple[str, str]], list[F
             continue
         findings.append(Finding(Reason.BAD_LINK, "link", link, f"line {line}: {problem}"))
     return list(rows), findings
-
-
-def _names_a_folder(name: str) -> bool:
-    """Whether a name can be that of a folder directly below another, on every system."""
-    return bool(name) and name not in (".", "..") and not re.search(r"[/\\:\x00-\x1f\x7f]", name)
 
 
 def _images(study_id: str, dicoms: _Root, unused: Unused) -> tuple[dict[int, str], list[Finding]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from preprocess.findings import InputError, Reason
 from preprocess.geometry import Polygon
-from preprocess.geometry.self_intersections import MAX_NEIGHBORS, crossings, neighbors
+from preprocess.geometry.polygons import MAX_NEIGHBORS, crossings, neighbors
 from preprocess.model import Origin
 
 MAX_POINTS = 100_000

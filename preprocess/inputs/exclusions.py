@@ -29,9 +29,7 @@ def read_exclusions(path: pathlib.Path) -> dict[tuple[str, int], str]:
     exclusions = {}
     for line, (study_id, number, reason) in read_rows(content, str(path), ("study_id", "instance_number", "reason")):
         if not study_id or not _NUMBER.fullmatch(number):
-            raise FatalInputError(
-                str(path),
-                f"line {line}: study_id and a whole instance_number of at most 9 digits expected, one pair a row",
-            )
+            detail = f"line {line}: study_id and a whole instance_number of at most 9 digits expected, one pair a row"
+            raise FatalInputError(str(path), detail)
         exclusions[study_id, int(number)] = reason
     return exclusions

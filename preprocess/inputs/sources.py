@@ -10,14 +10,20 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Protocol
 
 from preprocess.findings import DATA_DIR, FatalInputError, Finding, InputError, Reason, about
-from preprocess.inputs.archives import Archive, ReopenedArchive
+from preprocess.inputs import archives
+from preprocess.inputs.archives import Archive
 from preprocess.inputs.folders import Folder
-
-_CHANGED = "changed while it was read; run the job again once nothing writes to it"
 
 
 class Source(Protocol):
     """Files by path. Paths are relative to the folder or archive, with forward slashes."""
+
+    def open(self, path: str) -> BinaryIO:
+        """Opens a file; raises OSError if that fails, or it is over ``folders.MAX_FILE_BYTES``."""
+
+
+class Listing(Source, Protocol):
+    """A source that knows its files."""
 
     @property
     def name(self) -> str:
@@ -31,17 +37,18 @@ class Source(Protocol):
     def findings(self) -> Sequence[Finding]:
         """What cannot be listed or is refused, and is not among ``paths``."""
 
-    def open(self, path: str) -> BinaryIO:
-        """Opens a file of ``paths``; raises OSError if that fails, or it is over ``folders.MAX_FILE_BYTES``."""
-
 
 def reopen(data_dir: str | os.PathLike[str]) -> Source:
-    """A folder or a zip archive, unlisted: for another process, which gets the paths to open."""
+    """A folder or a zip archive, for another process, which gets the paths to open.
+
+    Raises:
+        FatalInputError: an archive cannot be listed.
+    """
     root = pathlib.Path(data_dir)
-    return Folder(root, ()) if os.path.isdir(root) else ReopenedArchive(root)
+    return Folder(root, ()) if os.path.isdir(root) else archives.reopen(root)
 
 
-def open_source(data_dir: str | os.PathLike[str]) -> Source:
+def open_source(data_dir: str | os.PathLike[str]) -> Listing:
     """Lists a folder or a zip archive.
 
     Raises:
@@ -58,13 +65,12 @@ def open_source(data_dir: str | os.PathLike[str]) -> Source:
         return Folder.list(root)
     if stat.S_ISREG(mode):
         return Archive.list(root)
-    raise FatalInputError(
-        os.fspath(root), f"is neither a folder nor a file; pass a folder or a zip archive as {DATA_DIR}"
-    )
+    detail = f"is neither a folder nor a file; pass a folder or a zip archive as {DATA_DIR}"
+    raise FatalInputError(os.fspath(root), detail)
 
 
 @contextlib.contextmanager
-def unchanged(data_dir: str | os.PathLike[str]) -> Iterator[Source]:
+def unchanged(data_dir: str | os.PathLike[str]) -> Iterator[Listing]:
     """Lists a folder or a zip archive for a ``with`` block, and checks that an archive does not change meanwhile.
 
     A folder may change, because each of its files is read on its own.
@@ -74,18 +80,8 @@ def unchanged(data_dir: str | os.PathLike[str]) -> Iterator[Source]:
             This replaces an exception of the block.
     """
     source = open_source(data_dir)
-    if not isinstance(source, Archive):
+    with source if isinstance(source, Archive) else contextlib.nullcontext():
         yield source
-        return
-    with contextlib.closing(source):
-        try:
-            yield source
-        except Exception as error:
-            if source.has_changed():
-                raise FatalInputError(source.name, _CHANGED) from error
-            raise
-        if source.has_changed():
-            raise FatalInputError(source.name, _CHANGED)
 
 
 @contextlib.contextmanager

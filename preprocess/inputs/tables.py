@@ -23,14 +23,11 @@ def read_rows(content: bytes, path: str, columns: Sequence[str]) -> list[tuple[i
     try:
         reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
         names = list(reader.fieldnames or ())
-        missing = [column for column in columns if column not in names]
-        if missing:
+        if missing := [column for column in columns if column not in names]:
             raise FatalInputError(path, f"the first line does not name the columns {', '.join(missing)}")
-        repeated = [column for column in columns if names.count(column) > 1]
-        if repeated:
-            raise FatalInputError(
-                path, f"the first line names the column {repeated[0]} more than once; remove all but one"
-            )
+        if repeated := [column for column in columns if names.count(column) > 1]:
+            detail = f"the first line names the column {repeated[0]} more than once; remove all but one"
+            raise FatalInputError(path, detail)
         return [(reader.line_num, tuple((row[column] or "").strip() for column in columns)) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise FatalInputError(path, f"cannot be read as UTF-8 CSV ({error})") from error

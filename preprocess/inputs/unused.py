@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import collections
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from preprocess.findings import Finding, Reason
+from preprocess.findings import Finding, Reason, counted, some
 
 # Names and extensions of images and contours in other data sets, and the expected names with additions.
 _LOOKS_USABLE = re.compile(
     r"\.(dcm|dicom|ima)(?![^\W_])|contour|\A(im|img|mr)[-_. ]?\d|\A[\d._-]*\d(\.txt)?\Z", re.IGNORECASE | re.ASCII
 )
-
-# How many files or folders a message names.
-_NAMED = 3
 
 # From macOS: AppleDouble files, folder settings, and the folder where its archiver keeps both.
 _JUNK_NAME = re.compile(r"\._.*|\.DS_Store|__MACOSX", re.DOTALL)
@@ -50,26 +47,17 @@ class Unused:
         """A finding for each folder and kind of file."""
         findings = []
         for folder, count in sorted(self._junk.items()):
-            detail = f"{_files(count)} skipped: not named like an image, a contour or link.csv"
+            detail = f"{counted(count, 'file')} skipped: not named like an image, a contour or link.csv"
             findings.append(Finding(Reason.JUNK, "file", folder, detail, count=count))
         for folder, names in sorted(self._usable.items()):
-            what = (
+            like = (
                 "looks like an image or contour and is" if len(names) == 1 else "look like images or contours and are"
             )
             # Escaped: a name may hold line breaks, or bytes that are not UTF-8.
             shown = some([repr(name) for name in names])
             detail = (
-                f"{_files(len(names))} {what} not used: {shown}; images are dicoms/STUDY/48.dcm, contours "
+                f"{counted(len(names), 'file')} {like} not used: {shown}; images are dicoms/STUDY/48.dcm, contours "
                 "contourfiles/STUDY/i-contours/IM-0001-0048-icontour-manual.txt"
             )
             findings.append(Finding(Reason.UNUSED_FILE, "file", folder, detail, count=len(names)))
         return findings
-
-
-def _files(count: int) -> str:
-    return f"{count} file{'' if count == 1 else 's'}"
-
-
-def some(names: Sequence[str]) -> str:
-    """The first of the names, and how many more there are."""
-    return ", ".join([*names[:_NAMED]] + [f"{len(names) - _NAMED} more"] * (len(names) > _NAMED))

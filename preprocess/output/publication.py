@@ -11,13 +11,13 @@ import ctypes
 import os
 import pathlib
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 from pipeline import schema
 from pipeline.errors import RecordsError
 from pipeline.manifest import DatasetInfo
 from preprocess import interrupts
-from preprocess.findings import FatalInputError
+from preprocess.findings import FatalInputError, counted, some
 from preprocess.output import workspace
 
 ELSEWHERE = "choose another --output_dir, or move it away"
@@ -45,9 +45,8 @@ def claimed(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]
         output.parent.mkdir(parents=True, exist_ok=True)
         descriptor = workspace.claim(partial)
     if descriptor is None:
-        raise FatalInputError(
-            str(output_dir), "another job is writing it now; wait for it, or choose another --output_dir"
-        )
+        detail = "another job is writing it now; wait for it, or choose another --output_dir"
+        raise FatalInputError(str(output_dir), detail)
     try:
         yield partial
     finally:
@@ -81,14 +80,9 @@ def check_studies(output_dir: pathlib.Path, studies: Collection[str]) -> None:
         return
     lost = sorted(set(_read(output_dir).studies).difference(studies))
     if lost:
-        what = "a study" if len(lost) == 1 else f"{len(lost)} studies"
-        detail = f"holds records of {what} that --data_dir does not name ({first_few(lost)}); {ELSEWHERE}"
+        what = counted(len(lost), "study", "studies")
+        detail = f"holds records of {what} that --data_dir does not name ({some(lost)}); {ELSEWHERE}"
         raise FatalInputError(str(output_dir), detail)
-
-
-def first_few(names: Sequence[str], count: int = 3) -> str:
-    """The first few of some names, for a message."""
-    return ", ".join(names[:count]) + (", …" if len(names) > count else "")
 
 
 def publish(directory: pathlib.Path, output_dir: pathlib.Path, overwrite: bool) -> None:
@@ -133,8 +127,7 @@ def _check(output_dir: pathlib.Path, overwrite: bool) -> None:
             entry.name for entry in entries if entry.name not in named or not entry.is_file(follow_symlinks=False)
         )
     if others:
-        what = "an entry" if len(others) == 1 else f"{len(others)} entries"
-        which = first_few([repr(name) for name in others])
+        what, which = counted(len(others), "entry", "entries"), some([repr(name) for name in others])
         detail = f"holds {what} that its manifest does not name ({which}), so it is not replaced; {ELSEWHERE}"
         raise FatalInputError(str(output_dir), detail)
 
@@ -144,10 +137,8 @@ def _read(output_dir: pathlib.Path) -> DatasetInfo:
     try:
         return DatasetInfo.read(output_dir)
     except (RecordsError, OSError) as error:
-        detail = (
-            "is not a records directory with an intact manifest, so it is not replaced; choose another --output_dir"
-        )
-        raise FatalInputError(str(output_dir), detail) from error
+        detail = "is not a records directory with an intact manifest, so it is not replaced"
+        raise FatalInputError(str(output_dir), f"{detail}; choose another --output_dir") from error
 
 
 def _sync(path: pathlib.Path) -> None:
@@ -189,8 +180,6 @@ def _replace(output: pathlib.Path, directory: pathlib.Path, output_dir: pathlib.
 def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
     """Exchanges two directories in one step (Linux, renameat2); returns False where the system cannot."""
     at_working_directory, exchange = -100, 2
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if renameat2 is None:
-        return False
-    paths = os.fsencode(one), os.fsencode(other)
-    return bool(renameat2(at_working_directory, paths[0], at_working_directory, paths[1], exchange) == 0)
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", lambda *_: -1)
+    paths = at_working_directory, os.fsencode(one), at_working_directory, os.fsencode(other)
+    return bool(renameat2(*paths, exchange) == 0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fractions
 import hashlib
 import re
 from collections.abc import Collection, Mapping
 
-from preprocess.findings import FatalInputError
+from preprocess.findings import FatalInputError, some
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -43,18 +44,14 @@ def assign(rule: str, studies: Collection[str]) -> dict[str, tuple[str, ...]]:
     if "=" in rule:
         return _by_name(_parse(rule, "="), studies)
     if ":" in rule:
-        return _by_fraction(_parse(rule, ":"), studies)
+        return _by_fraction(_shares(rule), studies)
     return {_checked(rule): tuple(sorted(studies))}
 
 
 def check(rule: str) -> None:
-    """Raises ValueError where a rule is malformed."""
-    if "=" in rule:
-        _parse(rule, "=")
-    elif ":" in rule:
-        _shares(_parse(rule, ":"))
-    else:
-        _checked(rule)
+    """Raises ValueError where a rule is malformed, whatever the studies."""
+    with contextlib.suppress(FatalInputError):
+        assign(rule, ())
 
 
 def misspelled(rule: str) -> str | None:
@@ -83,20 +80,20 @@ def _parse(rule: str, separator: str) -> dict[str, str]:
     return parts
 
 
-def _shares(parts: Mapping[str, str]) -> dict[str, fractions.Fraction]:
-    given = ",".join(f"{name}:{value}" for name, value in parts.items())
+def _shares(rule: str) -> dict[str, fractions.Fraction]:
+    parts = _parse(rule, ":")
     try:
         if not all(_SHARE.fullmatch(value) for value in parts.values()):
             raise ValueError
         shares = {name: fractions.Fraction(value) for name, value in parts.items()}
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"split {given}: fractions expected; {HELP}") from None
+        raise ValueError(f"split {rule}: fractions expected; {HELP}") from None
     rest = fractions.Fraction(1 - sum(shares.values()))
     if any(share <= 0 for share in shares.values()) or rest:
         hint = ""
-        if rest > 0 and "train" not in shares and not misspelled(given):
-            hint = f"; to train on the rest, write train:{_written(rest)},{given}"
-        raise ValueError(f"split {given}: fractions above 0 that add up to 1 expected{hint}")
+        if rest > 0 and "train" not in shares and not misspelled(rule):
+            hint = f"; to train on the rest, write train:{_written(rest)},{rule}"
+        raise ValueError(f"split {rule}: fractions above 0 that add up to 1 expected{hint}")
     return shares
 
 
@@ -106,11 +103,11 @@ def _written(share: fractions.Fraction) -> str:
     return decimal if fractions.Fraction(decimal) == share else str(share)
 
 
-def _by_fraction(parts: Mapping[str, str], studies: Collection[str]) -> dict[str, tuple[str, ...]]:
-    shares = _shares(parts)
+def _by_fraction(shares: Mapping[str, fractions.Fraction], studies: Collection[str]) -> dict[str, tuple[str, ...]]:
     if len(studies) < len(shares):
         raise FatalInputError(
-            "--split", f"{len(shares)} splits need a study each, and {len(studies)} can be used: {_listed(studies)}"
+            "--split",
+            f"{len(shares)} splits need a study each, and {len(studies)} can be used: {some(sorted(studies), _NAMED)}",
         )
     # One study each first, so that no split is empty; the rest by largest remainder.
     exact = {name: share * len(studies) for name, share in shares.items()}
@@ -135,19 +132,10 @@ def _by_name(parts: Mapping[str, str], studies: Collection[str]) -> dict[str, tu
         for study in wanted:
             if study not in left:
                 why = "is named twice" if study in studies else "is not a study that can be used"
-                raise FatalInputError("--split", f"{study} {why}; these can be: {_listed(studies)}")
+                raise FatalInputError("--split", f"{study} {why}; these can be: {some(sorted(studies), _NAMED)}")
             left.remove(study)
         named[name] = tuple(sorted(wanted))
     if left:
-        named = {
-            "train": tuple(sorted({*named.get("train", ()), *left})),
-            **{k: v for k, v in named.items() if k != "train"},
-        }
+        named = {"train": (), **named}
+        named["train"] = tuple(sorted({*named["train"], *left}))
     return named
-
-
-def _listed(studies: Collection[str]) -> str:
-    names = sorted(studies)[:_NAMED]
-    if len(studies) > _NAMED:
-        names.append(f"{len(studies) - _NAMED} more")
-    return ", ".join(names)

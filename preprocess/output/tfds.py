@@ -63,10 +63,7 @@ def _feature(feature: schema.Feature, image_shape: tuple[int, ...], image_dtype:
 
 
 def _dict(members: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "pythonClassName": f"{_FEATURES}.features_dict.FeaturesDict",
-        "featuresDict": {"features": dict(members)},
-    }
+    return {"pythonClassName": f"{_FEATURES}.features_dict.FeaturesDict", "featuresDict": {"features": dict(members)}}
 
 
 def _json(fields: Mapping[str, Any]) -> bytes:

@@ -82,7 +82,7 @@ def _lock(path: pathlib.Path) -> int | None:
             created = False
         with contextlib.ExitStack() as opened:
             try:
-                descriptor = _open(path)
+                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
                 opened.callback(os.close, descriptor)
                 locked = _try_lock(descriptor)
                 # Between opening and locking, another job may have published it and unlocked it.
@@ -92,6 +92,8 @@ def _lock(path: pathlib.Path) -> int | None:
                 continue
             except BlockingIOError:
                 return None
+            except NotADirectoryError as error:
+                raise FatalInputError(str(path), _NOT_OURS) from error
             if not created and not _is_ours(descriptor):
                 raise FatalInputError(str(path), _NOT_OURS)
             # On a file system without locks, a running job and a killed one look alike.
@@ -100,13 +102,6 @@ def _lock(path: pathlib.Path) -> int | None:
                 raise FatalInputError(str(path), detail)
             opened.pop_all()
             return descriptor
-
-
-def _open(path: pathlib.Path) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except NotADirectoryError as error:
-        raise FatalInputError(str(path), _NOT_OURS) from error
 
 
 def _try_lock(descriptor: int) -> bool:
@@ -127,17 +122,15 @@ def _try_lock(descriptor: int) -> bool:
 def _is_ours(descriptor: int) -> bool:
     """Whether a job of this user made a directory: it has the marker, or is empty (killed before that)."""
     names, user = os.listdir(descriptor), os.geteuid()
-    if os.fstat(descriptor).st_uid != user or (names and MARKER not in names):
+    if os.fstat(descriptor).st_uid != user:
         return False
-    if not names:
-        return True
     try:
         marker = os.open(MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=descriptor)
         with open(marker, "rb") as file:
             text = file.read(len(_MARKER_TEXT) + 1)
             return os.fstat(marker).st_uid == user and (text == _MARKER_TEXT or (not text and names == [MARKER]))
     except OSError:
-        return False
+        return not names
 
 
 def _empty(descriptor: int) -> bool:

@@ -88,10 +88,14 @@ class RecordsWriter:
         }
         dtype = self.image_dtype.name
         rows = [row for _, writer in sorted(self._splits.items()) for row in writer.rows]
-        for name, content in {**tables, schema.TABLE_FILE: table.dump(table.build(rows))}.items():
-            self._add(name, content)
-        self._add(schema.FEATURES_FILE, tfds.features(self._shape, dtype))
-        self._add(schema.DATASET_INFO_FILE, tfds.dataset_info(splits))
+        files = {
+            **tables,
+            schema.TABLE_FILE: table.dump(table.build(rows)),
+            schema.FEATURES_FILE: tfds.features(self._shape, dtype),
+            schema.DATASET_INFO_FILE: tfds.dataset_info(splits),
+        }
+        for name, content in files.items():
+            (self._directory / name).write_bytes(content)
         shards = {shard.name for split in splits.values() for shard in split.shards}
         info = DatasetInfo(
             image_shape=self._shape,
@@ -103,11 +107,8 @@ class RecordsWriter:
             settings=settings,
             tool_version=pipeline.__version__,
         )
-        self._add(schema.MANIFEST_FILE, info.dump())
+        (self._directory / schema.MANIFEST_FILE).write_bytes(info.dump())
         return info
-
-    def _add(self, name: str, content: bytes) -> None:
-        (self._directory / name).write_bytes(content)
 
     def __enter__(self) -> Self:
         return self
@@ -139,8 +140,7 @@ class _SplitWriter:
         self.rows.append(row)
 
     def _open_next(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        self.close()
         self._file = self._partial_shard(len(self._sizes)).open("wb")
         self._sizes.append([])
 

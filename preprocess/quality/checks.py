@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from preprocess.findings import Finding, Level, Reason
+from preprocess.findings import Finding, Level, Reason, some
 from preprocess.geometry import polygons
 from preprocess.model import Key, Pair
 from preprocess.quality.measurements import StudyRow
@@ -23,7 +23,6 @@ OUTSIDE_WARNING, OUTSIDE_ERROR = 0.005, 0.05
 
 MISREGISTERED_PX = 2.0
 
-_COPIES_NAMED = 3
 _PHASES_NAMED = 3
 
 OPEN_STEPS = 3.0
@@ -208,13 +207,10 @@ def _of_contour(reason: Reason, pair: Pair, detail: str, level: Level | None = N
 def _copies(path: str, paths: Sequence[str]) -> str:
     """Names the other files, for the row of one of several equal files.
 
-    The row of the first file counts them and names some; the other rows name the first file. So the audit grows with
-    the number of files, not with its square.
+    The row of the first file names some and counts the rest; the other rows name the first file. So the audit grows
+    with the number of files, not with its square.
     """
     first, *others = paths
     if path != first:
         return first if len(paths) == 2 else f"{first}, the first of {len(paths)} copies"
-    named = others[:_COPIES_NAMED]
-    if len(others) > len(named):
-        return f"{', '.join(named)} and {len(others) - len(named)} more: {len(paths)} copies"
-    return " and ".join(named)
+    return some(others)

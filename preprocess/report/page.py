@@ -27,12 +27,12 @@ import numpy.typing as npt
 
 from pipeline import DatasetInfo, RecordsError, iterate_batches, schema
 from preprocess.dicom import reader
-from preprocess.findings import FatalInputError, Level, Reason, about
+from preprocess.findings import FatalInputError, Level, Reason, about, some
 from preprocess.geometry import Polygon, polygons
 from preprocess.geometry.grid import Grid
 from preprocess.inputs import challenge
 from preprocess.inputs.contours import read_contour
-from preprocess.inputs.sources import Source, open_source, opened
+from preprocess.inputs.sources import Listing, Source, open_source, opened
 from preprocess.model import ContourKind
 from preprocess.output import publication
 from preprocess.quality.registration import Registration
@@ -146,8 +146,7 @@ def _check_former(path: pathlib.Path, studies: Sequence[str]) -> None:
         )
     lost = sorted(set(json.loads(html.unescape(head[1]))).difference(studies))
     if lost:
-        named = publication.first_few(lost)
-        detail = f"is a report of studies that the records do not hold ({named}); {publication.ELSEWHERE}"
+        detail = f"is a report of studies that the records do not hold ({some(lost)}); {publication.ELSEWHERE}"
         raise FatalInputError(str(path), detail)
 
 
@@ -196,7 +195,7 @@ def _anchor(study_id: str, number: str) -> str:
 
 
 def _by_study(
-    source: Source, records_dir: pathlib.Path, info: DatasetInfo, pair_rows: Sequence[Row]
+    source: Listing, records_dir: pathlib.Path, info: DatasetInfo, pair_rows: Sequence[Row]
 ) -> Iterator[list[Shown]]:
     """The written pairs of each study: in a split, records lie in the order of the table's rows."""
     studies = {study.study_id: study for study in challenge.discover(source)[0]}
