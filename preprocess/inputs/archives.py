@@ -146,7 +146,7 @@ def _leading_out(count: int) -> Finding:
         f"{count} {'entry' if count == 1 else 'entries'} refused: the name leads out of the archive (.., an absolute "
         "path, a drive, a backslash or a control character)"
     )
-    return Finding(Reason.JUNK, "file", ".", detail, level=Level.ERROR, count=count)
+    return Finding(Reason.JUNK, "file", ".", detail, level=Level.ERROR)
 
 
 _KINDS_OF_ARCHIVES = {

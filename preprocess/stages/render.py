@@ -219,8 +219,8 @@ def _on_common_grid(
 def _left_out(pair: Pair, error: InputError) -> list[Finding]:
     """The findings for a pair whose image or contour cannot be used."""
     if error.path == pair.contour_path:
-        return [Finding.of(error, "contour", pair.study_id, pair.instance_number)]
+        return [Finding.of(error, *pair.key, pair.kind)]
     return [
-        Finding.of(error, "image", pair.study_id, pair.instance_number),
-        pairing.without_image(pair.study_id, pair.instance_number, pair.image_path, pair.contour_path),
+        Finding.of(error, *pair.key),
+        pairing.without_image(*pair.key, pair.image_path, pair.contour_path, pair.kind),
     ]
