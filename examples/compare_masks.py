@@ -14,7 +14,6 @@ areas of the held-out study's contours. The rows "masks alone" use no network: t
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import pathlib
 import sys
@@ -28,6 +27,7 @@ import numpy.typing as npt
 from examples.train_unet import StudyDice, add_training_flags, predict, table, train
 from pipeline import DatasetInfo, Records, make_dataset, schema
 from pipeline.errors import RecordsError
+from preprocess import tables
 from preprocess.config import Config
 from preprocess.findings import FatalInputError
 from preprocess.geometry import Polygon, masks, polygons
@@ -65,8 +65,8 @@ class Contoured:
 
 def read_studies(source: Listing, config: Config) -> dict[str, Contoured]:
     """The pairs that a job with these settings has written, by study id."""
-    with (config.output_dir / schema.PAIRS_FILE).open(newline="") as file:
-        written = {row["contour_path"] for row in csv.DictReader(file) if row["written"] == "1"}
+    rows = tables.load((config.output_dir / schema.PAIRS_FILE).read_bytes())
+    written = {row["contour_path"] for row in rows if row["written"] == "1"}
     studies = {}
     for study in challenge.discover(source)[0]:
         content = load.examine(source, config, study)

@@ -68,7 +68,8 @@ _PIXEL_SPACING_MM = flags.DEFINE_float(
 _EXCLUDE = flags.DEFINE_string(
     "exclude",
     None,
-    "CSV of pairs to leave out, with columns study_id, instance_number and reason, such as rows of an audit.csv.",
+    "CSV of pairs to leave out: an audit.csv, rows of one, or columns study_id, instance_number, reason and, to name "
+    "contours of one kind, contour (i or o).",
 )
 _NUM_SHARDS = flags.DEFINE_integer("num_shards", None, "Shards per split (default: about 128 MiB each).")
 _MAX_IMAGE_PIXELS = flags.DEFINE_integer(
@@ -83,7 +84,7 @@ _ENGINE = flags.DEFINE_enum(
     "engine", "local", ["local", "beam"], "Where the work runs: on this machine, or on Apache Beam."
 )
 _BEAM_ARGS = flags.DEFINE_string("beam_args", "", "Arguments for Beam, in one string; docs/SCALE.md has examples.")
-_STRICT = flags.DEFINE_bool("strict", False, "Publish nothing if the audit has a row with level error.")
+_STRICT = flags.DEFINE_bool("strict", False, "Publish nothing if an error left a pair, a study or another input out.")
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite",
     False,
@@ -165,8 +166,13 @@ def _closing(summary: Summary, output_dir: pathlib.Path) -> list[str]:
         return ", ".join(f"{count} {name}" for name, count in counts.items())
 
     lines = [f"{counted(sum(summary.records.values()), 'pair')} written to {output_dir} ({each(summary.records)})"]
+    if summary.excluded:
+        lines.append(f"{summary.excluded} excluded by --exclude")
     if summary.left_out:
         lines.append(f"{counted(sum(summary.left_out.values()), 'input')} left out: {each(summary.left_out)}")
+    if summary.harmless:
+        errors = counted(sum(summary.harmless.values()), "error")
+        lines.append(f"{errors} that left nothing out: {each(summary.harmless)}")
     if summary.warnings:
         lines.append(f"{counted(sum(summary.warnings.values()), 'warning')}: {each(summary.warnings)}")
     return [*lines, f"audit: {output_dir / 'audit.csv'}"]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import csv
 import dataclasses
 import enum
-import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Self
 
 DATA_DIR = "--data_dir (make records DATA=…)"
@@ -16,7 +14,7 @@ DATA_DIR = "--data_dir (make records DATA=…)"
 
 
 class Level(enum.StrEnum):
-    """How bad a finding is. An error leaves its pair, file or study out of the records; the others do not."""
+    """How bad a finding is. What an error is about is not used; the others leave nothing out."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -87,12 +85,6 @@ class Reason(enum.StrEnum):
         "one row for each study",
         "look at the study in the report",
     )
-    NO_IMAGE = (
-        "no_image",
-        (Level.ERROR,),
-        "the image of a contour is missing or cannot be used",
-        "add the image or remove the contour",
-    )
     UNREADABLE_IMAGE = (
         "unreadable_image",
         (Level.ERROR,),
@@ -129,6 +121,12 @@ class Reason(enum.StrEnum):
         (Level.ERROR,),
         "two images have the same pixels, or two files have the same number",
         "keep the right one",
+    )
+    NO_IMAGE = (
+        "no_image",
+        (Level.ERROR,),
+        "the image of a contour is missing or cannot be used",
+        "add the image or remove the contour",
     )
     DUPLICATE_CONTOUR = (
         "duplicate_contour",
@@ -213,13 +211,13 @@ class Reason(enum.StrEnum):
     EXCLUDED = (
         "excluded",
         (Level.INFO,),
-        "`--exclude` names the pair",
+        "`--exclude` names the contour",
         "",
     )
     UNMATCHED_EXCLUSION = (
         "unmatched_exclusion",
         (Level.WARNING,),
-        "a row of `--exclude` names no pair",
+        "a row of `--exclude` names no contour",
         "correct the row, or remove it",
     )
     UNUSED_FILE = (
@@ -236,6 +234,9 @@ class Reason(enum.StrEnum):
         "of an archive that lead out of it",
         "",
     )
+
+
+_ORDER = {reason: place for place, reason in enumerate(Reason)}
 
 
 class FatalInputError(ValueError):
@@ -302,7 +303,9 @@ class Finding:
         instance_number: the number in the file's name, if the finding is about one image, contour or pair.
         level: one of the reason's levels; by default the first.
         remedy: what to do; by default the reason's.
-        count: how many inputs it concerns.
+        contour: ``i`` or ``o`` if it is about one contour of this kind; empty if it is about an image, both contours of
+            an image, or something else.
+        left_out: it left a pair, a study or another input out of the records of this run.
     """
 
     reason: Reason
@@ -313,7 +316,8 @@ class Finding:
     instance_number: int | None = None
     level: Level | None = dataclasses.field(default=None, kw_only=True)
     remedy: str = dataclasses.field(default="", kw_only=True)
-    count: int = dataclasses.field(default=1, kw_only=True)
+    contour: str = dataclasses.field(default="", kw_only=True)
+    left_out: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         level = self.level or self.reason.levels[0]
@@ -323,9 +327,13 @@ class Finding:
         object.__setattr__(self, "remedy", self.remedy or self.reason.remedy)
 
     @classmethod
-    def of(cls, error: InputError, kind: str, study_id: str, instance_number: int) -> Self:
-        """Makes a finding from an error about one file of a study."""
-        return cls(error.reason, kind, error.path, error.detail, study_id, instance_number, remedy=error.remedy)
+    def of(cls, error: InputError, study_id: str, instance_number: int, contour: str = "") -> Self:
+        """Makes a finding from an error about one image of a study, or one contour of this kind."""
+        kind = "contour" if contour else "image"
+        return cls(
+            error.reason, kind, error.path, error.detail, study_id, instance_number,
+            remedy=error.remedy, contour=contour,
+        )  # fmt: skip
 
     @property
     def text(self) -> str:
@@ -347,7 +355,7 @@ def _sentence(detail: str, remedy: str) -> str:
     return f"{detail}; {remedy}" if remedy else detail
 
 
-COLUMNS = ("study_id", "kind", "path", "instance_number", "level", "reason", "detail")
+COLUMNS = ("study_id", "kind", "path", "instance_number", "level", "reason", "detail", "contour", "left_out")
 
 
 class Audit:
@@ -360,31 +368,49 @@ class Audit:
         """Adds findings, in any order."""
         self._findings.extend(findings)
 
+    def settle(self, contour: str, pairs: Set[tuple[str, int]]) -> None:
+        """Notes which errors left something out, once it is known what is written.
+
+        Args:
+            contour: the kind of contour that is written.
+            pairs: study and number of each contour of this kind that has no record and that the user did not exclude.
+        """
+        self._findings = [
+            dataclasses.replace(
+                finding,
+                left_out=finding.level == Level.ERROR
+                and finding.contour in ("", contour)
+                and (finding.instance_number is None or (finding.study_id, finding.instance_number) in pairs),
+            )
+            for finding in self._findings
+        ]
+
     def of_level(self, level: Level) -> list[Finding]:
         """The findings of a level, in the audit's order."""
-        return [finding for finding in self._sorted() if finding.level == level]
+        return [finding for finding in self.ordered() if finding.level == level]
 
-    def counts(self, level: Level) -> dict[str, int]:
-        """How many inputs the findings of a level concern, by reason, the most frequent first."""
-        counts = collections.Counter[str]()
-        for finding in self.of_level(level):
-            counts[finding.reason.value] += finding.count
-        return dict(counts.most_common())
+    def left_out(self) -> list[Finding]:
+        """A finding for each input that was left out. A pair that several errors left out counts once."""
+        causes: dict[object, Finding] = {}
+        for finding in self.of_level(Level.ERROR):
+            if finding.left_out:
+                number = finding.instance_number
+                key = finding if number is None else (finding.study_id, number)
+                causes[key] = min(causes.get(key, finding), finding, key=lambda cause: _ORDER[cause.reason])
+        return list(causes.values())
 
-    def dump(self) -> bytes:
-        """The audit as CSV, a row for each finding, in an order that depends only on the findings."""
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for finding in self._sorted():
-            number = "" if finding.instance_number is None else finding.instance_number
-            writer.writerow(
-                (finding.study_id, finding.kind, finding.path, number, finding.level, finding.reason, finding.text)
+    def rows(self) -> list[tuple[str | int | None, ...]]:
+        """The rows of ``audit.csv``, in an order that depends only on the findings."""
+        return [
+            (
+                finding.study_id, finding.kind, finding.path, finding.instance_number, str(finding.level),
+                finding.reason.value, finding.text, finding.contour, int(finding.left_out),
             )
-        # A file name need not be UTF-8; bytes that are not are written as escapes.
-        return text.getvalue().encode("utf-8", "backslashreplace")
+            for finding in self.ordered()
+        ]  # fmt: skip
 
-    def _sorted(self) -> list[Finding]:
+    def ordered(self) -> list[Finding]:
+        """The findings, in an order that depends only on them."""
         return sorted(
             self._findings,
             key=lambda finding: (
@@ -395,3 +421,8 @@ class Audit:
                 finding.detail,
             ),
         )
+
+
+def counts(findings: Iterable[Finding]) -> dict[str, int]:
+    """How many findings have each reason, the most frequent first."""
+    return dict(collections.Counter(finding.reason.value for finding in findings).most_common())

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,10 @@ import tqdm
 
 from pipeline import schema
 from pipeline.manifest import DatasetInfo
-from preprocess import engines
+from preprocess import engines, tables
 from preprocess.config import Config
 from preprocess.engines import Engine
-from preprocess.findings import Audit, FatalInputError, Finding, Level, Reason, counted
+from preprocess.findings import COLUMNS, Audit, FatalInputError, Finding, Level, Reason, counted, counts
 from preprocess.geometry import polygons
 from preprocess.inputs import challenge, sources
 from preprocess.inputs.exclusions import read_exclusions
@@ -26,7 +26,7 @@ from preprocess.interrupts import interruptible
 from preprocess.model import KINDS, ContourKind, Key, Pair
 from preprocess.output import dtypes, publication, splits
 from preprocess.output.writer import RecordsWriter
-from preprocess.quality import checks, measurements
+from preprocess.quality import checks
 from preprocess.quality.measurements import PairRow, StudyRow
 from preprocess.stages.load import Examined, examine
 from preprocess.stages.render import Selection, StudyTables, render
@@ -40,13 +40,17 @@ class Summary:
 
     Attributes:
         records: pairs written, by split.
-        left_out: inputs left out, by reason.
-        warnings: inputs that have a warning, by reason.
+        left_out: pairs, studies and other inputs that an error left out, by reason.
+        harmless: errors that left nothing out, by reason: those about outer contours when inner ones are written.
+        warnings: warnings of the audit, by reason.
+        excluded: pairs that ``--exclude`` left out.
     """
 
     records: Mapping[str, int]
     left_out: Mapping[str, int]
+    harmless: Mapping[str, int]
     warnings: Mapping[str, int]
+    excluded: int
 
 
 def run(config: Config) -> Summary:
@@ -55,7 +59,7 @@ def run(config: Config) -> Summary:
     Raises:
         FatalInputError: nothing can be published; the message says why.
     """
-    exclusions = read_exclusions(config.exclude) if config.exclude else {}
+    exclusions = read_exclusions(config.exclude, config.contours) if config.exclude else {}
     misspelled = splits.misspelled(config.split)
     if misspelled:
         _log.warning("--split names a split %s; did you mean train?", misspelled)
@@ -74,8 +78,13 @@ def run(config: Config) -> Summary:
             info = _write(plan, config, engine, directory, audit)
         with publication.writing(config.output_dir):
             publication.publish(directory, config.output_dir, config.overwrite)
-    counts = {name: split.count for name, split in info.splits.items()}
-    return Summary(counts, audit.counts(Level.ERROR), audit.counts(Level.WARNING))
+    return Summary(
+        records={name: split.count for name, split in info.splits.items()},
+        left_out=counts(audit.left_out()),
+        harmless=counts(finding for finding in audit.of_level(Level.ERROR) if not finding.left_out),
+        warnings=counts(audit.of_level(Level.WARNING)),
+        excluded=counts(audit.of_level(Level.INFO)).get(Reason.EXCLUDED, 0),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +93,7 @@ class Plan:
 
     Attributes:
         selections: what to make of each study.
+        contours: study and number of each contour that should become a record: all of the kind, except the excluded.
         shape: rows and columns of every image.
         dtype: of every image.
         splits: the studies of each split.
@@ -91,6 +101,7 @@ class Plan:
     """
 
     selections: Sequence[Selection]
+    contours: Set[Key]
     shape: tuple[int, int]
     dtype: np.dtype[Any]
     splits: Mapping[str, Sequence[str]]
@@ -111,9 +122,15 @@ class Plan:
 def _plan(source: Listing, config: Config, exclusions: Mapping[Key, str], engine: Engine, audit: Audit) -> Plan:
     """Reads every header and contour, and decides what is written."""
     examined = _examine(source, config, engine, audit)
-    audit.add(_excluded(examined, config, exclusions))
+    contours = _contours(examined, config.contours, audit)
+    audit.add(_excluded(contours, config.contours, exclusions))
     kept: dict[ContourKind, list[Pair]] = {
-        kind: [pair for content in examined for pair in content.pairs[kind] if pair.key not in exclusions]
+        kind: [
+            pair
+            for content in examined
+            for pair in content.pairs[kind]
+            if kind != config.contours or pair.key not in exclusions
+        ]
         for kind in KINDS
     }
     outside = _outside(kept)
@@ -124,12 +141,13 @@ def _plan(source: Listing, config: Config, exclusions: Mapping[Key, str], engine
     pairs, findings = _of_shape(usable, shape)
     audit.add([*findings, *checks.mixed_photometric(pairs)])
     if not pairs:
-        raise _listing("no image could be paired with a contour", config, audit)
+        raise _listing("no image could be paired with a contour", config, audit.of_level(Level.ERROR))
     dtype, exact = dtypes.smallest_dtype(pair.header for pair in pairs)
     if not exact:
         _log.warning("some modality values are not integers that float32 can represent: images are rounded to float32")
     return Plan(
         selections=_selections(examined, pairs, rejected, outside, dtype, config.contours),
+        contours=contours.keys() - exclusions.keys(),
         shape=shape,
         dtype=dtype,
         splits=splits.assign(config.split, {pair.study_id for pair in pairs}),
@@ -144,25 +162,29 @@ def _plan(source: Listing, config: Config, exclusions: Mapping[Key, str], engine
 def _write(plan: Plan, config: Config, engine: Engine, directory: pathlib.Path, audit: Audit) -> DatasetInfo:
     """Writes all of a records directory, the manifest last."""
     with RecordsWriter(directory, plan.shape, plan.dtype, plan.counts, config.num_shards) as writer:
-        tables = _write_records(plan, config, engine, writer, audit)
-        pair_rows = [row for table in tables for row in table.pair_rows()]
+        studies = _write_records(plan, config, engine, writer, audit)
+        pair_rows = [row for study in studies for row in study.pair_rows()]
         study_rows = []
-        for table in tables:
-            row, findings = table.study_row()
+        for study in studies:
+            row, findings = study.study_row()
             study_rows.append(row)
             audit.add(findings)
         split_of = plan.split_of
-        empty = plan.splits.keys() - {split_of[row.study_id] for row in pair_rows if row.written}
+        written = {(row.study_id, row.instance_number) for row in pair_rows if row.written}
+        audit.settle(config.contours, plan.contours - written)
+        empty = plan.splits.keys() - {split_of[study_id] for study_id, _ in written}
         if empty:
             raise _listing(
-                f"no image could be paired with a contour in split {', '.join(sorted(empty))}", config, audit
+                f"no image could be paired with a contour in split {', '.join(sorted(empty))}",
+                config,
+                audit.of_level(Level.ERROR),
             )
-        if config.strict and audit.counts(Level.ERROR):
-            raise _listing("not published: the audit has errors, and --strict is set", config, audit)
+        if config.strict and audit.left_out():
+            raise _listing("not published: errors left inputs out, and --strict is set", config, audit.left_out())
         files = {
-            schema.AUDIT_FILE: audit.dump(),
-            schema.PAIRS_FILE: measurements.dump_table(PairRow, pair_rows),
-            schema.STUDIES_FILE: measurements.dump_table(StudyRow, study_rows),
+            schema.AUDIT_FILE: tables.dump(COLUMNS, audit.rows()),
+            schema.PAIRS_FILE: _table(PairRow, pair_rows),
+            schema.STUDIES_FILE: _table(StudyRow, study_rows),
         }
         with publication.writing(config.output_dir):
             return writer.complete(plan.splits, plan.settings, files)
@@ -215,18 +237,31 @@ def _examine(source: Listing, config: Config, engine: Engine, audit: Audit) -> l
     return examined
 
 
-def _excluded(examined: Iterable[Examined], config: Config, exclusions: Mapping[Key, str]) -> list[Finding]:
-    """A finding for each pair that ``--exclude`` leaves out, and for each of its rows that matches no pair."""
+def _contours(examined: Iterable[Examined], kind: ContourKind, audit: Audit) -> dict[Key, str]:
+    """The path of every contour of a kind, also of those that cannot be used."""
+    damaged = {
+        (finding.study_id, finding.instance_number): finding.path
+        for finding in audit.of_level(Level.ERROR)
+        if finding.contour == kind and finding.instance_number is not None
+    }
+    listed = {
+        (content.study.study_id, number): path
+        for content in examined
+        for number, path in content.study.contours[kind].items()
+    }
+    return damaged | listed
+
+
+def _excluded(contours: Mapping[Key, str], kind: ContourKind, exclusions: Mapping[Key, str]) -> list[Finding]:
+    """A finding for each contour that ``--exclude`` leaves out, and for each of its rows that matches no contour."""
     findings = []
-    unknown = set(exclusions)
-    for content in examined:
-        for pair in content.pairs[config.contours]:
-            if pair.key in exclusions:
-                unknown.remove(pair.key)
-                detail = f"left out by --exclude: {exclusions[pair.key] or 'no reason given'}"
-                findings.append(Finding(Reason.EXCLUDED, "pair", pair.contour_path, detail, *pair.key))
-    detail = f"no {config.contours}-contour with this number is paired with an image"
-    findings += [Finding(Reason.UNMATCHED_EXCLUSION, "pair", "--exclude", detail, *key) for key in unknown]
+    for key, reason in exclusions.items():
+        if key in contours:
+            detail = f"left out by --exclude: {reason or 'no reason given'}"
+            findings.append(Finding(Reason.EXCLUDED, "pair", contours[key], detail, *key, contour=kind))
+        else:
+            detail = f"the study has no {kind}-contour with this number, or the data set has no such study"
+            findings.append(Finding(Reason.UNMATCHED_EXCLUSION, "pair", "--exclude", detail, *key))
     return findings
 
 
@@ -317,9 +352,12 @@ def _of_shape(pairs: Sequence[Pair], common: tuple[int, int]) -> tuple[list[Pair
     return kept, findings
 
 
-def _listing(message: str, config: Config, audit: Audit) -> FatalInputError:
+def _table(kind: type[PairRow] | type[StudyRow], rows: Iterable[PairRow | StudyRow]) -> bytes:
+    return tables.dump([field.name for field in dataclasses.fields(kind)], map(dataclasses.astuple, rows))
+
+
+def _listing(message: str, config: Config, errors: Sequence[Finding]) -> FatalInputError:
     """An error that ends the job, with the first findings that led to it: no audit is published then."""
-    errors = audit.of_level(Level.ERROR)
     lines = [f"  {finding.reason}: {finding.path}: {finding.detail}" for finding in errors[:10]]
     if len(errors) > len(lines):
         lines.append(f"  … and {len(errors) - len(lines)} more")

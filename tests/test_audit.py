@@ -4,7 +4,8 @@ import pickle
 
 import pytest
 
-from preprocess.findings import COLUMNS, Audit, FatalInputError, Finding, InputError, Level, Reason, about
+from preprocess import tables
+from preprocess.findings import COLUMNS, Audit, FatalInputError, Finding, InputError, Level, Reason, about, counts
 from preprocess.inputs.exclusions import read_exclusions
 
 from .helpers import ROOT
@@ -12,19 +13,22 @@ from .helpers.tables import read_table
 
 FINDINGS = [
     Finding(Reason.JUNK, "file", "dicoms", "2 files"),
-    Finding(Reason.NO_IMAGE, "contour", 'a,"b"\n.txt', "no image", "S", 10),
-    Finding(Reason.NO_IMAGE, "contour", "c.txt", "no image", "S", 9),
+    Finding(Reason.NO_IMAGE, "contour", 'a,"b"\n.txt', "no image", "S", 10, contour="i"),
+    Finding(Reason.NO_IMAGE, "contour", "c.txt", "no image", "S", 9, contour="i"),
     Finding(Reason.UNLINKED_STUDY, "study", "dicoms/T", "no row", "T"),
 ]
+
+
+def dumped(findings: list[Finding]) -> bytes:
+    audit = Audit()
+    audit.add(findings)
+    return tables.dump(COLUMNS, audit.rows())
 
 
 def test_rows_do_not_depend_on_the_order_of_findings() -> None:
     dumps = set()
     for order in itertools.permutations(FINDINGS):
-        audit = Audit()
-        audit.add(order[:2])
-        audit.add(order[2:])
-        dumps.add(audit.dump())
+        dumps.add(dumped(list(order)))
     assert len(dumps) == 1
     rows = read_table(dumps.pop())
     assert [(row["study_id"], row["instance_number"], row["reason"], row["level"]) for row in rows] == [
@@ -40,38 +44,71 @@ def test_rows_do_not_depend_on_the_order_of_findings() -> None:
 def test_findings_are_counted_by_level() -> None:
     audit = Audit()
     audit.add(FINDINGS)
-    assert (audit.counts(Level.ERROR), audit.counts(Level.WARNING)) == ({"no_image": 2}, {"unlinked_study": 1})
+    assert counts(audit.of_level(Level.ERROR)) == {"no_image": 2}
+    assert counts(audit.of_level(Level.WARNING)) == {"unlinked_study": 1}
     assert [finding.path for finding in audit.of_level(Level.INFO)] == ["dicoms"]
 
 
-def test_a_finding_about_several_inputs_counts_them() -> None:
+def test_a_pair_with_several_errors_is_left_out_once_for_its_cause() -> None:
     audit = Audit()
     audit.add(
         [
-            Finding(Reason.UNUSED_FILE, "file", "dicoms", "3 files", count=3),
-            Finding(Reason.UNUSED_FILE, "file", "a", "1"),
+            Finding(Reason.NO_IMAGE, "contour", "9.txt", "", "S", 9, contour="i"),
+            Finding(Reason.UNREADABLE_IMAGE, "image", "9.dcm", "", "S", 9),
+            Finding(Reason.UNREADABLE_IMAGE, "image", "8.dcm", "", "S", 8),
+            Finding(Reason.NOT_NESTED, "contour", "9o.txt", "", "S", 9, level=Level.ERROR, contour="o"),
+            Finding(Reason.MISSING_STUDY, "study", "T", "", "T"),
+            Finding(Reason.BAD_LINK, "link", "link.csv", "line 2"),
+            Finding(Reason.BAD_LINK, "link", "link.csv", "line 3"),
         ]
     )
-    assert audit.counts(Level.WARNING) == {"unused_file": 4}
+    audit.settle("i", {("S", 9)})
+    assert counts(audit.left_out()) == {"bad_link": 2, "unreadable_image": 1, "missing_study": 1}
+    assert [(row[2], row[-1]) for row in audit.rows()] == [
+        ("link.csv", 1),
+        ("link.csv", 1),
+        ("8.dcm", 0),
+        ("9.txt", 1),
+        ("9o.txt", 0),
+        ("9.dcm", 1),
+        ("T", 1),
+    ]
+
+
+HOSTILE = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "'=1+1", "''-x", "'", "it's", "a=1", ""]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_text_that_a_spreadsheet_would_run_is_quoted_and_read_back(text: str) -> None:
+    content = tables.dump(["text", "number", "fraction"], [(text, -1, -0.5)])
+    (row,) = read_table(content)
+    assert row["text"][:1] not in (*"=+-@\t\r", "\n")
+    assert row["text"] == text or row["text"] == f"'{text}"
+    assert (row["number"], row["fraction"]) == ("-1", "-0.5")
+    assert tables.load(content) == [{"text": text, "number": "-1", "fraction": "-0.5"}]
+
+
+def test_exclusions_of_studies_named_like_formulas_are_those_of_the_audit(tmp_path: pathlib.Path) -> None:
+    ids = [text for text in HOSTILE if text.strip() == text and text]
+    content = dumped([Finding(Reason.NO_IMAGE, "contour", "9.txt", "", text, 9, contour="i") for text in ids])
+    assert exclusions(tmp_path, content.decode()) == {(text, 9): "no_image" for text in ids}
 
 
 def test_names_that_are_not_utf8_are_written_as_escapes() -> None:
-    audit = Audit()
-    audit.add([Finding(Reason.JUNK, "file", b"di\xffcoms".decode("utf-8", "surrogateescape"), "1 file")])
-    assert b"di\\udcffcoms" in audit.dump()
+    finding = Finding(Reason.JUNK, "file", b"di\xffcoms".decode("utf-8", "surrogateescape"), "1 file")
+    assert b"di\\udcffcoms" in dumped([finding])
 
 
 def exclusions(tmp_path: pathlib.Path, text: str) -> dict[tuple[str, int], str]:
     path = tmp_path / "exclude.csv"
-    path.write_text(text)
-    return read_exclusions(path)
+    path.write_bytes(text.encode())
+    return read_exclusions(path, "i")
 
 
 def test_exclusions_are_read_from_rows_of_the_audit_or_shorter_ones(tmp_path: pathlib.Path) -> None:
     expected = {("S", 9): "no_image", ("S", 10): "no_image"}
-    audit = Audit()
-    audit.add(FINDINGS[1:3])
-    assert exclusions(tmp_path, audit.dump().decode()) == expected
+    outer = Finding(Reason.DUPLICATE_CONTOUR, "contour", "o.txt", "", "S", 8, contour="o")
+    assert exclusions(tmp_path, dumped([*FINDINGS, outer]).decode()) == expected
     text = "study_id,instance_number,reason\nS, 9 ,no_image\n\nS,10,no_image\n"
     assert exclusions(tmp_path, text) == exclusions(tmp_path, "\ufeff" + text.replace("\n", "\r\n")) == expected
 
@@ -85,6 +122,11 @@ def test_exclusions_are_read_from_rows_of_the_audit_or_shorter_ones(tmp_path: pa
         ("study_id,instance_number,reason\nS,1,x\n,2,x\n", "line 3: study_id and a whole"),
         ("study_id,instance_number,reason\nS,-1,x\n", "line 2: study_id and a whole"),
         ("study_id,instance_number,reason\nS\n", "line 2: study_id and a whole"),
+        (
+            "study_id,instance_number,reason,contour\nS,1,x,inner\n",
+            "line 2: contour is 'inner', i, o or nothing expected",
+        ),
+        ("study_id,kind,instance_number,reason\nS,contour,,x\n", "line 2: study_id and a whole"),
         (f"study_id,instance_number,reason\nS,{'9' * 5000},x\n", "line 2: study_id and a whole"),
         ("study_id,study_id,instance_number,reason\nS,T,1,x\n", "names the column study_id more than once"),
     ],
@@ -96,12 +138,12 @@ def test_exclusions_that_name_no_pair_are_refused(tmp_path: pathlib.Path, text: 
 
 def test_exclusions_that_cannot_be_read_are_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(FatalInputError, match=r"nowhere\.csv: no such file; pass a CSV file of pairs to leave out"):
-        read_exclusions(tmp_path / "nowhere.csv")
+        read_exclusions(tmp_path / "nowhere.csv", "i")
     with pytest.raises(FatalInputError, match=r"cannot be read: Is a directory; pass a CSV file"):
-        read_exclusions(tmp_path)
+        read_exclusions(tmp_path, "i")
     (tmp_path / "exclude.csv").write_bytes(b"\xff")
     with pytest.raises(FatalInputError, match=r"exclude\.csv: cannot be read as UTF-8 CSV"):
-        read_exclusions(tmp_path / "exclude.csv")
+        read_exclusions(tmp_path / "exclude.csv", "i")
 
 
 def test_build_md_explains_every_reason_as_the_audit_does() -> None:

@@ -99,13 +99,13 @@ def test_what_looks_like_an_image_or_a_contour_and_is_not_used_is_named(tree: pa
         (tree / name).write_bytes(b"")
     studies, findings = discover(open_source(tree))
     assert list(studies[0].images) == [1, 9, 10, 21, 29]
-    assert [(finding.path, finding.count) for finding in findings if finding.reason == "junk"] == [
+    assert [(finding.path, int(finding.detail.split()[0])) for finding in findings if finding.reason == "junk"] == [
         ("contourfiles/PH-1/i-contours", 1),
         ("dicoms", 1),
         ("dicoms/PHANTOM001", 1),
     ]
     unused = {finding.path: finding for finding in findings if finding.reason == "unused_file"}
-    assert {path: finding.count for path, finding in unused.items()} == {
+    assert {path: int(finding.detail.split()[0]) for path, finding in unused.items()} == {
         "contourfiles": 1,
         "contourfiles/PH-1": 1,
         "contourfiles/PH-1/i-contours": 5,

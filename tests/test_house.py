@@ -15,16 +15,17 @@ from .helpers import ROOT
 # Each room of preprocess, from the ground up, and the rooms below it that it uses.
 ROOMS = {
     "findings": set(),
+    "tables": {"findings"},
     "geometry": {"findings"},
     "model": {"geometry"},
     "dicom": {"model", "findings"},
-    "inputs": {"model", "findings", "geometry"},
+    "inputs": {"model", "findings", "geometry", "tables"},
     "quality": {"model", "findings", "geometry"},
     "output": {"model", "findings", "interrupts"},
     "config": {"model", "geometry", "output"},
     "stages": {"model", "findings", "config", "dicom", "geometry", "inputs", "output", "quality"},
     "engines": {"findings", "config", "inputs", "interrupts"},
-    "report": {"model", "findings", "dicom", "geometry", "inputs", "output", "quality", "terminal"},
+    "report": {"model", "findings", "dicom", "geometry", "inputs", "output", "quality", "tables", "terminal"},
 }
 
 FOREIGN = ("tensorflow", "keras", "pydicom", "cv2", "absl", "tqdm")

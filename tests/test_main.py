@@ -136,10 +136,12 @@ def test_without_an_extra_an_error_says_what_to_install(missing: str, module: st
 
 
 def test_a_count_of_one_is_singular() -> None:
-    summary = Summary({"train": 1}, {"no_image": 1}, {"not_nested": 1})
+    summary = Summary({"train": 1}, {"no_image": 1}, {"duplicate_contour": 1}, {"not_nested": 1}, 1)
     assert _closing(summary, pathlib.Path("records")) == [
         "1 pair written to records (1 train)",
+        "1 excluded by --exclude",
         "1 input left out: 1 no_image",
+        "1 error that left nothing out: 1 duplicate_contour",
         "1 warning: 1 not_nested",
         "audit: records/audit.csv",
     ]

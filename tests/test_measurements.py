@@ -5,12 +5,13 @@ import pathlib
 import numpy as np
 import pytest
 
+from preprocess import tables
 from preprocess.config import Config
 from preprocess.geometry import polygons
 from preprocess.geometry.masks import rasterize
 from preprocess.model import NOWHERE, Pair, Place, Study
 from preprocess.quality import checks, measurements
-from preprocess.quality.measurements import PairRow, StudyRow, StudySummary
+from preprocess.quality.measurements import StudySummary
 from preprocess.quality.registration import Registration, bands
 from preprocess.quality.volumes import Volumes
 from preprocess.run import run
@@ -242,9 +243,8 @@ def test_the_table_of_studies_agrees_with_the_phantom(phantom_records: pathlib.P
 
 def test_missing_values_are_blank() -> None:
     row = measurements.unmeasured(synthetic_pair(3), {})
-    (read,) = read_table(measurements.dump_table(PairRow, [row]))
+    (read,) = read_table(tables.dump([field.name for field in dataclasses.fields(row)], [dataclasses.astuple(row)]))
     assert (read["mask_area_px"], read["mean_ring"], read["written"]) == ("", "", "0")
-    assert measurements.dump_table(StudyRow, []).count(b"\n") == 1
 
 
 def test_noise_in_the_cosines_leaves_the_volumes_alone(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:

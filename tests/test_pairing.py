@@ -134,7 +134,7 @@ def test_pairs_that_no_header_confirms_are_counted() -> None:
     study = Study("S", "C", {}, {"i": {}, "o": {}})
     pairs = [synthetic_pair(1, patient_id="S"), synthetic_pair(2), synthetic_pair(3, instance_number=None)]
     (finding,) = pairing.unconfirmed(study, pairs)
-    assert (finding.reason, finding.study_id, finding.count) == ("unconfirmed", "S", 2)
+    assert (finding.reason, finding.study_id) == ("unconfirmed", "S")
     assert finding.detail == (
         "of 3 images with a contour: no Patient ID (0010,0020) in 2 and no Instance Number (0020,0013) in 1; "
         "only the names of folder and file confirm these"

@@ -199,7 +199,11 @@ def test_a_flaw_is_reported_and_costs_its_pair_alone(
         if kind in ("image", "contour", "pair"):
             assert (row["study_id"], row["instance_number"]) == ("PHANTOM001", "9")
             assert "9" in row["path"]
-    assert sum(summary.left_out.values()) == sum(row["level"] == "error" for row in rows)
+    # A pair counts once; an error about a study, a folder or a row of link.csv counts by itself.
+    errors = [row for row in rows if row["level"] == "error"]
+    assert sum(summary.left_out.values()) == cost + sum(not row["instance_number"] for row in errors)
+    assert [row["left_out"] for row in errors] == ["1"] * len(errors)
+    assert summary.harmless == {}
     # A pair of another shape still counts in the volumes; two contours of one number are both dropped early.
     incomplete = found_by(tmp_path / "after", "incomplete_volumes")
     assert incomplete == [("PHANTOM001", "", "warning")] * (cost and flaw not in (size_mismatch, duplicate_contour))
@@ -255,13 +259,17 @@ def test_contours_that_lie_off_their_images_are_a_warning(
     assert found_by(tmp_path / "records", "misregistered") == expected
 
 
+def copied_outer_contours(tree: pathlib.Path) -> None:
+    for number in (1, 21):
+        # Other line ends, so that the bytes of the files differ.
+        outer(tree, number).write_bytes(outer(tree, number, "PH-2").read_bytes().replace(b"\n", b"\r\n"))
+
+
 def test_outer_contours_copied_from_another_study_cost_its_o_pairs_alone(
     tree: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     """The owner keeps its records; the other study loses only its o-contours."""
-    for number in (1, 21):
-        # Other line ends, so that the bytes of the files differ.
-        outer(tree, number).write_bytes(outer(tree, number, "PH-2").read_bytes().replace(b"\n", b"\r\n"))
+    copied_outer_contours(tree)
     assert run(Config(tree, tmp_path / "o", contours="o")).records == {"train": 2}
     assert run(Config(tree, tmp_path / "i", contours="i")).records == {"train": 8}
     assert DatasetInfo.load(tmp_path / "o").studies == ("PHANTOM002",)
@@ -273,6 +281,53 @@ def test_outer_contours_copied_from_another_study_cost_its_o_pairs_alone(
             ("PHANTOM002", "21", "warning"),
         ]
         assert found_by(records, "not_nested") == [("PHANTOM001", "1", "error"), ("PHANTOM001", "21", "error")]
+
+
+def test_errors_about_outer_contours_cost_a_run_with_inner_ones_nothing(
+    tree: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    copied_outer_contours(tree)
+    summary = run(Config(tree, tmp_path / "i", strict=True))
+    assert (summary.records, summary.left_out) == ({"train": 8}, {})
+    assert summary.harmless == {"duplicate_contour": 2, "not_nested": 2}
+    errors = [row for row in audit_of(tmp_path / "i") if row["level"] == "error"]
+    assert [(row["contour"], row["left_out"]) for row in errors] == [("o", "0")] * 4
+    # As a list of exclusions the audit names outer contours only.
+    again = run(Config(tree, tmp_path / "again", exclude=tmp_path / "i" / "audit.csv"))
+    assert (again.records, again.excluded) == ({"train": 8}, 0)
+    outer_only = run(Config(tree, tmp_path / "o", contours="o"))
+    assert (outer_only.records, sum(outer_only.left_out.values())) == ({"train": 2}, 2)
+    with pytest.raises(FatalInputError, match=r"errors left inputs out, and --strict is set\n  duplicate_contour: "):
+        run(Config(tree, tmp_path / "strict", contours="o", strict=True))
+    header, *rows = (tmp_path / "o" / "audit.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "exclude.csv").write_text("".join([header, *(row for row in rows if ",error," in row)]))
+    accepted = run(Config(tree, tmp_path / "ok", contours="o", strict=True, exclude=tmp_path / "exclude.csv"))
+    assert (accepted.records, accepted.left_out, accepted.excluded) == ({"train": 2}, {}, 2)
+
+
+@pytest.mark.parametrize("kind", ["i", "o"])
+def test_records_excluded_and_left_out_pairs_add_up_to_the_contours(
+    tree: pathlib.Path, tmp_path: pathlib.Path, kind: ContourKind
+) -> None:
+    """Several errors about one pair, errors about the other kind, and errors about images without a contour."""
+    for flaw in (copied_outer_contours, duplicate_contour, another_number):
+        flaw(tree)
+    image(tree, 29).write_bytes(b"no DICOM")
+    image(tree, 10).write_bytes(b"no DICOM")
+    (tree / "contourfiles/PH-2/i-contours" / phantom.contour_name(9, "i")).write_text("1 2\n3\n")
+    (tree / "contourfiles/PH-2/i-contours" / phantom.contour_name(77, "i")).write_text("1 2\n3 4\n5 0\n")
+    text = "study_id,instance_number,reason,contour\nPHANTOM002,21,blurred,\nPHANTOM002,1,blurred,i\nPHANTOM002,77,,\n"
+    (tmp_path / "exclude.csv").write_text(text)
+    summary = run(Config(tree, tmp_path / "records", contours=kind, exclude=tmp_path / "exclude.csv"))
+    numbers = {(path.parts[-3], path.name[8:12]) for path in tree.rglob(f"*{kind}contour-manual.txt")}
+    left_out = {
+        (row["study_id"], row["instance_number"]) for row in audit_of(tmp_path / "records") if row["left_out"] == "1"
+    }
+    assert sum(summary.left_out.values()) == len(left_out)
+    assert sum(summary.records.values()) + summary.excluded + len(left_out) == len(numbers)
+    assert (summary.excluded, len(left_out)) == {"i": (3, 3), "o": (1, 2)}[kind]
+    found = [row for row in audit_of(tmp_path / "records") if row["reason"] == "unmatched_exclusion"]
+    assert [row["instance_number"] for row in found] == {"i": [], "o": ["77"]}[kind]
 
 
 def test_copied_contours_without_a_known_owner_are_left_out(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -336,7 +391,7 @@ def test_a_row_of_the_audit_excludes_its_pair_and_only_it(tree: pathlib.Path, tm
     header, *rows = (tmp_path / "first" / "audit.csv").read_text().splitlines()
     (row,) = [row for row in rows if "outside_image" in row]
     (tmp_path / "exclude.csv").write_text(
-        f"{header}\n{row}\nPHANTOM002,pair,,21,error,blurred,\nPHANTOM002,pair,,99,,,\n"
+        f"{header}\n{row}\nPHANTOM002,pair,,21,error,blurred,,,\nPHANTOM002,pair,,99,,,,,\n"
     )
     shutil.copy(tree / "contourfiles/PH-1/o-contours" / phantom.contour_name(1, "o"), contour(tree, 9))
     summary = run(Config(tree, tmp_path / "second", exclude=tmp_path / "exclude.csv"))
@@ -453,7 +508,7 @@ def test_strict_publishes_nothing_where_there_is_an_error(tree: pathlib.Path, tm
     assert run(Config(tree, tmp_path / "flawless", strict=True)).records == {"train": 8}
     cut_pixels(tree)
     with pytest.raises(
-        FatalInputError, match=r"not published: the audit has errors, and --strict is set\n  no_image: .*9"
+        FatalInputError, match=r"not published: errors left inputs out, and --strict is set\n  unreadable_image: .*9"
     ):
         run(Config(tree, tmp_path / "records", strict=True))
     assert not (tmp_path / "records").exists()

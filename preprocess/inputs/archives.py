@@ -151,7 +151,7 @@ def _leading_out(count: int) -> Finding:
         f"{counted(count, 'entry', 'entries')} refused: the name leads out of the archive (.., an absolute path, "
         "a drive, a backslash or a control character)"
     )
-    return Finding(Reason.JUNK, "file", ".", detail, level=Level.ERROR, count=count)
+    return Finding(Reason.JUNK, "file", ".", detail, level=Level.ERROR)
 
 
 _KINDS_OF_ARCHIVES = {

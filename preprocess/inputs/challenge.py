@@ -11,9 +11,9 @@ from typing import Literal, NamedTuple
 
 from preprocess.findings import DATA_DIR, FatalInputError, Finding, Reason, some
 from preprocess.inputs.sources import Listing
-from preprocess.inputs.tables import read_rows
 from preprocess.inputs.unused import Unused
 from preprocess.model import ContourKind, Study
+from preprocess.tables import read_rows
 
 _IMAGE_NAME = re.compile(r"(\d{1,9})\.dcm", re.IGNORECASE | re.ASCII)
 _CONTOUR_NAME = re.compile(r"IM-\d+-(\d{1,9})-([io])contour-manual\.txt", re.IGNORECASE | re.ASCII)
@@ -166,7 +166,7 @@ def _images(study_id: str, dicoms: _Root, unused: Unused) -> tuple[dict[int, str
             numbered.append((int(match[1]), path))
         else:
             unused.add(path)
-    return _unique(Reason.DUPLICATE_IMAGE, "image", study_id, numbered)
+    return _unique(Reason.DUPLICATE_IMAGE, study_id, numbered)
 
 
 def _contours(
@@ -184,25 +184,27 @@ def _contours(
             numbered[kind].append((int(match[1]), path))
         elif path[below:] in _CONTOUR_FOLDERS:
             detail = "is neither a folder nor a link to one; put the contours there"
-            findings.append(Finding(Reason.UNREADABLE_FOLDER, "file", path, detail, study_id))
+            contour = _CONTOUR_FOLDERS[path[below:]]
+            findings.append(Finding(Reason.UNREADABLE_FOLDER, "file", path, detail, study_id, contour=contour))
         else:
             unused.add(path)
     contours: dict[ContourKind, dict[int, str]] = {}
     for kind, files in numbered.items():
-        contours[kind], problems = _unique(Reason.DUPLICATE_CONTOUR, "contour", study_id, files)
+        contours[kind], problems = _unique(Reason.DUPLICATE_CONTOUR, study_id, files, kind)
         findings += problems
     return contours, findings
 
 
 def _unique(
-    reason: Reason, kind: str, study_id: str, numbered: Iterable[tuple[int, str]]
+    reason: Reason, study_id: str, numbered: Iterable[tuple[int, str]], contour: str = ""
 ) -> tuple[dict[int, str], list[Finding]]:
     """Paths by number, without the numbers that several files share, because the right file cannot be determined."""
     paths: dict[int, list[str]] = collections.defaultdict(list)
     for number, path in numbered:
         paths[number].append(path)
+    kind = "contour" if contour else "image"
     findings = [
-        Finding(reason, kind, path, f"{len(same)} files have the number {number}", study_id, number)
+        Finding(reason, kind, path, f"{len(same)} files have the number {number}", study_id, number, contour=contour)
         for number, same in sorted(paths.items())
         if len(same) > 1
         for path in same

@@ -6,17 +6,22 @@ import pathlib
 import re
 
 from preprocess.findings import FatalInputError
-from preprocess.inputs.tables import read_rows
+from preprocess.model import ContourKind, Key
+from preprocess.tables import read_rows, unquoted
 
+_COLUMNS = "study_id", "instance_number", "reason"
 # As many digits as in the names of images and contours.
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 
-def read_exclusions(path: pathlib.Path) -> dict[tuple[str, int], str]:
-    """Reads an ``--exclude`` file: CSV with columns study_id, instance_number and reason, like ``audit.csv``.
+def read_exclusions(path: pathlib.Path, kind: ContourKind) -> dict[Key, str]:
+    """Reads an ``--exclude`` file: ``audit.csv``, rows of it, or CSV with study_id, instance_number and reason.
+
+    Rows about contours of the other kind, in a column ``contour``, are skipped, and so are the audit's rows without a
+    number, which are about a study or a file.
 
     Returns:
-        The reason of each pair to leave out, by study id and number.
+        The reason of each contour to leave out, by study id and number.
 
     Raises:
         FatalInputError: the file cannot be read, or a row names no pair; the message names the line.
@@ -26,10 +31,16 @@ def read_exclusions(path: pathlib.Path) -> dict[tuple[str, int], str]:
     except OSError as error:
         problem = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
         raise FatalInputError(str(path), f"{problem}; pass a CSV file of pairs to leave out as --exclude") from error
-    exclusions = {}
-    for line, (study_id, number, reason) in read_rows(content, str(path), ("study_id", "instance_number", "reason")):
+    exclusions: dict[Key, str] = {}
+    for line, row in read_rows(content, str(path), _COLUMNS, optional=("kind", "contour")):
+        study_id, number, reason, what, contour = map(unquoted, row)
+        if contour not in ("", "i", "o"):
+            raise FatalInputError(str(path), f"line {line}: contour is {contour!r}, i, o or nothing expected")
+        if what in ("study", "link", "file") and not number:
+            continue
         if not study_id or not _NUMBER.fullmatch(number):
             detail = f"line {line}: study_id and a whole instance_number of at most 9 digits expected, one pair a row"
             raise FatalInputError(str(path), detail)
-        exclusions[study_id, int(number)] = reason
+        if contour in ("", kind):
+            exclusions.setdefault((study_id, int(number)), reason)
     return exclusions

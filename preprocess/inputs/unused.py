@@ -48,7 +48,7 @@ class Unused:
         findings = []
         for folder, count in sorted(self._junk.items()):
             detail = f"{counted(count, 'file')} skipped: not named like an image, a contour or link.csv"
-            findings.append(Finding(Reason.JUNK, "file", folder, detail, count=count))
+            findings.append(Finding(Reason.JUNK, "file", folder, detail))
         for folder, names in sorted(self._usable.items()):
             like = (
                 "looks like an image or contour and is" if len(names) == 1 else "look like images or contours and are"
@@ -59,5 +59,5 @@ class Unused:
                 f"{counted(len(names), 'file')} {like} not used: {shown}; images are dicoms/STUDY/48.dcm, contours "
                 "contourfiles/STUDY/i-contours/IM-0001-0048-icontour-manual.txt"
             )
-            findings.append(Finding(Reason.UNUSED_FILE, "file", folder, detail, count=len(names)))
+            findings.append(Finding(Reason.UNUSED_FILE, "file", folder, detail))
         return findings

@@ -64,9 +64,7 @@ def duplicate_images(pairs: Iterable[Pair]) -> list[Finding]:
         paths = [pair.image_path for pair in same]
         for pair in same if len(same) > 1 else ():
             detail = f"the same pixels as {_copies(pair.image_path, paths)}"
-            findings.append(
-                Finding(Reason.DUPLICATE_IMAGE, "image", pair.image_path, detail, pair.study_id, pair.instance_number)
-            )
+            findings.append(Finding(Reason.DUPLICATE_IMAGE, "image", pair.image_path, detail, *pair.key))
     return findings
 
 
@@ -149,8 +147,11 @@ def not_nested(inner: Iterable[Pair], outside: Mapping[Key, float], copied: Mapp
             continue
         level = Level.ERROR if share > OUTSIDE_ERROR else Level.WARNING
         detail = f"{share:.1%} of the i-contour's area lies outside its o-contour"
-        path, kind = (copied[pair.key], "contour") if pair.key in copied else (pair.contour_path, "pair")
-        findings.append(Finding(Reason.NOT_NESTED, kind, path, detail, *pair.key, level=level))
+        if pair.key in copied:
+            path, kind, contour = copied[pair.key], "contour", "o"
+        else:
+            path, kind, contour = pair.contour_path, "pair", ""
+        findings.append(Finding(Reason.NOT_NESTED, kind, path, detail, *pair.key, level=level, contour=contour))
     return findings
 
 
@@ -201,7 +202,7 @@ def misregistered(row: StudyRow, path: str) -> list[Finding]:
 
 
 def _of_contour(reason: Reason, pair: Pair, detail: str, level: Level | None = None) -> Finding:
-    return Finding(reason, "contour", pair.contour_path, detail, pair.study_id, pair.instance_number, level=level)
+    return Finding(reason, "contour", pair.contour_path, detail, *pair.key, level=level, contour=pair.kind)
 
 
 def _copies(path: str, paths: Sequence[str]) -> str:

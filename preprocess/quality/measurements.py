@@ -6,12 +6,9 @@ Lengths are in pixels or mm and volumes in ml, as the columns say.
 from __future__ import annotations
 
 import collections
-import csv
 import dataclasses
-import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -121,23 +118,6 @@ def measured(
         mean_inside=float(pixels[mask].mean()),
         mean_ring=float(pixels[ring].mean()) if ring.any() else math.nan,
     )
-
-
-def dump_table(kind: type[PairRow] | type[StudyRow], rows: Iterable[PairRow | StudyRow]) -> bytes:
-    """A table as CSV: floats with six digits, blank where there is no value."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(field.name for field in dataclasses.fields(kind))
-    for row in rows:
-        writer.writerow(map(_cell, dataclasses.astuple(row)))
-    return text.getvalue().encode("utf-8", "backslashreplace")
-
-
-def _cell(value: Any) -> Any:
-    """A value as the csv module takes it, which writes None as a blank."""
-    if isinstance(value, float):
-        return None if math.isnan(value) else f"{value:.6g}"
-    return value
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,14 +42,15 @@ def examine(source: Source, config: Config, study: Study) -> Examined:
     fingerprints: dict[int, Fingerprint] = {}
     grids: dict[int, Grid] = {}
     for number, path in study.images.items():
-        with _as_finding(findings, "image", study.study_id, number):
-            with opened(source, path, Reason.UNREADABLE_IMAGE) as file:
-                if number in labeled:
-                    header, fingerprints[number] = reader.read_fingerprint(file, config.max_image_pixels)
-                else:
-                    header = reader.read_header(file, config.max_image_pixels)
-                if number in labeled:
-                    grids[number] = config.grid_of(header)
+        with (
+            _as_finding(findings, study.study_id, number),
+            opened(source, path, Reason.UNREADABLE_IMAGE) as file,
+        ):
+            if number in labeled:
+                header, fingerprints[number] = reader.read_fingerprint(file, config.max_image_pixels)
+                grids[number] = config.grid_of(header)
+            else:
+                header = reader.read_header(file, config.max_image_pixels)
             headers[number] = header
     confirmed, mismatches = pairing.match_headers(study, headers)
     findings += mismatches
@@ -59,7 +60,7 @@ def examine(source: Source, config: Config, study: Study) -> Examined:
         polygons: dict[int, Polygon] = {}
         for number, path in study.contours[kind].items():
             with (
-                _as_finding(findings, "contour", study.study_id, number),
+                _as_finding(findings, study.study_id, number, kind),
                 opened(source, path, Reason.UNREADABLE_CONTOUR) as file,
             ):
                 polygons[number] = contours.read_contour(file, config.contour_origin)
@@ -71,9 +72,9 @@ def examine(source: Source, config: Config, study: Study) -> Examined:
 
 
 @contextlib.contextmanager
-def _as_finding(findings: list[Finding], kind: str, study_id: str, number: int) -> Iterator[None]:
+def _as_finding(findings: list[Finding], study_id: str, number: int, contour: str = "") -> Iterator[None]:
     """Turns an error about one file into a finding."""
     try:
         yield
     except InputError as error:
-        findings.append(Finding.of(error, kind, study_id, number))
+        findings.append(Finding.of(error, study_id, number, contour))

@@ -77,7 +77,7 @@ def unmatched_contours(
 ) -> list[Finding]:
     """A finding for each contour without a usable image; ``headers`` are those of all images that could be read."""
     return [
-        without_image(study.study_id, number, study.images.get(number), study.contours[kind][number])
+        without_image(study.study_id, number, study.images.get(number), study.contours[kind][number], kind)
         for number in sorted(polygons)
         if number not in headers
     ]
@@ -95,7 +95,7 @@ def unconfirmed(study: Study, pairs: Sequence[Pair]) -> list[Finding]:
     absences = " and ".join(counts)
     detail = f"of {len(pairs)} images with a contour: {absences}; only the names of folder and file confirm these"
     folder = pairs[0].image_path.rpartition("/")[0]
-    return [Finding(Reason.UNCONFIRMED, "study", folder, detail, study.study_id, count=max(absent.values()))]
+    return [Finding(Reason.UNCONFIRMED, "study", folder, detail, study.study_id)]
 
 
 def unlabeled(study: Study, kind: ContourKind) -> list[Finding]:
@@ -108,10 +108,10 @@ def unlabeled(study: Study, kind: ContourKind) -> list[Finding]:
     return [Finding(Reason.UNLABELED_IMAGES, "study", folder, detail, study.study_id)]
 
 
-def without_image(study_id: str, number: int, image_path: str | None, contour_path: str) -> Finding:
+def without_image(study_id: str, number: int, image_path: str | None, contour_path: str, kind: ContourKind) -> Finding:
     """The finding for a contour whose image is missing (no path) or cannot be used."""
     detail = f"its image {image_path} cannot be used" if image_path else f"study {study_id} has no image {number}.dcm"
-    return Finding(Reason.NO_IMAGE, "contour", contour_path, detail, study_id, number)
+    return Finding(Reason.NO_IMAGE, "contour", contour_path, detail, study_id, number, contour=kind)
 
 
 def _disagreeing(study: Study, number: int, header: ImageHeader) -> str:

@@ -101,14 +101,14 @@ class Rendered:
             common grid, if there is one.
         pair_rows: the rows of the records, in the same order.
         registration: how well the i-contours fit their images.
-        failed: study and number of each pair whose image or contour could not be read.
+        failed: contour path of each pair whose image or contour could not be read.
         findings: why pairs were left out.
     """
 
     records: Sequence[tuple[Pair, npt.NDArray[np.generic], npt.NDArray[np.bool_]]]
     pair_rows: Sequence[PairRow]
     registration: Registration
-    failed: frozenset[Key]
+    failed: frozenset[str]
     findings: Sequence[Finding]
 
 
@@ -118,7 +118,8 @@ def render(source: Source, config: Config, part: Part) -> Rendered:
     Registration is measured on the original images, so it does not depend on the common grid.
     """
     registration = Registration()
-    records, pair_rows, findings, failed = [], [], [], set()
+    records, pair_rows, findings = [], [], []
+    failed = {pair.contour_path for pair in part.pairs}
     for pair in part.pairs:
         row = part.rows.get(pair.contour_path)
         try:
@@ -126,21 +127,15 @@ def render(source: Source, config: Config, part: Part) -> Rendered:
             # The conversion also checks that values are finite, also for images that are only measured.
             with about(pair.image_path):
                 pixels = dtypes.to_dtype(image, part.dtype if row else np.dtype(np.float32))
+            failed.remove(pair.contour_path)
+            if pair.kind == "i":
+                registration.add(image, mask)
+            if row:
+                record = _on_common_grid(pair, pixels, mask)
+                records.append(record)
+                pair_rows.append(measurements.measured(row, image, mask, record[2], record[0].polygon))
         except InputError as error:
             findings += _left_out(pair, error)
-            failed.add(pair.key)
-            continue
-        if pair.kind == "i":
-            registration.add(image, mask)
-        if row is None:
-            continue
-        try:
-            record = _on_common_grid(pair, pixels, mask)
-        except InputError as error:
-            findings += _left_out(pair, error)
-            continue
-        records.append(record)
-        pair_rows.append(measurements.measured(row, image, mask, record[2], record[0].polygon))
     return Rendered(records, pair_rows, registration, frozenset(failed), findings)
 
 
@@ -151,7 +146,7 @@ class StudyTables:
         self._selection = selection
         self._rows = selection.rows
         self._registration = Registration()
-        self._failed: set[Key] = set()
+        self._failed: set[str] = set()
 
     def add(self, rendered: Rendered) -> None:
         """Adds the next part."""
@@ -166,7 +161,7 @@ class StudyTables:
     def study_row(self) -> tuple[StudyRow, list[Finding]]:
         """The study's row and the findings from it, after all parts were added."""
         selection = self._selection
-        inner = [pair for pair in selection.inner if pair.key not in self._failed]
+        inner = [pair for pair in selection.inner if pair.contour_path not in self._failed]
         areas = ((pair, polygons.area(pair.polygon)) for pair in inner)
         volumes = Volumes.of(areas, selection.summary.slice_spacing_mm, selection.summary.contoured)
         written = sum(row.written for row in self._rows.values())
@@ -219,8 +214,8 @@ def _on_common_grid(
 def _left_out(pair: Pair, error: InputError) -> list[Finding]:
     """The findings for a pair whose image or contour cannot be used."""
     if error.path == pair.contour_path:
-        return [Finding.of(error, "contour", pair.study_id, pair.instance_number)]
+        return [Finding.of(error, *pair.key, pair.kind)]
     return [
-        Finding.of(error, "image", pair.study_id, pair.instance_number),
-        pairing.without_image(pair.study_id, pair.instance_number, pair.image_path, pair.contour_path),
+        Finding.of(error, *pair.key),
+        pairing.without_image(*pair.key, pair.image_path, pair.contour_path, pair.kind),
     ]
