@@ -176,7 +176,7 @@ class _Cache:
     def __init__(self, source: _Source, info: DatasetInfo, count: int) -> None:
         self._source = source
         self._images = _variable(tf.raw_ops.Empty(shape=(count, *info.image_shape), dtype=info.image_dtype, init=False))
-        self._masks = _variable(tf.raw_ops.Empty(shape=(count, *info.mask_shape), dtype=tf.bool, init=False))
+        self._masks = _variable(tf.raw_ops.Empty(shape=(count, *info.mask_shape), dtype=info.mask_dtype, init=False))
         self._filled = _variable(tf.zeros(count, tf.bool))
 
     def fetch(self, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import DatasetInfo, RecordsError, iterate_batches, make_dataset
+from pipeline import DatasetInfo, Records, RecordsError, iterate_batches, make_dataset, verify
 from pipeline.graph import _variable
 from pipeline.index import Index
 from pipeline.order import permute
@@ -85,6 +85,23 @@ def test_every_stored_dtype_is_read_unchanged(synthetic: Synthetic, dtype: str, 
     found = np.concatenate([batch for batch, _ in batches])
     assert found.dtype == (image_dtype or dtype)
     assert np.array_equal(found[..., 0], images.astype(found.dtype))
+
+
+@pytest.mark.parametrize("cache", [0, 1 << 30])
+def test_label_maps_are_read_with_their_classes(tmp_path: pathlib.Path, cache: int) -> None:
+    images, masks = synthetic_arrays(9)
+    labels = masks.astype(np.uint8) + (images > 0)
+    write_synthetic(tmp_path / "records", images, labels)
+    assert list(verify.faults(tmp_path / "records")) == []
+    records = Records(tmp_path / "records")
+    assert records.info.mask_classes == ("outside", "blood pool", "myocardium")
+    assert records[3][1].dtype == np.uint8
+    ours = list(iterate_batches(records, shuffle=False))
+    theirs = list(make_dataset(records, shuffle=False, cache=cache).as_numpy_iterator())
+    for batches in (ours, theirs, [records[:]]):
+        found = np.concatenate([batch[1] for batch in batches])
+        assert found.dtype == np.uint8
+        assert np.array_equal(found[..., 0], labels)
 
 
 def test_the_size_of_blocks_does_not_change_the_batches(synthetic: Synthetic, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,23 +15,26 @@ from pipeline.manifest import SplitInfo
 _FEATURES = "tensorflow_datasets.core.features"
 
 
-def features(shape: tuple[int, ...], image_dtype: str) -> bytes:
+def features(shape: tuple[int, ...], image_dtype: str, label_maps: bool) -> bytes:
     """``features.json``: how each feature is decoded."""
+    mask_dtype = "uint8" if label_maps else "bool"
     members: dict[str, Any] = {}
     groups: dict[str, dict[str, Any]] = {}
     for feature in schema.FEATURES:
         # TFDS joins the names of a group and its member with a slash, too.
         group, _, name = feature.name.rpartition("/")
-        (groups.setdefault(group, {}) if group else members)[name] = _feature(feature, shape, image_dtype)
+        (groups.setdefault(group, {}) if group else members)[name] = _feature(
+            feature, *feature.of(shape, image_dtype, mask_dtype)
+        )
     return _json(_dict(members | {group: _dict(content) for group, content in groups.items()}))
 
 
-def dataset_info(splits: Mapping[str, SplitInfo]) -> bytes:
+def dataset_info(splits: Mapping[str, SplitInfo], label_maps: bool) -> bytes:
     """``dataset_info.json``: splits and shard lengths."""
     return _json(
         {
             "name": schema.DATASET_NAME,
-            "version": f"{schema.SCHEMA_VERSION}.0.0",
+            "version": "2.0.0" if label_maps else "1.0.0",
             "description": "Cardiac MRI images and masks of the left ventricle.",
             "fileFormat": "tfrecord",
             "splits": [
@@ -47,10 +50,9 @@ def dataset_info(splits: Mapping[str, SplitInfo]) -> bytes:
     )
 
 
-def _feature(feature: schema.Feature, image_shape: tuple[int, ...], image_dtype: str) -> dict[str, Any]:
+def _feature(feature: schema.Feature, shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
     if feature.dtype == "str":
         return {"pythonClassName": f"{_FEATURES}.text_feature.Text", "text": {}}
-    shape, dtype = feature.of(image_shape, image_dtype)
     return {
         "pythonClassName": f"{_FEATURES}.tensor_feature.Tensor" if shape else f"{_FEATURES}.scalar.Scalar",
         "tensor": {

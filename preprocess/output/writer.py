@@ -34,6 +34,7 @@ class RecordsWriter:
         image_dtype: of every image.
         planned: how many records each split gets at most; the shards are cut by it.
         num_shards: per split, or None for about ``SHARD_BYTES`` each. A split has no more shards than records.
+        mask_classes: what each value of a label map means; empty for binary masks.
     """
 
     def __init__(
@@ -43,9 +44,11 @@ class RecordsWriter:
         image_dtype: np.dtype[Any],
         planned: Mapping[str, int],
         num_shards: int | None,
+        mask_classes: tuple[str, ...] = (),
     ) -> None:
         self._directory = directory
         self._shape = (*shape, 1)
+        self._mask_classes = mask_classes
         self.image_dtype = image_dtype
         record_bytes = shape[0] * shape[1] * (image_dtype.itemsize + 1)
         self._splits = {
@@ -58,7 +61,7 @@ class RecordsWriter:
         split: str,
         pair: Pair,
         image: npt.NDArray[np.generic],
-        mask: npt.NDArray[np.bool_],
+        mask: npt.NDArray[Any],
         measured: Mapping[str, Any],
     ) -> None:
         """Adds a record.
@@ -67,7 +70,7 @@ class RecordsWriter:
             split: name of its split.
             pair: the pair, as it is on the grid of the records.
             image: ``(H, W)`` of the data set's dtype.
-            mask: bool ``(H, W)``.
+            mask: ``(H, W)``, bool, or uint8 for a label map.
             measured: more columns of the table of records, by name.
         """
         data = _serialize(pair, image.astype(self.image_dtype.newbyteorder("<")), mask)
@@ -91,8 +94,8 @@ class RecordsWriter:
         files = {
             **tables,
             schema.TABLE_FILE: table.dump(table.build(rows)),
-            schema.FEATURES_FILE: tfds.features(self._shape, dtype),
-            schema.DATASET_INFO_FILE: tfds.dataset_info(splits),
+            schema.FEATURES_FILE: tfds.features(self._shape, dtype, bool(self._mask_classes)),
+            schema.DATASET_INFO_FILE: tfds.dataset_info(splits, bool(self._mask_classes)),
         }
         for name, content in files.items():
             (self._directory / name).write_bytes(content)
@@ -106,6 +109,7 @@ class RecordsWriter:
             },
             settings=settings,
             tool_version=pipeline.__version__,
+            mask_classes=self._mask_classes,
         )
         (self._directory / schema.MANIFEST_FILE).write_bytes(info.dump())
         return info
@@ -183,7 +187,7 @@ def _table_row(split: str, pair: Pair, measured: Mapping[str, Any]) -> tuple[Any
     )
 
 
-def _serialize(pair: Pair, image: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_]) -> bytes:
+def _serialize(pair: Pair, image: npt.NDArray[np.generic], mask: npt.NDArray[Any]) -> bytes:
     values = {
         schema.IMAGE: image,
         schema.MASK: mask,

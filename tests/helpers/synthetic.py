@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import schema
 from preprocess.geometry.grid import Grid
 from preprocess.model import Fingerprint, ImageHeader, Pair
 from preprocess.output import publication
@@ -43,7 +44,9 @@ def write_synthetic(
     with publication.claimed(path, overwrite) as partial:
         (partial / "records").mkdir()
         shape = images.shape[1:]
-        with RecordsWriter(partial / "records", shape, images.dtype, {"train": len(images)}, num_shards) as writer:
+        classes = schema.LABEL_CLASSES if masks.dtype == np.uint8 else ()
+        planned = {"train": len(images)}
+        with RecordsWriter(partial / "records", shape, images.dtype, planned, num_shards, classes) as writer:
             for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
                 writer.write("train", synthetic_pair(number), image, mask, {"mask_area_px": int(mask.sum())})
             writer.complete({"train": ["A"]}, {}, {"audit.csv": b""})
