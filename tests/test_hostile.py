@@ -623,7 +623,7 @@ def test_crossings_are_those_that_shapely_finds() -> None:
             for j in range(i + 2, len(edges))
             if (i, j) != (0, last)
         )
-        assert polygons.crossings(polygon) == expected
+        assert polygons.self_intersections(polygon) == expected
         assert polygons.neighbors(polygon) >= expected
 
 

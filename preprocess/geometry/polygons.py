@@ -39,7 +39,7 @@ def neighbors(polygon: Polygon) -> int:
     return int(len(low) * (len(low) - 1) // 2 - below.sum())
 
 
-def crossings(polygon: Polygon) -> int:
+def self_intersections(polygon: Polygon) -> int:
     """Pairs of edges that cross or touch elsewhere than at a vertex that joins them.
 
     Args:

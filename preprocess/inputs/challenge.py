@@ -12,14 +12,14 @@ from typing import Literal, NamedTuple
 from preprocess.findings import DATA_DIR, FatalInputError, Finding, Reason, some
 from preprocess.inputs.sources import Listing
 from preprocess.inputs.unused import Unused
-from preprocess.model import ContourKind, Study
+from preprocess.model import KINDS, ContourKind, Study
 from preprocess.tables import read_rows
 
 _IMAGE_NAME = re.compile(r"(\d{1,9})\.dcm", re.IGNORECASE | re.ASCII)
-_CONTOUR_NAME = re.compile(r"IM-\d+-(\d{1,9})-([io])contour-manual\.txt", re.IGNORECASE | re.ASCII)
+_CONTOUR_FOLDERS = ("i-contours", "o-contours")
+_CONTOUR_NAME = re.compile(r"(?-i:([io])-contours)/IM-\d+-(\d{1,9})-\1contour-manual\.txt", re.IGNORECASE | re.ASCII)
 # A folder directly below another, on every system.
 _FOLDER_NAME = re.compile(r"(?!\.\.?\Z)[^/\\:\x00-\x1f\x7f]+")
-_CONTOUR_FOLDERS: dict[str, ContourKind] = {"i-contours": "i", "o-contours": "o"}
 
 _LINK_COLUMNS = ("patient_id", "original_id")
 
@@ -157,12 +157,10 @@ def _read_link(source: Listing, link: str) -> tuple[list[tuple[str, str]], list[
 
 def _images(study_id: str, dicoms: _Root, unused: Unused) -> tuple[dict[int, str], list[Finding]]:
     """The images of a study, by number."""
-    root = f"{dicoms.path}/{study_id}"
+    below = len(f"{dicoms.path}/{study_id}/")
     numbered = []
     for path in dicoms.folders[study_id]:
-        folder, _, name = path.rpartition("/")
-        match = _IMAGE_NAME.fullmatch(name)
-        if match and folder == root:
+        if match := _IMAGE_NAME.fullmatch(path, below):
             numbered.append((int(match[1]), path))
         else:
             unused.add(path)
@@ -174,23 +172,20 @@ def _contours(
 ) -> tuple[dict[ContourKind, dict[int, str]], list[Finding]]:
     """The contours of a study, by kind and number."""
     below = len(f"{contourfiles.path}/{contour_id}/")
-    numbered: dict[ContourKind, list[tuple[int, str]]] = {"i": [], "o": []}
+    numbered: dict[str, list[tuple[int, str]]] = {"i": [], "o": []}
     findings = []
     for path in contourfiles.folders[contour_id]:
-        folder, _, name = path.rpartition("/")
-        kind = _CONTOUR_FOLDERS.get(folder[below:])
-        match = _CONTOUR_NAME.fullmatch(name)
-        if kind and match and match[2].lower() == kind:
-            numbered[kind].append((int(match[1]), path))
+        if match := _CONTOUR_NAME.fullmatch(path, below):
+            numbered[match[1]].append((int(match[2]), path))
         elif path[below:] in _CONTOUR_FOLDERS:
             detail = "is neither a folder nor a link to one; put the contours there"
-            contour = _CONTOUR_FOLDERS[path[below:]]
+            contour = path[below]
             findings.append(Finding(Reason.UNREADABLE_FOLDER, "file", path, detail, study_id, contour=contour))
         else:
             unused.add(path)
     contours: dict[ContourKind, dict[int, str]] = {}
-    for kind, files in numbered.items():
-        contours[kind], problems = _unique(Reason.DUPLICATE_CONTOUR, study_id, files, kind)
+    for kind in KINDS:
+        contours[kind], problems = _unique(Reason.DUPLICATE_CONTOUR, study_id, numbered[kind], kind)
         findings += problems
     return contours, findings
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from preprocess.findings import InputError, Reason
 from preprocess.geometry import Polygon
-from preprocess.geometry.polygons import MAX_NEIGHBORS, crossings, neighbors
+from preprocess.geometry.polygons import MAX_NEIGHBORS, neighbors, self_intersections
 from preprocess.model import Origin
 
 MAX_POINTS = 100_000
@@ -113,7 +113,7 @@ def _check_outline(polygon: Polygon) -> None:
     if side_by_side > MAX_NEIGHBORS:
         detail = f"{side_by_side} pairs of edges overlap in y, at most {MAX_NEIGHBORS} expected of an outline"
         raise InputError(Reason.OVERSIZED_CONTOUR, detail)
-    met = crossings(polygon)
+    met = self_intersections(polygon)
     if met > MAX_CROSSINGS:
         detail = f"it meets itself {met} times, at most {MAX_CROSSINGS} expected of an outline"
         raise InputError(Reason.OVERSIZED_CONTOUR, detail)
