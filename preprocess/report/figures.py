@@ -71,7 +71,7 @@ def volumes_by_phase(
 def registration_map(curve: npt.NDArray[np.float64], peak: Peak) -> Markup:
     """Mean contrast by the contours' move ``(25, 25)``, with its peak and the place where they are not moved."""
     with _style("registration"):
-        figure, axes = _axes(3.8, "contours moved by dx, pixels", "dy, pixels")
+        figure, axes = _axes(4.2, "contours moved by dx, pixels", "dy, pixels", right=0.5)
         reach = MAX_SHIFT + 0.125
         image = axes.imshow(curve, extent=(-reach, reach, reach, -reach), cmap="viridis")
         axes.plot(0, 0, "o", markerfacecolor="none", markeredgecolor="white", markersize=9, label="not moved")
@@ -117,9 +117,11 @@ def _style(name: str) -> AbstractContextManager[None]:
     return mpl.rc_context({**_STYLE, "svg.hashsalt": name})
 
 
-def _axes(width: float, x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, 3), layout="constrained")
-    axes = figure.add_subplot()
+def _axes(width: float, x: str, y: str, right: float = 0.12) -> tuple[Figure, Axes]:
+    """A figure of a width in inches and a height of three, and its axes with their labels and a margin on the right."""
+    figure = Figure(figsize=(width, 3))
+    # Fixed margins: a layout engine draws every plot twice.
+    axes = figure.add_axes((0.68 / width, 0.16, 1 - (0.68 + right) / width, 0.8))
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     return figure, axes
