@@ -29,7 +29,7 @@ from preprocess.run import Summary, run
 
 from .helpers.commands import preprocess
 from .helpers.tables import audit_of, read_table
-from .helpers.trees import contents, contour, image
+from .helpers.trees import contents, contour, image, zipped
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -415,6 +415,28 @@ def test_records_without_a_table_are_refused(data: pathlib.Path, page: pathlib.P
         RecordsError, match=r"pairs.csv: cannot be read \(No such file or directory\); write the records a"
     ):
         write_report(data, tmp_path / "records", tmp_path)
+
+
+def test_damaged_records_are_refused(data: pathlib.Path, page: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    records = shutil.copytree(page.parent.parent / "records", tmp_path / "records")
+    shard = next(records.glob("*.tfrecord-*-of-?????"))
+    content = bytearray(shard.read_bytes())
+    content[5000] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(FatalInputError, match=r"records: .*tfrecord.*record 0"):
+        write_report(data, records, tmp_path / "report")
+    assert not (tmp_path / "report" / "index.html").exists()
+
+
+def test_the_data_may_be_an_archive(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    archive = zipped(tree, tmp_path / "data.zip")
+    run(Config(archive, tmp_path / "records"))
+    index = write_report(archive, tmp_path / "records", tmp_path / "report")
+    assert len(figures_of(pages_of(index)[0])) == 4
+    contour(tree, 9).unlink()
+    other = zipped(tree, tmp_path / "other.zip")
+    with pytest.raises(FatalInputError, match=r"PHANTOM001, contour 9: is not there; pass the --data_dir that"):
+        write_report(other, tmp_path / "records", tmp_path / "report")
 
 
 def test_incomplete_volumes_are_marked_beside_the_ejection_fraction(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:

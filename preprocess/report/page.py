@@ -43,9 +43,9 @@ def write_report(data_dir: pathlib.Path, records_dir: pathlib.Path, output_dir: 
     """Writes ``index.html`` and ``studies/``, which need nothing else, and returns the path of the index.
 
     Raises:
-        FatalInputError: the data directory cannot be read, a contour is missing, or the report cannot be written or
-            would replace something that is not a report, or a report of other studies.
-        RecordsError: the records directory is missing, incomplete or damaged.
+        FatalInputError: the data directory cannot be read, a contour is missing, a record is damaged, or the report
+            cannot be written or would replace something that is not a report, or a report of other studies.
+        RecordsError: the records directory is missing or incomplete.
     """
     info = DatasetInfo.load(records_dir)
     path = output_dir / "index.html"

@@ -14,6 +14,9 @@ from preprocess.geometry import Polygon
 
 _MARGIN = 14.0
 
+_MOST = 512
+"""Rows or columns of a picture. Larger parts of an image are shown smaller."""
+
 
 class Window(NamedTuple):
     """The edges of what a picture shows, in pixels."""
@@ -128,6 +131,9 @@ def _crop(pixels: npt.NDArray[np.generic], window: Window) -> Crop | None:
     part = pixels[top:bottom, left:right].astype(np.float64)
     dark, bright = np.percentile(part, (1, 99.5))
     gray = np.clip((part - dark) / max(bright - dark, 1) * 255, 0, 255).astype(np.uint8)
+    if max(gray.shape) > _MOST:
+        scale = _MOST / max(gray.shape)
+        gray = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     content = cv2.imencode(".png", gray)[1].tobytes()
     uri = f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
     return Crop(uri, left, top, right - left, bottom - top)

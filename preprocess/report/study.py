@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from pipeline import iterate_batches
+from pipeline import RecordsError, iterate_batches
 from preprocess.config import Config
 from preprocess.dicom import reader
 from preprocess.findings import FatalInputError, InputError, Level, Reason
@@ -130,8 +130,7 @@ def study_page(source: Source, config: Config, task: Task) -> StudyPage:
     """Reads the records and contours of a study, and makes its page.
 
     Raises:
-        FatalInputError: the contour of a record is not there.
-        RecordsError: the records are damaged.
+        FatalInputError: the contour of a record is not there, or the records are damaged.
     """
     registration = Registration()
     naive: list[float] = []
@@ -183,12 +182,16 @@ def study_page(source: Source, config: Config, task: Task) -> StudyPage:
 def _records(task: Task) -> Iterator[tuple[Row, npt.NDArray[np.generic], npt.NDArray[np.bool_]]]:
     """Row, image ``(H, W)`` and mask ``(H, W)`` of each record of the study."""
     written = [row for row in task.pairs if row["written"] == "1"]
-    if written:
+    if not written:
+        return
+    try:
         batches = iterate_batches(
             task.records_dir, task.split, 1, shuffle=False, epochs=1, image_dtype=None, start_step=task.first
         )
         for row, (images, masks) in zip(written, itertools.islice(batches, len(written)), strict=True):
             yield row, images[0, ..., 0], masks[0, ..., 0]
+    except RecordsError as error:
+        raise FatalInputError(str(task.records_dir), str(error)) from error
 
 
 def _contour_of_record(source: Source, config: Config, study: Study, number: int) -> Polygon:
