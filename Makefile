@@ -19,7 +19,8 @@ records: $(READY) $(if $(DATA),,$(PHANTOM)) ## run the main job: DATA=folder or 
 	@$(if $(DATA),,echo "No DATA= given: using the built-in phantom. For your own data: make records DATA=folder-or-zip")
 	@$(RUN) -m preprocess --data_dir="$(or $(DATA),$(PHANTOM))" --output_dir="$(OUT)" --overwrite $(FLAGS)
 
-report: $(READY) $(if $(DATA),,$(PHANTOM)) ## write the audit as a page, report/index.html: DATA= and OUT= as for records
+report: $(READY) $(if $(DATA),,$(PHANTOM)) ## write the audit as pages, report/index.html first: DATA= and OUT= as for records
+	@$(if $(DATA),,echo "No DATA= given: the report shows the built-in phantom. For your own data: make report DATA=folder-or-zip")
 	@$(RUN) -m preprocess.report --data_dir="$(or $(DATA),$(PHANTOM))" --records_dir="$(OUT)" --output_dir=report
 
 test: $(READY) ## run the tests; those of real data need CARDIAC_DATA, or ../shared/data/final_data

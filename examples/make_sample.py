@@ -32,7 +32,7 @@ def run(command: list[str], directory: pathlib.Path) -> str:
 
 
 def photograph(page: pathlib.Path, output_dir: pathlib.Path) -> None:
-    """Pictures of the page: its top, a contact sheet, and the findings."""
+    """Pictures of the report: its index, and the page of a study."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     for argument in (
@@ -45,15 +45,12 @@ def photograph(page: pathlib.Path, output_dir: pathlib.Path) -> None:
         options.add_argument(argument)
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver") or ""))
     try:
-        browser.get(page.as_uri())
-        browser.execute_script("for (const image of document.images) image.loading = 'eager'")
-        for name, selector in (("top", "header"), ("study", "main section"), ("findings", "main section:last-child")):
-            # High enough for one picture of the whole section.
-            height = browser.find_element(By.CSS_SELECTOR, selector).size["height"] + 60
-            metrics = {"width": 900, "height": min(height, 2400), "deviceScaleFactor": 1, "mobile": False}
+        study = page.parent / "studies" / "0001.html"
+        for name, path in (("index", page), ("study", study)):
+            browser.get(path.as_uri())
+            height = browser.find_element(By.TAG_NAME, "html").size["height"]
+            metrics = {"width": 1000, "height": min(height, 2400), "deviceScaleFactor": 1, "mobile": False}
             browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-            browser.execute_script("document.querySelector(arguments[0]).scrollIntoView()", selector)
-            browser.execute_script("return Promise.all([...document.images].map(image => image.decode()))")
             picture = PIL.Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
             picture.save(output_dir / f"report-{name}.jpg", quality=80)
     finally:

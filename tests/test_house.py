@@ -25,7 +25,19 @@ ROOMS = {
     "config": {"model", "geometry", "output"},
     "stages": {"model", "findings", "config", "dicom", "geometry", "inputs", "output", "quality"},
     "engines": {"findings", "config", "inputs", "interrupts"},
-    "report": {"model", "findings", "dicom", "geometry", "inputs", "output", "quality", "tables", "terminal"},
+    "report": {
+        "model",
+        "findings",
+        "dicom",
+        "geometry",
+        "inputs",
+        "output",
+        "quality",
+        "tables",
+        "terminal",
+        "config",
+        "engines",
+    },
 }
 
 FOREIGN = ("tensorflow", "keras", "pydicom", "cv2", "absl", "tqdm")

@@ -1,4 +1,4 @@
-"""The audit as one page: ``python -m preprocess.report --help``."""
+"""The audit as pages to look at: ``python -m preprocess.report --help``."""
 
 from importlib.util import find_spec
 

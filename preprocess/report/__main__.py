@@ -1,4 +1,4 @@
-"""Write the audit as one page to look at.
+"""Write the audit as pages to look at: an index with all findings, and a page for each study.
 
 python -m preprocess.report --data_dir=final_data --records_dir=records --output_dir=report
 """
@@ -23,7 +23,7 @@ def main() -> int:
     )
     parser.add_argument("--records_dir", required=True, type=pathlib.Path, help="records directory")
     parser.add_argument(
-        "--output_dir", default="report", type=pathlib.Path, help="folder to write index.html to (report)"
+        "--output_dir", default="report", type=pathlib.Path, help="folder to write index.html and studies/ to (report)"
     )
     parser.add_argument("--version", action="version", version=f"cardiac-lv-records {__version__}")
     arguments = parser.parse_args()

@@ -1,156 +1,142 @@
-"""The report's pictures: drawn by matplotlib, given as data URIs, so that the page needs no other file."""
+"""The report's plots: drawn by matplotlib as SVG whose ink is the page's, so that it follows light and dark."""
 
 from __future__ import annotations
 
-import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from contextlib import AbstractContextManager
 
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
-from matplotlib.collections import LineCollection
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from preprocess.geometry import Polygon
 from preprocess.quality.registration import MAX_SHIFT, Peak
 
-# From Okabe and Ito's palette, which can be distinguished with most kinds of color blindness.
-_CONTOUR, _MASK = "#f0e442", "#56b4e9"
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#000000")
-_ES, _ED = _COLORS[1], _COLORS[0]
+# Placeholders, which become what the style sheet says.
+_INK = "#010203"
+_SERIES = [f"#01020{digit}" for digit in "456789"]
+
+_MANY = 2000
+"""More points are drawn as pixels: as many SVG elements would take seconds to show."""
 
 _STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "svg.hashsalt": "report",
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+    "legend.frameon": False,
+    "svg.fonttype": "none",
     # A study's id may contain dollar signs, which matplotlib otherwise takes for formulas.
     "text.parse_math": False,
 }
 
 
-class Window(NamedTuple):
-    """The edges of what a picture shows, in pixels."""
-
-    left: float
-    right: float
-    top: float
-    bottom: float
-
-
-def window_around(polygons: Sequence[Polygon], margin: float = 14.0) -> Window:
-    """A square that holds all of a study's contours, and a margin in pixels."""
-    points = np.concatenate(polygons)
-    x, y = (points.min(axis=0) + points.max(axis=0)) / 2
-    half = float((points.max(axis=0) - points.min(axis=0)).max()) / 2 + margin
-    return Window(left=x - half, right=x + half, top=y - half, bottom=y + half)
-
-
-def pair_picture(pixels: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_], polygon: Polygon, window: Window) -> str:
-    """An image ``(H, W)``, windowed, with its contour as a line and its mask's edge along the pixels."""
-    rows = slice(max(0, int(window.top)), max(0, int(np.ceil(window.bottom))))
-    columns = slice(max(0, int(window.left)), max(0, int(np.ceil(window.right))))
-    dark, bright = np.percentile(pixels[rows, columns].astype(np.float64), (1, 99.5))
-    figure = Figure(figsize=(3.2, 3.2), dpi=110)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
-    height, width = pixels.shape
-    # Pixel (r, c) is the square [c, c + 1] × [r, r + 1], as in the contours' coordinates.
-    axes.imshow(
-        pixels,
-        cmap="gray",
-        vmin=dark,
-        vmax=max(bright, dark + 1),
-        extent=(0, width, height, 0),
-        interpolation="nearest",
-    )
-    axes.add_collection(LineCollection(_edges(mask), colors=_MASK, linewidths=0.8))
-    axes.plot(*np.vstack([polygon, polygon[:1]]).T, color=_CONTOUR, linewidth=1.1)
-    axes.set_xlim(window.left, window.right)
-    axes.set_ylim(window.bottom, window.top)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="webp", pil_kwargs={"quality": 88})
-    return _uri("image/webp", buffer.getvalue())
-
-
-def _edges(mask: npt.NDArray[np.bool_]) -> list[list[tuple[int, int]]]:
-    """The pixel edges between inside and outside, as segments of two points (x, y)."""
-    padded = np.pad(mask, 1)
-    rows, columns = np.nonzero(padded[:-1, 1:-1] != padded[1:, 1:-1])
-    flat = [[(x, y), (x + 1, y)] for y, x in zip(rows.tolist(), columns.tolist(), strict=True)]
-    rows, columns = np.nonzero(padded[1:-1, :-1] != padded[1:-1, 1:])
-    return flat + [[(x, y), (x, y + 1)] for y, x in zip(rows.tolist(), columns.tolist(), strict=True)]
-
-
-def areas_by_slice(areas_mm2: Mapping[str, Mapping[int, float]]) -> str:
+def areas_by_slice(areas_mm2: Mapping[str, Mapping[int, float]]) -> Markup:
     """Area inside the contours over slices, a line for end-diastole and one for end-systole."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(4.2, 3), layout="constrained")
-        axes = figure.add_subplot()
-        for (name, by_slice), color, marker in zip(areas_mm2.items(), (_ED, _ES), "os", strict=False):
+    with _style("areas"):
+        figure, axes = _axes(4.2, "slice index", "area inside the contour, mm²")
+        for (name, by_slice), color, marker in zip(areas_mm2.items(), _SERIES, "os", strict=False):
             axes.plot(list(by_slice), list(by_slice.values()), color=color, marker=marker, label=name)
-        axes.set_xlabel("slice index")
-        axes.set_ylabel("area inside the contour, mm²")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(bottom=0)
-        axes.legend(frameon=False)
-        return _svg(figure)
+        axes.legend()
+        return _svg(figure, "Area inside the contours by slice, at end-diastole and end-systole")
 
 
-def registration_map(curve: npt.NDArray[np.float64], peak: Peak) -> str:
+def volumes_by_phase(
+    volumes_ml: Mapping[int, float], complete: Mapping[int, bool], marked: Mapping[str, int]
+) -> Markup:
+    """Cavity volume over phases; hollow where slices lack a contour; end-diastole and end-systole are marked."""
+    with _style("volumes"):
+        figure, axes = _axes(4.2, "phase", "volume inside the contours, ml")
+        phases = sorted(volumes_ml)
+        axes.plot(phases, [volumes_ml[phase] for phase in phases], color=_SERIES[0])
+        for phase in phases:
+            fill = _SERIES[0] if complete[phase] else "none"
+            axes.plot(phase, volumes_ml[phase], "o", markerfacecolor=fill, markeredgecolor=_SERIES[0], markersize=5)
+        for name, phase in marked.items():
+            if phase in volumes_ml:
+                place = (phase, volumes_ml[phase])
+                axes.annotate(name, place, xytext=(0, 8), textcoords="offset points", ha="center")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylim(bottom=0, top=max(volumes_ml.values()) * 1.15)
+        return _svg(figure, "Volume inside the contours by phase")
+
+
+def registration_map(curve: npt.NDArray[np.float64], peak: Peak) -> Markup:
     """Mean contrast by the contours' move ``(25, 25)``, with its peak and the place where they are not moved."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(3.8, 3), layout="constrained")
-        axes = figure.add_subplot()
+    with _style("registration"):
+        figure, axes = _axes(4.2, "contours moved by dx, pixels", "dy, pixels", right=0.5)
         reach = MAX_SHIFT + 0.125
         image = axes.imshow(curve, extent=(-reach, reach, reach, -reach), cmap="viridis")
         axes.plot(0, 0, "o", markerfacecolor="none", markeredgecolor="white", markersize=9, label="not moved")
-        axes.plot(peak.dx, peak.dy, "x", color=_COLORS[1], markersize=9, markeredgewidth=2.5, label="peak")
-        axes.set_xlabel("contours moved by dx, pixels")
-        axes.set_ylabel("dy, pixels")
+        axes.plot(peak.dx, peak.dy, "x", color="#d55e00", markersize=9, markeredgewidth=2.5, label="peak")
         figure.colorbar(image, label="mean contrast")
-        axes.legend(loc="lower right", fontsize=8, facecolor="#555555", labelcolor="white")
-        return _svg(figure)
+        axes.legend(loc="lower right", fontsize=8, frameon=True, facecolor="#555555", labelcolor="white")
+        return _svg(figure, f"Mean contrast by the contours' move; it peaks at dx {peak.dx:+g}, dy {peak.dy:+g} pixels")
 
 
-def area_differences(ours: Sequence[float], naive: Sequence[float]) -> str:
+def area_differences(ours: Sequence[float], naive: Sequence[float]) -> Markup:
     """Distribution of mask area against polygon area, in percent, for our masks and for a plain ``cv2.fillPoly``."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(5.4, 3), layout="constrained")
-        axes = figure.add_subplot()
+    with _style("differences"):
+        figure, axes = _axes(5.4, "mask area against contour area, %", "pairs")
         edges = np.linspace(min(0, *ours, *naive) - 0.5, max(0, *ours, *naive) + 0.5, 50).tolist()
-        axes.hist(naive, edges, color=_COLORS[1], alpha=0.75, label="cv2.fillPoly, rounded")
-        axes.hist(ours, edges, color=_COLORS[0], alpha=0.85, label="this project")
-        axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_xlabel("mask area against contour area, %")
-        axes.set_ylabel("pairs")
-        axes.legend(frameon=False)
-        return _svg(figure)
+        axes.hist(naive, edges, color=_SERIES[1], alpha=0.75, label="cv2.fillPoly, rounded")
+        axes.hist(ours, edges, color=_SERIES[0], alpha=0.85, label="this project")
+        axes.axvline(0, color=_INK, linewidth=0.8)
+        axes.legend()
+        return _svg(figure, "Histogram of mask area against contour area, for this project and for cv2.fillPoly")
 
 
-def intensities(by_study: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+def intensities(by_study: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
     """Mean value inside each contour over that in the ring outside it, a color and marker to a study."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(5.4, 3), layout="constrained")
-        axes = figure.add_subplot()
+    with _style("intensities"):
+        figure, axes = _axes(5.4, "mean value in the ring outside", "mean value inside")
+        rasterized = sum(map(len, by_study.values())) > _MANY
         for number, (study_id, values) in enumerate(by_study.items()):
             ring, inside = [pair[0] for pair in values], [pair[1] for pair in values]
-            color, marker = _COLORS[number % len(_COLORS)], "os^DvP"[number % 6]
-            axes.plot(ring, inside, marker, color=color, alpha=0.8, markersize=4, label=study_id)
-        axes.axline((0, 0), slope=1, color="black", linewidth=0.8)
-        axes.set_xlabel("mean value in the ring outside")
-        axes.set_ylabel("mean value inside")
+            # Pixels keep their color, so it has to do for light and dark.
+            color = "#3b8fc4" if rasterized else _SERIES[number % len(_SERIES)]
+            marker = "os^DvP"[number % 6]
+            axes.plot(
+                ring, inside, marker, color=color, alpha=0.8, markersize=4, label=study_id, rasterized=rasterized,
+            )  # fmt: skip
+        axes.axline((0, 0), slope=1, color=_INK, linewidth=0.8)
         if len(by_study) <= 12:
-            axes.legend(frameon=False, fontsize=8)
-        return _svg(figure)
+            axes.legend(fontsize=8)
+        return _svg(figure, "Mean value inside each contour over the mean value in the ring outside it, by study")
 
 
-def _svg(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return _uri("image/svg+xml", buffer.getvalue())
+def _style(name: str) -> AbstractContextManager[None]:
+    """A context for a plot whose name differs from those of the other plots of its page."""
+    return mpl.rc_context({**_STYLE, "svg.hashsalt": name})
 
 
-def _uri(media_type: str, content: bytes) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
+def _axes(width: float, x: str, y: str, right: float = 0.12) -> tuple[Figure, Axes]:
+    """A figure of a width in inches and a height of three, and its axes with their labels and a margin on the right."""
+    figure = Figure(figsize=(width, 3))
+    # Fixed margins: a layout engine draws every plot twice.
+    axes = figure.add_axes((0.68 / width, 0.16, 1 - (0.68 + right) / width, 0.8))
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return figure, axes
+
+
+def _svg(figure: Figure, text: str) -> Markup:
+    """A figure as an element of a page, with a text for those who do not see it."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True)
+    svg = buffer.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    # Groups are named by what they are, the same in every figure; markers and clip paths by a digest.
+    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
+    for number, color in enumerate(_SERIES):
+        svg = svg.replace(color, f"var(--series-{number})")
+    svg = svg.replace(_INK, "currentColor")
+    # Only matplotlib's own elements are left: it has escaped the ids that it was given.
+    return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(text)}" ', 1))

@@ -1,0 +1,349 @@
+"""The page of one study: every pair with its contour and mask, and what to look at first.
+
+Images and masks come from the records, as training sees them; contours come from the data directory. So a picture shows
+whether the two belong together. Where a pair has no record, its image comes from the data directory, too.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+import math
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+
+from pipeline import RecordsError, iterate_batches
+from preprocess.config import Config
+from preprocess.dicom import reader
+from preprocess.findings import FatalInputError, InputError, Level, Reason
+from preprocess.geometry import Polygon, polygons
+from preprocess.inputs.contours import read_contour
+from preprocess.inputs.sources import Source, opened
+from preprocess.model import KINDS, Study
+from preprocess.quality.registration import Registration
+from preprocess.report import figures, pictures
+from preprocess.report.pictures import Picture, Window
+from preprocess.report.templates import render
+
+Row = Mapping[str, str]
+
+_FIRST = 60
+"""Pictures in the row of what to look at first."""
+
+_EXTREMES = (
+    # column or difference of two columns, sign for which the largest is the worst, what a reader sees
+    ("implausibility", 1, "most implausible"),
+    ("contrast", -1, "lowest contrast"),
+    ("area_difference_percent", 1, "mask differs most from its contour"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a worker needs for the page of a study.
+
+    Attributes:
+        study: its files.
+        row: of ``studies.csv``.
+        pairs: its rows of ``pairs.csv``.
+        findings: its rows of ``audit.csv``, the worst first; those with a number get a picture.
+        more: how many rows of each level and reason are left out of ``findings``.
+        records_dir: records directory.
+        split: of the study; empty if none of its pairs was written.
+        first: position of its first record in the split.
+    """
+
+    study: Study
+    row: Row
+    pairs: Sequence[Row]
+    findings: Sequence[Row]
+    more: Sequence[tuple[Row, int]]
+    records_dir: pathlib.Path
+    split: str
+    first: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyPage:
+    """A study's page.
+
+    Attributes:
+        html: the page.
+        pictured: the instance numbers that it has a picture of.
+        naive: for each record, the area of a plain ``cv2.fillPoly`` against the contour's, in percent.
+    """
+
+    html: str
+    pictured: frozenset[int]
+    naive: Sequence[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """An image and its contours, as a page shows them.
+
+    Attributes:
+        number: instance number.
+        row: of ``pairs.csv``; None if there is no pair.
+        findings: about it.
+        picture: None if neither image nor contour can be read.
+    """
+
+    number: int
+    row: Row | None
+    findings: Sequence[Row]
+    picture: Picture | None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Slice and phase; -1 when unknown."""
+        return (int(self.row["slice_index"]), int(self.row["phase_index"])) if self.row else (-1, -1)
+
+    @property
+    def worst(self) -> str:
+        """The worst level of its findings."""
+        return self.findings[0]["level"] if self.findings else ""
+
+    @property
+    def written(self) -> bool:
+        """Whether it is a record."""
+        return self.row is not None and self.row["written"] == "1"
+
+    def measure(self, name: str) -> float:
+        """A column of its row, or its contrast; NaN when it was not measured."""
+        if self.row is None:
+            return math.nan
+        if name == "contrast":
+            return float(self.row["mean_inside"] or "nan") - float(self.row["mean_ring"] or "nan")
+        return float(self.row.get(name) or "nan")
+
+
+def study_page(source: Source, config: Config, task: Task) -> StudyPage:
+    """Reads the records and contours of a study, and makes its page.
+
+    Raises:
+        FatalInputError: the contour of a record is not there, or the records are damaged.
+    """
+    registration = Registration()
+    naive: list[float] = []
+    drawn = {}
+    for row, pixels, mask in _records(task):
+        number = int(row["instance_number"])
+        polygon = _contour_of_record(source, config, task.study, number)
+        if config.contours == "i":
+            registration.add(pixels, mask)
+        naive.append(_naive_difference(mask, polygon))
+        drawn[number] = pixels, mask, polygon
+    window = Window.around([polygon for _, _, polygon in drawn.values()])
+    findings: dict[int, list[Row]] = collections.defaultdict(list)
+    for row in task.findings:
+        if row["instance_number"]:
+            findings[int(row["instance_number"])].append(row)
+    rows = {int(row["instance_number"]): row for row in task.pairs}
+    at_end_diastole = {
+        row["slice_index"]: int(row["instance_number"])
+        for row in task.pairs
+        if row["phase_index"] == task.row["end_diastole_phase"] and int(row["instance_number"]) in drawn
+    }
+    shown = []
+    for number in sorted(rows.keys() | findings.keys()):
+        contours = []
+        if any(row["reason"] == Reason.VOLUME_ORDER.value for row in findings[number]) and number in rows:
+            before = at_end_diastole.get(rows[number]["slice_index"])
+            contours = [("before", drawn[before][2])] if before else []
+        picture = _picture(source, config, task.study, number, findings[number], window, drawn.get(number), contours)
+        shown.append(Shown(number, rows.get(number), findings[number], picture))
+    first = _first(shown, config)
+    html = render(
+        "study.html",
+        study=task.row,
+        split=task.split,
+        contour_name={"i": "inner", "o": "outer"}[config.contours],
+        before=any(row["reason"] == Reason.VOLUME_ORDER.value for row in task.findings),
+        findings=[{**row, "href": f"#pair-{row['instance_number']}"} for row in task.findings],
+        more=task.more,
+        incomplete=[row["detail"] for row in task.findings if row["reason"] == Reason.INCOMPLETE_VOLUMES.value],
+        first=first,
+        numbers={pair.number for pair, _ in first},
+        plots=_plots(task.row, shown, registration, config),
+        **_sheet(task.row, shown),
+    )
+    return StudyPage(html, frozenset(pair.number for pair in shown if pair.picture), naive)
+
+
+def _records(task: Task) -> Iterator[tuple[Row, npt.NDArray[np.generic], npt.NDArray[np.bool_]]]:
+    """Row, image ``(H, W)`` and mask ``(H, W)`` of each record of the study."""
+    written = [row for row in task.pairs if row["written"] == "1"]
+    if not written:
+        return
+    try:
+        batches = iterate_batches(
+            task.records_dir, task.split, 1, shuffle=False, epochs=1, image_dtype=None, start_step=task.first
+        )
+        for row, (images, masks) in zip(written, itertools.islice(batches, len(written)), strict=True):
+            yield row, images[0, ..., 0], masks[0, ..., 0]
+    except RecordsError as error:
+        raise FatalInputError(str(task.records_dir), str(error)) from error
+
+
+def _contour_of_record(source: Source, config: Config, study: Study, number: int) -> Polygon:
+    """The contour of a record where it was drawn: on the records' grid, from their outer corner."""
+    contour_path, image_path = study.contours[config.contours].get(number, ""), study.images.get(number, "")
+    try:
+        with opened(source, contour_path, Reason.UNREADABLE_CONTOUR) as file:
+            polygon = read_contour(file, config.contour_origin)
+        if config.image_size is None and config.pixel_spacing_mm is None:
+            return polygon
+        with opened(source, image_path, Reason.UNREADABLE_IMAGE) as file:
+            return config.grid_of(reader.read_header(file, config.max_image_pixels)).place(polygon)
+    except InputError as error:
+        detail = "is not there; pass the --data_dir that the records were made from"
+        raise FatalInputError(contour_path or f"{study.study_id}, contour {number}", detail) from error
+
+
+def _naive_difference(mask: npt.NDArray[np.bool_], polygon: Polygon) -> float:
+    """Area of a plain, rounded ``cv2.fillPoly`` against the contour's, in percent."""
+    naive = np.zeros(mask.shape, np.uint8)
+    cv2.fillPoly(naive, [np.rint(polygon).astype(np.int32)], 1)
+    return 100 * (float(naive.sum()) / polygons.area(polygon) - 1)
+
+
+def _picture(
+    source: Source,
+    config: Config,
+    study: Study,
+    number: int,
+    findings: Sequence[Row],
+    window: Window | None,
+    record: tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_], Polygon] | None,
+    more: Sequence[tuple[str, Polygon]],
+) -> Picture | None:
+    """A record with its contour, and all contours that findings are about. Without a record, the image as it is."""
+    if record and not findings:
+        return pictures.draw(window, record[0], record[1], [("own", record[2])])
+    contours: list[tuple[str, Polygon]] = []
+    for kind in KINDS:
+        about = [row for row in findings if row["contour"] in ("", kind)]
+        bad = any(row["level"] == Level.ERROR for row in about)
+        if kind != config.contours:
+            look = "other"
+        elif record:
+            contours.append(("own", record[2]))
+            continue
+        else:
+            look = "own"
+        # Two files may have one number. Then the study has neither, and the findings name them.
+        paths = {study.contours[kind].get(number, "")} | {row["path"] for row in about if row["contour"] == kind}
+        for path in sorted(paths - {""}):
+            with contextlib.suppress(InputError), opened(source, path, Reason.UNREADABLE_CONTOUR) as file:
+                contours.append((f"{look} bad" if bad else look, read_contour(file, config.contour_origin)))
+    pixels: npt.NDArray[np.generic] | None = record[0] if record else None
+    image_path = study.images.get(number)
+    with contextlib.suppress(InputError):
+        if image_path and (record is None or len(contours) > 1):
+            with opened(source, image_path, Reason.UNREADABLE_IMAGE) as file:
+                if record is None:
+                    pixels = reader.read_pixels(file, config.max_image_pixels)
+                elif config.image_size or config.pixel_spacing_mm:
+                    grid = config.grid_of(reader.read_header(file, config.max_image_pixels))
+                    contours = [(look, polygon if look == "own" else grid.place(polygon)) for look, polygon in contours]
+    return pictures.draw(window, pixels, record[1] if record else None, [*more, *contours])
+
+
+def _first(shown: Sequence[Shown], config: Config) -> list[tuple[Shown, str]]:
+    """What to look at first, and why: the extremes of what was measured, and pairs with errors and warnings.
+
+    One pair of each reason comes before a second one of the same.
+    """
+    reasons: dict[int, dict[str, None]] = collections.defaultdict(dict)
+    ranks = {}
+    before: collections.Counter[tuple[str, str]] = collections.Counter()
+    for pair in shown:
+        if pair.worst in (Level.ERROR, Level.WARNING):
+            kind = pair.findings[0]["level"], pair.findings[0]["reason"]
+            ranks[pair.number] = (before[kind], pair.findings[0]["left_out"] != "1", pair.worst != Level.ERROR)
+            before[kind] += 1
+            for row in pair.findings:
+                reasons[pair.number][f"{row['level']}: {row['reason']}"] = None
+    for name, sign, what in _EXTREMES:
+        # Contrast is that of blood and muscle, so only inner contours have it.
+        measured = [pair for pair in shown if not math.isnan(pair.measure(name))]
+        if len(measured) > 2 and (name != "contrast" or config.contours == "i"):
+            value = abs if name == "area_difference_percent" else float
+            worst = max(measured, key=lambda pair: sign * value(pair.measure(name)))
+            ranks.setdefault(worst.number, (0, True, True))
+            reasons[worst.number][what] = None
+    chosen = sorted((pair for pair in shown if pair.number in ranks), key=lambda pair: ranks[pair.number])
+    return [(pair, "; ".join(reasons[pair.number])) for pair in chosen[:_FIRST]]
+
+
+def _sheet(row: Row, shown: Sequence[Shown]) -> dict[str, Any]:
+    """Slices × phases, and the pairs whose place is unknown or taken."""
+    by_place: dict[tuple[int, int], Shown] = {}
+    others = []
+    for pair in shown:
+        if min(pair.place) < 0 or by_place.setdefault(pair.place, pair) is not pair:
+            others.append(pair)
+    names = {int(row["end_diastole_phase"]): "end-diastole", int(row["end_systole_phase"]): "end-systole"}
+    phases = sorted({place[1] for place in by_place})
+    slices = _from_base_to_apex(by_place)
+    return {
+        "phases": [(phase, names.get(phase, "")) for phase in phases],
+        "sheet": [(index, [by_place.get((index, phase)) for phase in phases]) for index in slices],
+        "others": others,
+        "phase_names": {name: phase for phase, name in names.items() if phase >= 0},
+    }
+
+
+def _from_base_to_apex(by_place: Mapping[tuple[int, int], Shown]) -> list[int]:
+    """Slices from the end of the stack where the cavity is larger."""
+    areas: dict[int, float] = collections.defaultdict(float)
+    for (index, _), pair in by_place.items():
+        areas[index] = max(areas[index], pair.measure("polygon_area_px"))
+    slices = sorted(areas)
+    half = len(slices) // 2
+    first, last = (sum(areas[index] for index in part) for part in (slices[:half], slices[len(slices) - half :]))
+    return slices if first >= last else slices[::-1]
+
+
+def _plots(row: Row, shown: Sequence[Shown], registration: Registration, config: Config) -> list[tuple[Markup, str]]:
+    """The study's plots with their captions."""
+    plots = []
+    pixel_mm2 = float(row["row_spacing_mm"] or "nan") * float(row["column_spacing_mm"] or "nan")
+    areas: dict[int, dict[int, float]] = collections.defaultdict(dict)
+    for pair in shown:
+        if pair.written and min(pair.place) >= 0:
+            areas[pair.place[1]][pair.place[0]] = pair.measure("polygon_area_px") * pixel_mm2
+    marked = {"end-diastole": int(row["end_diastole_phase"]), "end-systole": int(row["end_systole_phase"])}
+    by_slice = {
+        f"{name} (phase {phase})": dict(sorted(areas[phase].items()))
+        for name, phase in marked.items()
+        if phase in areas
+    }
+    if by_slice and not math.isnan(pixel_mm2):
+        plots.append((figures.areas_by_slice(by_slice), "Area inside the contours, by slice."))
+    spacing_mm = float(row["slice_spacing_mm"] or "nan")
+    if len(areas) > 2 and config.contours == "i" and not math.isnan(pixel_mm2 * spacing_mm):
+        most = max(map(len, areas.values()))
+        volumes = {phase: sum(by_index.values()) * spacing_mm / 1000 for phase, by_index in areas.items()}
+        complete = {phase: len(by_index) == most for phase, by_index in areas.items()}
+        curve = figures.volumes_by_phase(volumes, complete, {"ED": marked["end-diastole"], "ES": marked["end-systole"]})
+        text = "Volume inside the contours, by phase"
+        hollow = "; hollow: fewer slices have a contour than in other phases" if not all(complete.values()) else ""
+        plots.append((curve, f"{text}{hollow}."))
+    peak = registration.peak()
+    if not math.isnan(peak.contrast):
+        caption = (
+            f"Contrast across the contours: {peak.contrast_unmoved:.1f} when they are not moved, at most "
+            f"{peak.contrast:.1f} when all are moved by dx {peak.dx:+.2f}, dy {peak.dy:+.2f} pixels."
+        )
+        plots.append((figures.registration_map(registration.curve(), peak), caption))
+    return plots
