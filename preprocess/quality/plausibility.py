@@ -26,6 +26,7 @@ Reson. 21:18, 2019.
 
 from __future__ import annotations
 
+import collections
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -99,6 +100,20 @@ class Fit(NamedTuple):
     contrast: float
     exchanged: float
     moved: npt.NDArray[np.float32]
+
+
+class Contrast(NamedTuple):
+    """Median contrast along some contours of a study; NaN when there are too few.
+
+    Attributes:
+        where: which contours.
+        contrast: along them.
+        exchanged: along them with x and y exchanged.
+    """
+
+    where: str
+    contrast: float
+    exchanged: float
 
 
 class Judgement(NamedTuple):
@@ -184,31 +199,30 @@ def judge(pairs: Sequence[Pair], fits: Mapping[str, Fit], phases: int, slice_spa
 def contours_of_other_images(pairs: Sequence[Pair], fits: Mapping[str, Fit]) -> str:
     """What shows that a study's inner contours were not drawn on its images; empty when they fit.
 
-    Such contours are consistent among themselves: numbers that are off by one, exchanged x and y, or another study's
-    contours. A phase with few contours says little, so the contours of a study are also taken together.
+    Such contours are consistent among themselves: their numbers are off by one, x and y are exchanged, or they are
+    another study's.
     """
-    by_phase: dict[int, list[Fit]] = {}
-    for pair in pairs:
-        fit = fits.get(pair.contour_path)
-        if pair.kind == "i" and fit is not None and not math.isnan(fit.contrast):
-            by_phase.setdefault(pair.phase_index, []).append(fit)
-    groups = {f"the {len(some)} inner contours at phase {phase}": some for phase, some in sorted(by_phase.items())}
-    whole = [fit for some in by_phase.values() for fit in some]
-    groups[f"the study's {len(whole)} inner contours"] = whole
-    medians = {
-        name: float(np.median([fit.contrast for fit in some])) for name, some in groups.items() if len(some) >= _MANY
-    }
-    name = min(medians, key=lambda one: medians[one], default="")
-    if not name or medians[name] >= STUDY_CONTRAST:
+    where, contrast, exchanged = lowest_contrast(pairs, fits)
+    if not contrast < STUDY_CONTRAST:
         return ""
-    detail = (
-        f"the images have little contrast along {name}: the median is {medians[name]:.2f}, at least "
-        f"{STUDY_CONTRAST:g} expected"
-    )
-    exchanged = float(np.median([fit.exchanged for fit in groups[name]]))
-    if exchanged >= STUDY_CONTRAST:
-        detail += f", and {exchanged:.2f} when x and y are exchanged"
-    return detail
+    detail = f"the median contrast of the images along {where} is {contrast:.2f}, at least {STUDY_CONTRAST:g} expected"
+    return f"{detail}; it is {exchanged:.2f} if x and y are exchanged" if exchanged >= STUDY_CONTRAST else detail
+
+
+def lowest_contrast(pairs: Sequence[Pair], fits: Mapping[str, Fit]) -> Contrast:
+    """The lowest median contrast along inner contours: of each phase that has several, and of all together."""
+    by_phase: dict[int, list[Fit]] = collections.defaultdict(list)
+    for pair in pairs:
+        if pair.kind == "i" and pair.contour_path in fits:
+            by_phase[pair.phase_index].append(fits[pair.contour_path])
+    groups = {f"the inner contours at phase {phase}": some for phase, some in sorted(by_phase.items())}
+    groups["all inner contours"] = [fit for some in by_phase.values() for fit in some]
+    found = [
+        Contrast(where, *(float(np.nanmedian(values)) for values in zip(*[fit[:2] for fit in some], strict=True)))
+        for where, some in groups.items()
+        if sum(not math.isnan(fit.contrast) for fit in some) >= _MANY
+    ]
+    return min(found, key=lambda one: one.contrast, default=Contrast("", math.nan, math.nan))
 
 
 class _Variation(NamedTuple):
