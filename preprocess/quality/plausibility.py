@@ -39,7 +39,7 @@ import numpy.typing as npt
 from preprocess.geometry import Polygon, polygons
 from preprocess.model import ImageHeader, Pair
 
-THRESHOLD = 8.5
+THRESHOLD = 8.6
 """A contour with a higher score is implausible: the highest score of 111 correct contours, and 0.5 more."""
 
 STUDY_CONTRAST = 0.24
@@ -48,9 +48,10 @@ STUDY_CONTRAST = 0.24
 _STEP_MM, _SLICE_MM = 1.35, 9.0
 """Lengths are counted in pixels and slices of this size, those of the studies that the constants come from."""
 
-_GAIN_WEIGHT, _LOSS_WEIGHT = 10.0, 5.0
-"""Evidence of the image: contrast that is gained where the neighbors expect the contour, and contrast that is missing,
-each as a share of the study's typical contrast."""
+_GAIN_WEIGHT, _LOSS_WEIGHT = 12.0, 10.0
+"""Evidence of the image: contrast that is gained where the neighbors expect the contour, and the square of the contrast
+that is missing, as shares of the study's typical contrast. So a contour without any contrast is implausible by itself.
+"""
 
 _TURN_WEIGHT = 100.0
 _UNANIMOUS = 10
@@ -58,9 +59,6 @@ _UNANIMOUS = 10
 
 _MANY = 3
 """Contours that make a median."""
-
-_FULL_CONTRAST = 0.2
-"""A study's typical contrast is taken to be at least this."""
 
 _FAR_OFF = 16.0
 """A contour that its neighbors contradict by more does not predict others."""
@@ -122,11 +120,13 @@ class Judgement(NamedTuple):
     Attributes:
         pair: the contour and its image.
         score: the evidence; above ``THRESHOLD`` the contour is implausible.
+        expected_area_px: the area that its neighbors predict, in square pixels; its own where it has none.
         detail: what is odd, in numbers; empty where the contour is plausible.
     """
 
     pair: Pair
     score: float
+    expected_area_px: float
     detail: str
 
 
@@ -192,7 +192,7 @@ def judge(pairs: Sequence[Pair], fits: Mapping[str, Fit], phases: int, slice_spa
             # The strongest reason, and others that nearly suffice alone.
             reasons.sort(key=lambda reason: -reason[0])
             detail = "; ".join(text for weight, text in reasons if weight >= min(reasons[0][0], THRESHOLD / 2))
-        judgements.append(Judgement(pair, float(scores[index]), detail))
+        judgements.append(Judgement(pair, float(scores[index]), math.pi * expected[index, 0] ** 2, detail))
     return judgements
 
 
@@ -344,14 +344,15 @@ def _against_image(
         if pair.kind == "i" and pair.contour_path in fits and not math.isnan(fits[pair.contour_path].contrast)
     }
     evidence = np.zeros(len(pairs))
-    typical = max(_FULL_CONTRAST, float(np.median([fit.contrast for fit in known.values()]))) if known else 1.0
+    typical = float(np.median([fit.contrast for fit in known.values()])) if known else 0.0
+    typical = max(typical, STUDY_CONTRAST)
     for index, fit in known.items():
         dx, dy = (expected[index, 1:3] - shapes[index, 1:3]) / steps[index]
         scale = max(expected[index, 0], 0.0) / shapes[index, 0]
         weights = _weights(scale, _SCALES), _weights(dy, _MOVES), _weights(dx, _MOVES)
         there = float(np.einsum("sij,s,i,j", fit.moved, *weights))
-        gain, loss = (there - fit.contrast) / typical, 1 - fit.contrast / typical
-        evidence[index] = _GAIN_WEIGHT * gain + _LOSS_WEIGHT * loss
+        gain, loss = (there - fit.contrast) / typical, max(0.0, 1 - fit.contrast / typical)
+        evidence[index] = _GAIN_WEIGHT * gain + _LOSS_WEIGHT * loss**2
     return evidence
 
 
