@@ -37,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.geometry import Polygon, polygons
-from preprocess.model import ImageHeader, Pair
+from preprocess.model import ContourKind, ImageHeader, Pair
 
 THRESHOLD = 8.5
 """A contour with a higher score is implausible: the highest score of 111 correct contours, and 0.5 more."""
@@ -48,6 +48,9 @@ STUDY_CONTRAST = 0.24
 _STEP_MM, _SLICE_MM = 1.35, 9.0
 """Lengths are counted in pixels and slices of this size, those of the studies that the constants come from."""
 
+_STEP_RANGE = 0.25, 8.0
+"""Pixels of other sizes are taken to be wrong."""
+
 _GAIN_WEIGHT, _LOSS_WEIGHT = 12.0, 10.0
 """Evidence of the image: contrast that is gained where the neighbors expect the contour, and the square of the contrast
 that is missing, as shares of the study's typical contrast. So a contour without any contrast is implausible by itself.
@@ -56,6 +59,11 @@ that is missing, as shares of the study's typical contrast. So a contour without
 _TURN_WEIGHT = 100.0
 _UNANIMOUS = 10
 """A direction is odd where at least so many contours are compared and at most one, or one of twenty, has it."""
+
+_OTHER_DIRECTION = (
+    "its points go around in one direction and those of nearly all other contours of the study in the other, as after "
+    "exchanged axes or mirroring"
+)
 
 _MANY = 3
 """Contours that make a median."""
@@ -140,11 +148,8 @@ def measure(pixels: npt.NDArray[np.generic], polygon: Polygon, header: ImageHead
     if not spread:
         return Fit(math.nan, math.nan, np.full((len(_SCALES), len(_MOVES), len(_MOVES)), math.nan, np.float32))
     scale, dy, dx = (one.ravel() for one in np.meshgrid(_SCALES, _MOVES * step, _MOVES * step, indexing="ij"))
-    moved = (
-        np.stack([dx, dy])[:, :, None]
-        + center[:, None, None]
-        + np.multiply.outer(points - center, scale).T.swapaxes(0, 1)
-    )
+    about = (points - center).T[:, None]
+    moved = about * scale[:, None] + (center[:, None] + (dx, dy))[:, :, None]
     contrast = _falls(pixels, moved, normals, step) / spread
     exchanged = _falls(pixels, points.T[::-1, None], normals[:, ::-1], step) / spread
     grid = contrast.reshape(len(_SCALES), len(_MOVES), len(_MOVES))
@@ -178,16 +183,20 @@ def judge(pairs: Sequence[Pair], fits: Mapping[str, Fit], phases: int, slice_spa
     turned = _turned(pairs)
     scores = evidence.sum(axis=1) + image + _TURN_WEIGHT * turned
     plausible = [pair for pair, score in zip(pairs, scores, strict=True) if score <= THRESHOLD]
+    rows = _Rows.of(plausible)
+    contrasts = [fits[pair.contour_path].contrast for pair in plausible if pair.contour_path in fits]
+    contrasts = [contrast for contrast in contrasts if not math.isnan(contrast)]
     judgements = []
     for index, pair in enumerate(pairs):
         detail = ""
         if scores[index] > THRESHOLD:
+            fit = fits.get(pair.contour_path)
             reasons = [
-                (_TURN_WEIGHT * turned[index], _of_direction()),
-                (evidence[index, 0], _of_size(pair, plausible)),
-                (evidence[index, 1], _of_center(shapes[index, 1:3] - expected[index, 1:3])),
-                (evidence[index, 2], "it is longer and narrower, or rounder, or turned, against its neighbors"),
-                (image[index], _of_image(pair, fits, plausible, steps[index])),
+                (_TURN_WEIGHT * turned[index], _OTHER_DIRECTION),
+                (evidence[index, 0], _of_size(pair, rows)),
+                (evidence[index, 1], _of_center(shapes[index], expected[index])),
+                (evidence[index, 2], _of_elongation(shapes[index], expected[index])),
+                (image[index], _of_image(fit, contrasts, steps[index]) if fit else ""),
             ]
             # The strongest reason, and others that nearly suffice alone.
             reasons.sort(key=lambda reason: -reason[0])
@@ -231,7 +240,7 @@ class _Variation(NamedTuple):
     Attributes:
         columns: of a shape.
         weight: of its evidence.
-        level: standard deviation of the study's mean.
+        level: standard deviation of a stack's mean from the study's median, or from 0 for the elongation.
         kinds: standard deviation of the difference between inner and outer contours.
         slices: variation from slice to slice.
         wall: variation from slice to slice that differs between inner and outer contours.
@@ -287,14 +296,14 @@ def _coordinates(pairs: Sequence[Pair], phases: int, slice_spacing_mm: float) ->
 def _covariance(variation: _Variation, at: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The prior covariance of a quantity at some coordinates, float64 ``(n, n)``."""
     along, phase, kind = (np.subtract.outer(column, column) for column in at.T)
-    same_kind, chord = kind == 0, 2 * np.sin(phase / 2)
+    same_stack, same_kind, chord = np.abs(along) < _APART / 2, kind == 0, 2 * np.sin(phase / 2)
 
     def smooth(strength: tuple[float, float]) -> npt.NDArray[np.float64]:
         return np.asarray(strength[0] ** 2 * np.exp(-((along / strength[1]) ** 2) / 2))
 
     return np.asarray(
-        variation.level**2
-        + variation.kinds**2 * same_kind
+        variation.level**2 * same_stack
+        + variation.kinds**2 * same_kind * same_stack
         + smooth(variation.slices)
         + smooth(variation.wall) * same_kind
         + smooth(variation.beat) * np.exp(-((chord / _BEAT_LENGTH) ** 2) / 2) * same_kind
@@ -306,6 +315,7 @@ def _against_neighbors(
     shapes: npt.NDArray[np.float64], at: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """How far shapes ``(n, 5)`` are from what the others predict, and the evidence ``(n, 3)`` of each quantity."""
+    shapes = shapes - np.array([*np.median(shapes[:, :3], axis=0), 0, 0])
     precisions = [np.linalg.inv(_covariance(variation, at)) for variation in _VARIATIONS]
     trusted = np.ones(len(shapes), np.bool_)
     while True:
@@ -368,33 +378,50 @@ def _turned(pairs: Sequence[Pair]) -> npt.NDArray[np.bool_]:
     return np.asarray(few & (len(pairs) >= _UNANIMOUS) & (few.sum() <= max(1, len(pairs) // 20)))
 
 
-def _of_direction() -> str:
-    return (
-        "its points go around in one direction and those of all other contours of the study in the other, as after "
-        "exchanged axes or mirroring"
-    )
+class _Rows(NamedTuple):
+    """Contours of a kind that lie in a row: by slice, and by phase."""
+
+    of_slice: Mapping[tuple[ContourKind, int], Sequence[Pair]]
+    of_phase: Mapping[tuple[ContourKind, int], Sequence[Pair]]
+
+    @classmethod
+    def of(cls, pairs: Sequence[Pair]) -> _Rows:
+        of_slice, of_phase = collections.defaultdict(list), collections.defaultdict(list)
+        for pair in pairs:
+            of_slice[pair.kind, pair.slice_index].append(pair)
+            of_phase[pair.kind, pair.phase_index].append(pair)
+        return cls(of_slice, of_phase)
 
 
-def _of_size(pair: Pair, plausible: Sequence[Pair]) -> str:
-    """The area of a contour and of its plausible neighbors."""
-    same = [other for other in plausible if other.kind == pair.kind]
-    in_phase = [other for other in same if other.slice_index == pair.slice_index]
-    in_slice = [other for other in same if other.phase_index == pair.phase_index]
-    in_phase.sort(key=lambda other: abs(other.phase_index - pair.phase_index))
-    in_slice.sort(key=lambda other: abs(other.slice_index - pair.slice_index))
+def _of_size(pair: Pair, rows: _Rows) -> str:
+    """The area of a contour, and those of the nearest plausible ones: of the same slice, and of the same phase."""
+    in_phase = rows.of_slice.get((pair.kind, pair.slice_index), ())
+    in_slice = rows.of_phase.get((pair.kind, pair.phase_index), ())
+    nearest = {
+        "phase": sorted(in_phase, key=lambda other: abs(other.phase_index - pair.phase_index))[:2],
+        "slice": sorted(in_slice, key=lambda other: abs(other.slice_index - pair.slice_index))[:2],
+    }
     text = f"{polygons.area(pair.polygon):,.0f} px²"
-    for name, others in (("phase", in_phase[:2]), ("slice", in_slice[:2])):
-        if others:
-            areas = sorted(
-                {f"{area:,.0f}": area for area in (polygons.area(other.polygon) for other in others)}.items(),
-                key=lambda one: one[1],
-            )
-            text += f", its neighbors in {name} {' to '.join(text for text, _ in areas)}"
+    for name, others in nearest.items():
+        areas = [f"{area:,.0f}" for area in sorted(polygons.area(other.polygon) for other in others)]
+        if areas:
+            text += f", its neighbors in {name} {' to '.join(dict.fromkeys(areas))}"
     return text
 
 
-def _of_center(off: npt.NDArray[np.float64]) -> str:
-    return f"its center lies {math.hypot(*off):.1f} px from where its neighbors place it ({_direction(*off)})"
+def _of_center(shape: npt.NDArray[np.float64], expected: npt.NDArray[np.float64]) -> str:
+    dx, dy = shape[1:3] - expected[1:3]
+    return f"its center lies {math.hypot(dx, dy):.1f} px from where its neighbors suggest ({_direction(dx, dy)})"
+
+
+def _of_elongation(shape: npt.NDArray[np.float64], expected: npt.NDArray[np.float64]) -> str:
+    """The ratio of the axes and the direction of the long one, which follows from the doubled angle."""
+    own, other = (min(0.9, math.hypot(*one[3:]) / max(one[0], 1)) for one in (shape, expected))
+    turn = math.degrees(math.atan2(shape[4], shape[3]) - math.atan2(expected[4], expected[3])) / 2
+    return (
+        f"its long axis is {(1 + own) / (1 - own):.2f} times the short one, where its neighbors suggest "
+        f"{(1 + other) / (1 - other):.2f}, and lies {abs((turn + 90) % 180 - 90):.0f}° from theirs"
+    )
 
 
 def _direction(dx: float, dy: float) -> str:
@@ -407,15 +434,11 @@ def _direction(dx: float, dy: float) -> str:
     return ", ".join(parts) or "under 1 px"
 
 
-def _of_image(pair: Pair, fits: Mapping[str, Fit], plausible: Sequence[Pair], step: float) -> str:
+def _of_image(fit: Fit, contrasts: Sequence[float], step: float) -> str:
     """Contrast along a contour, that of the study's plausible ones, and where it would be higher."""
-    fit = fits.get(pair.contour_path)
-    if fit is None:
-        return ""
-    others = [fits[other.contour_path].contrast for other in plausible if other.contour_path in fits]
     text = f"the contrast of its image along the contour is {fit.contrast:.2f}"
-    if others:
-        text += f", that of the study's others {min(others):.2f} to {max(others):.2f}"
+    if contrasts:
+        text += f", that of the study's others {min(contrasts):.2f} to {max(contrasts):.2f}"
     scale, row, column = (int(one) for one in np.unravel_index(fit.moved.argmax(), fit.moved.shape))
     best = float(fit.moved.max())
     where = []
@@ -431,7 +454,7 @@ def _of_image(pair: Pair, fits: Mapping[str, Fit], plausible: Sequence[Pair], st
 def _step(header: ImageHeader) -> float:
     """Pixels in a step of 1.35 mm; 1 when the spacing is unknown."""
     edge = math.sqrt(math.prod(header.pixel_spacing_mm))
-    return _STEP_MM / edge if edge > 0 else 1.0
+    return min(max(_STEP_MM / edge, _STEP_RANGE[0]), _STEP_RANGE[1]) if edge > 0 else 1.0
 
 
 def _shape(polygon: Polygon) -> tuple[float, float, float, float, float]:
