@@ -57,6 +57,8 @@ that is missing, as shares of the study's typical contrast. So a contour without
 """
 
 _TURN_WEIGHT = 100.0
+"""Evidence of a direction that is odd; enough by itself."""
+
 _UNANIMOUS = 10
 """A direction is odd where at least so many contours are compared and at most one, or one of twenty, has it."""
 
@@ -84,14 +86,21 @@ _PARALLEL, _APART = 0.99, 1000.0
 """Slices whose normals differ by more than 8° are stacks of their own, and far apart."""
 
 _POINTS = 32
+"""Of an outline along which contrast is taken."""
+
 _DEPTHS = np.array([-2.5, -1.5, 1.5, 2.5])
 """Where contrast is taken, in steps along the outward normal."""
 
 _SCALES = np.array([0.7, 0.85, 1.0, 1.2, 1.4])
 _MOVES = np.arange(-6.0, 7.0, 2.0)
 _UNSCALED, _UNMOVED = 2, 3
+"""Sizes, and moves in steps, at which contrast is measured; and where the contour itself is among them."""
+
 _WINDOW = 40.0
-_CV_MAX = 1 << 15
+"""How far around a contour's center the range of values is taken, in steps."""
+
+_LARGEST_SIDE = (1 << 15) - 2
+"""Of an image that OpenCV samples; no heart is larger."""
 
 
 class Fit(NamedTuple):
@@ -532,6 +541,5 @@ def _part(
     rows, columns = pixels.shape
     left, top = (int(one) for one in np.clip(np.floor(first) - 1, 0, (columns - 1, rows - 1)))
     right, bottom = (int(one) for one in np.clip(np.ceil(last) + 1, (left + 1, top + 1), (columns, rows)))
-    # OpenCV refuses sides of 32768 and more, which no heart has.
-    bottom, right = min(bottom, top + _CV_MAX - 1), min(right, left + _CV_MAX - 1)
+    bottom, right = min(bottom, top + _LARGEST_SIDE), min(right, left + _LARGEST_SIDE)
     return pixels[top:bottom, left:right].astype(np.float32), np.array([left, top])
