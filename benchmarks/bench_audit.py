@@ -38,7 +38,7 @@ from preprocess.inputs import challenge, sources
 from preprocess.inputs.sources import Source
 from preprocess.model import ContourKind, Pair, Study
 from preprocess.quality import plausibility
-from preprocess.quality.plausibility import Fit
+from preprocess.quality.plausibility import Contrast, Fit
 from preprocess.stages.load import Examined, examine
 
 _SCORE_MARGIN, _CONTRAST_SHARE = 0.5, 0.75
@@ -99,9 +99,9 @@ class Contoured:
         judged = plausibility.judge(self.pairs, self.fits, summary.phases, summary.slice_spacing_mm)
         return {one.pair.contour_path: one.score for one in judged}
 
-    def contrast(self) -> float:
-        """What decides whether the contours are of other images; NaN without contours."""
-        return plausibility.lowest_contrast(self.pairs, self.fits)[1]
+    def contrast(self) -> Contrast:
+        """What decides whether the contours are of other images."""
+        return plausibility.lowest_contrast(self.pairs, self.fits)
 
 
 def _measured(pair: Pair, images: Images) -> Fit:
@@ -169,7 +169,7 @@ def _damages(
 
 def _whole_study(
     studies: Sequence[Contoured], source: Source, config: Config, images: Images
-) -> Iterator[tuple[str, str, float]]:
+) -> Iterator[tuple[str, str, Contrast]]:
     """Each way to damage a whole study: its name, the study of the contours, and the contrast that decides."""
     for study in studies:
         own = study.examined.study
@@ -188,7 +188,7 @@ def _with(study: Study, contours: Mapping[ContourKind, Mapping[int, str]]) -> St
     return dataclasses.replace(study, contours=contours)
 
 
-def _contrast_of(study: Study, source: Source, config: Config, images: Images) -> float:
+def _contrast_of(study: Study, source: Source, config: Config, images: Images) -> Contrast:
     examined = examine(source, config, study)
     return Contoured.of(examined, examined.pairs["i"], images).contrast()
 
@@ -245,24 +245,25 @@ def _share(part: int, whole: int) -> str:
     return f"{part} ({part / whole:.0%})"
 
 
-def _print_studies(studies: Sequence[Contoured], damages: Sequence[tuple[str, str, float]]) -> None:
+def _print_studies(studies: Sequence[Contoured], damages: Sequence[tuple[str, str, Contrast]]) -> None:
     """The table of damages to a whole study."""
     correct = {study.examined.study.study_id: study.contrast() for study in studies}
-    limits = {study_id: float(_without(correct, study_id).min()) * _CONTRAST_SHARE for study_id in correct}
-    print("\nlowest median contrast of a phase:", ", ".join(f"{name} {value:.2f}" for name, value in correct.items()))
+    contrasts = {study_id: one.contrast for study_id, one in correct.items()}
+    limits = {study_id: float(_without(contrasts, study_id).min()) * _CONTRAST_SHARE for study_id in correct}
+    print("\nlowest median contrast of a phase:", ", ".join(f"{name} {value:.2f}" for name, value in contrasts.items()))
     print("thresholds:", ", ".join(f"{name} left out {limit:.2f}" for name, limit in limits.items()))
     print(f"fixed threshold: {plausibility.STUDY_CONTRAST}\n")
     print("| whole study | tried | found | left out | contrast |\n|---|---|---|---|---|")
-    groups: dict[str, list[tuple[str, float]]] = collections.defaultdict(list)
+    groups: dict[str, list[tuple[str, Contrast]]] = collections.defaultdict(list)
     groups["none (false accusations)"] = [*correct.items()]
     for name, study_id, contrast in damages:
         groups[name].append((study_id, contrast))
     for name, group in groups.items():
-        fixed = sum(contrast < plausibility.STUDY_CONTRAST for _, contrast in group)
-        left_out = sum(contrast < limits[study_id] for study_id, contrast in group)
-        contrasts = [contrast for _, contrast in group]
+        fixed = sum(contrast.is_of_other_images() for _, contrast in group)
+        left_out = sum(contrast.is_of_other_images(limits[study_id]) for study_id, contrast in group)
+        values = [contrast.contrast for _, contrast in group]
         print(f"| {name} | {len(group)} | {_share(fixed, len(group))} | {_share(left_out, len(group))} | ", end="")
-        print(f"{min(contrasts):.2f} to {max(contrasts):.2f} |")
+        print(f"{min(values):.2f} to {max(values):.2f} |")
 
 
 def _print_time(studies: Sequence[Contoured], images: Images) -> None:

@@ -130,6 +130,10 @@ class Contrast(NamedTuple):
     contrast: float
     exchanged: float
 
+    def is_of_other_images(self, least: float = STUDY_CONTRAST) -> bool:
+        """Whether the contrast is under the least expected, or higher when x and y are exchanged."""
+        return self.contrast < max(least, self.exchanged)
+
 
 class Judgement(NamedTuple):
     """What speaks against a contour.
@@ -220,11 +224,13 @@ def contours_of_other_images(pairs: Sequence[Pair], fits: Mapping[str, Fit]) -> 
     Such contours are consistent among themselves: their numbers are off by one, x and y are exchanged, or they are
     another study's.
     """
-    where, contrast, exchanged = lowest_contrast(pairs, fits)
-    if not contrast < STUDY_CONTRAST:
+    lowest = lowest_contrast(pairs, fits)
+    if not lowest.is_of_other_images():
         return ""
-    detail = f"the median contrast of the images along {where} is {contrast:.2f}, at least {STUDY_CONTRAST:g} expected"
-    return f"{detail}; it is {exchanged:.2f} if x and y are exchanged" if exchanged >= STUDY_CONTRAST else detail
+    detail = f"the median contrast of the images along {lowest.where} is {lowest.contrast:.2f}"
+    if lowest.exchanged >= STUDY_CONTRAST:
+        return f"{detail}, and {lowest.exchanged:.2f} if x and y are exchanged"
+    return f"{detail}, at least {STUDY_CONTRAST:g} expected"
 
 
 def lowest_contrast(pairs: Sequence[Pair], fits: Mapping[str, Fit]) -> Contrast:
