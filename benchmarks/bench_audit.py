@@ -8,7 +8,9 @@ One contour, or one whole study, is damaged at a time; all contours in turn, wit
   ``preprocess.quality.plausibility``, which were chosen on the four studies of BUILD.md.
 - left out: the same, with each threshold chosen on the other studies alone, by the rule that gave the fixed ones:
   their highest score and 0.5 more, or ¾ of their lowest contrast. The constants of the prediction are the same.
-- others: undamaged contours that are accused because of a damaged one, per damage.
+- others: how many undamaged contours are accused at the same time, on average.
+
+"A quarter at once" damages a quarter of a study's inner contours, several times; each damaged one is counted.
 
 "Mirrored" is about the middle of the image: x becomes width − x. A program that does this to points reverses the
 direction in which they go around, and the audit sees that; "redrawn" are damages with the usual direction. A heart in
@@ -43,6 +45,8 @@ from preprocess.stages.load import Examined, examine
 
 _SCORE_MARGIN, _CONTRAST_SHARE = 0.5, 0.75
 """A threshold is the highest correct score and this more, or this share of the lowest correct contrast."""
+
+_ROUNDS = 5
 
 # By distance in slices, and the sign of the distance in phases.
 _EXCHANGES = {
@@ -165,6 +169,24 @@ def _damages(
         exchange = _EXCHANGES.get((other.slice_index - pair.slice_index, np.sign(other.phase_index - pair.phase_index)))
         if other.kind == pair.kind and exchange:
             yield exchange, {path: other.polygon, other.contour_path: own}
+
+
+def _many_damages(studies: Sequence[Contoured], images: Images, rng: np.random.Generator) -> Iterator[Damage]:
+    """A quarter of a study's inner contours is damaged at once: one row for each of them."""
+    for study in studies:
+        inner = [pair for pair in study.pairs if pair.kind == "i"]
+        others = [other for other in studies if other is not study]
+        for name in ("another patient's", "moved by 8 pixels", "scaled by 1.35"):
+            for _ in range(_ROUNDS):
+                changed: dict[str, Polygon] = {}
+                for index in rng.choice(len(inner), math.ceil(len(inner) / 4), replace=False):
+                    changed |= dict(_damages(study, inner[index], others, rng)).get(name, {})
+                scores = study.with_polygons(changed, images).scores()
+                sound = {path: score for path, score in scores.items() if path not in changed}
+                for path in changed:
+                    study_id = study.examined.study.study_id
+                    alone = {**sound, path: scores[path]}
+                    yield Damage(f"a quarter at once: {name}", "i", study_id, frozenset([path]), alone)
 
 
 def _whole_study(
@@ -295,6 +317,7 @@ def main() -> None:
                     scores = study.with_polygons(changed, images).scores()
                     study_id = study.examined.study.study_id
                     damages.append(Damage(name, pair.kind, study_id, frozenset(changed), scores))
+        damages += _many_damages(studies, images, rng)
         _print_contours(studies, damages)
         _print_studies(studies, [*_whole_study(studies, source, config, images)])
         _print_time(studies, images)
