@@ -187,8 +187,8 @@ def judge(pairs: Sequence[Pair], fits: Mapping[str, Fit], phases: int, slice_spa
     evidence = np.zeros((len(pairs), len(_VARIATIONS)))
     placed = [index for index, pair in enumerate(pairs) if pair.slice_index >= 0 and pair.phase_index >= 0]
     placed.sort(key=lambda index: (pairs[index].phase_index, pairs[index].slice_index, pairs[index].kind))
-    for first in range(0, len(placed), _MAX_AT_ONCE):
-        some = placed[first : first + _MAX_AT_ONCE]
+    parts = math.ceil(len(placed) / _MAX_AT_ONCE)
+    for some in np.array_split(np.array(placed), parts) if parts else ():
         at = _coordinates([pairs[index] for index in some], phases, slice_spacing_mm)
         residuals, evidence[some] = _against_neighbors(shapes[some] / steps[some, None], at)
         expected[some] -= residuals * steps[some, None]
@@ -206,7 +206,7 @@ def judge(pairs: Sequence[Pair], fits: Mapping[str, Fit], phases: int, slice_spa
             fit = fits.get(pair.contour_path)
             reasons = [
                 (_TURN_WEIGHT * turned[index], _OTHER_DIRECTION),
-                (evidence[index, 0], _of_size(pair, rows)),
+                (evidence[index, 0], _of_size(pair, rows, math.pi * expected[index, 0] ** 2)),
                 (evidence[index, 1], _of_center(shapes[index], expected[index])),
                 (evidence[index, 2], _of_elongation(shapes[index], expected[index])),
                 (image[index], _of_image(fit, contrasts, steps[index]) if fit else ""),
@@ -227,7 +227,7 @@ def contours_of_other_images(pairs: Sequence[Pair], fits: Mapping[str, Fit]) -> 
     lowest = lowest_contrast(pairs, fits)
     if not lowest.is_of_other_images():
         return ""
-    detail = f"the median contrast of the images along {lowest.where} is {lowest.contrast:.2f}"
+    detail = f"the median contrast of the images along {lowest.where} is {_signed(lowest.contrast)}"
     if lowest.exchanged >= STUDY_CONTRAST:
         return f"{detail}, and {lowest.exchanged:.2f} if x and y are exchanged"
     return f"{detail}, at least {STUDY_CONTRAST:g} expected"
@@ -408,20 +408,21 @@ class _Rows(NamedTuple):
         return cls(of_slice, of_phase)
 
 
-def _of_size(pair: Pair, rows: _Rows) -> str:
-    """The area of a contour, and those of the nearest plausible ones: of the same slice, and of the same phase."""
+def _of_size(pair: Pair, rows: _Rows, expected_area_px: float) -> str:
+    """The area of a contour, the expected one, and those of the nearest plausible contours of its slice and phase."""
     in_phase = rows.of_slice.get((pair.kind, pair.slice_index), ())
     in_slice = rows.of_phase.get((pair.kind, pair.phase_index), ())
     nearest = {
         "phase": sorted(in_phase, key=lambda other: abs(other.phase_index - pair.phase_index))[:2],
         "slice": sorted(in_slice, key=lambda other: abs(other.slice_index - pair.slice_index))[:2],
     }
-    text = f"{polygons.area(pair.polygon):,.0f} px²"
+    beside = []
     for name, others in nearest.items():
         areas = [f"{area:,.0f}" for area in sorted(polygons.area(other.polygon) for other in others)]
         if areas:
-            text += f", its neighbors in {name} {' to '.join(dict.fromkeys(areas))}"
-    return text
+            beside.append(f"in {name} {' to '.join(dict.fromkeys(areas))}")
+    text = f"{polygons.area(pair.polygon):,.0f} px², where its neighbors suggest {expected_area_px:,.0f}"
+    return f"{text} ({', '.join(beside)})" if beside else text
 
 
 def _of_center(shape: npt.NDArray[np.float64], expected: npt.NDArray[np.float64]) -> str:
@@ -451,19 +452,21 @@ def _direction(dx: float, dy: float) -> str:
 
 def _of_image(fit: Fit, contrasts: Sequence[float], step: float) -> str:
     """Contrast along a contour, that of the study's plausible ones, and where it would be higher."""
-    text = f"the contrast of its image along the contour is {fit.contrast:.2f}"
+    text = f"the contrast of its image along the contour is {_signed(fit.contrast)}"
     if contrasts:
         text += f", that of the study's others {min(contrasts):.2f} to {max(contrasts):.2f}"
     scale, row, column = (int(one) for one in np.unravel_index(fit.moved.argmax(), fit.moved.shape))
-    best = float(fit.moved.max())
-    where = []
+    changes = []
     if (row, column) != (_UNMOVED, _UNMOVED):
-        where.append(_direction(_MOVES[column] * step, _MOVES[row] * step))
+        changes.append(f"moved {_direction(_MOVES[column] * step, _MOVES[row] * step)}")
     if scale != _UNSCALED:
-        where.append(f"at {_SCALES[scale]:g} times its size")
-    if where and best > fit.contrast:
-        text += f"; it would be {best:.2f} {', '.join(where)}"
-    return text
+        changes.append(f"scaled by {_SCALES[scale]:g}")
+    return f"{text}; it would be {fit.moved.max():.2f} if the contour were {' and '.join(changes)}" if changes else text
+
+
+def _signed(value: float) -> str:
+    """With two decimals, and without a minus before zero."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def _step(header: ImageHeader) -> float:
