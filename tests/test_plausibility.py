@@ -281,6 +281,30 @@ def test_a_contour_alone_on_an_image_without_an_edge_is_implausible() -> None:
     assert accused(plausibility.judge([pair], fits, 0, math.nan)) == set()
 
 
+def test_a_contour_without_neighbors_is_what_is_expected() -> None:
+    pair = dataclasses.replace(Heart(1, 1).pair(0, 0), polygon=circle(900, 700, 20))
+    (judgement,) = plausibility.judge([pair], {}, 1, 8.0)
+    assert judgement.score == pytest.approx(0, abs=0.1)
+    assert judgement.expected_area_px == pytest.approx(400 * np.pi, rel=0.01)
+
+
+def test_the_image_defends_contours_that_moved_with_it() -> None:
+    """One slice lies 4 pixels off, as between two breath-holds."""
+    heart = Heart(9, 20)
+    pairs = drawn(heart, (ED, ES))
+    fits = fits_of(heart, pairs)
+    by_neighbors, by_image_too = 0, 0
+    for index, pair in enumerate(pairs):
+        moved = dataclasses.replace(pair, polygon=pair.polygon + (4, 0))
+        image = np.roll(heart.image(pair.slice_index, pair.phase_index), 4, axis=1)
+        fit = plausibility.measure(image, moved.polygon, moved.header)
+        study = [*pairs[:index], moved, *pairs[index + 1 :]]
+        by_neighbors += len(accused(plausibility.judge(study, {}, 20, 8.0)))
+        by_image_too += len(accused(plausibility.judge(study, {**fits, pair.contour_path: fit}, 20, 8.0)))
+    assert by_neighbors > 14
+    assert by_image_too < 3
+
+
 def test_directions_that_are_mixed_are_not_odd() -> None:
     heart = Heart(9, 20)
     pairs = drawn(heart, (ED, ES))
