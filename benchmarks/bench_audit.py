@@ -307,7 +307,12 @@ def main() -> None:
     config = Config(pathlib.Path(arguments.data_dir), pathlib.Path(tempfile.gettempdir()) / "unused")
     with sources.unchanged(config.data_dir) as source:
         images = Images(source, config)
-        examined = [examine(source, config, study) for study in challenge.discover(source)[0]]
+        found = challenge.discover(source)[0]
+        if len(found) < 2:
+            parser.error(
+                f"{source.name} has {len(found)} studies, at least 2 expected, because each is left out in turn"
+            )
+        examined = [examine(source, config, study) for study in found]
         studies = [Contoured.of(one, [*one.pairs["i"], *one.pairs["o"]], images) for one in examined]
         damages = []
         for study in studies:
