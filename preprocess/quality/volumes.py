@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
+import types
 from collections.abc import Iterable, Mapping, Sequence
 
 from preprocess.model import Pair, Place
@@ -21,6 +22,7 @@ class Volumes:
         edv_ml: volume at end-diastole; NaN when unknown.
         esv_ml: volume at end-systole; NaN when unknown.
         missing: slices that lack a contour, by phase; the volumes are too small there.
+        doubtful: slices whose contour is implausible, by phase.
     """
 
     areas_px: Mapping[int, Mapping[int, float]]
@@ -29,28 +31,42 @@ class Volumes:
     edv_ml: float
     esv_ml: float
     missing: Mapping[int, Sequence[int]]
+    doubtful: Mapping[int, Sequence[int]]
 
     @classmethod
     def of(
-        cls, areas: Iterable[tuple[Pair, float]], slice_spacing_mm: float, contoured: Sequence[Place] = ()
+        cls,
+        areas: Iterable[tuple[Pair, float]],
+        slice_spacing_mm: float,
+        contoured: Sequence[Place] = (),
+        expected: Mapping[str, float] = types.MappingProxyType({}),
     ) -> Volumes:
         """From a study's i-contours.
+
+        The volumes are those of the contours as they are drawn. Which phases are end-diastole and end-systole is
+        decided with the expected area in place of an implausible one, so that a runaway contour does not choose them.
 
         Args:
             areas: pairs that can be used, each with its area in square pixels.
             slice_spacing_mm: distance between neighboring slices.
             contoured: places of all i-contours of the study.
+            expected: the area that the neighbors of each implausible contour predict, in square pixels, by its path.
         """
         by_phase: dict[int, dict[int, float]] = collections.defaultdict(dict)
+        likely: dict[int, dict[int, float]] = collections.defaultdict(dict)
+        doubtful: dict[int, list[int]] = collections.defaultdict(list)
         totals: dict[int, float] = collections.defaultdict(float)
         for pair, area in areas:
             if pair.phase_index >= 0:
                 rows_mm, columns_mm = pair.header.pixel_spacing_mm
                 by_phase[pair.phase_index][pair.slice_index] = area
+                likely[pair.phase_index][pair.slice_index] = expected.get(pair.contour_path, area)
+                if pair.contour_path in expected:
+                    doubtful[pair.phase_index].append(pair.slice_index)
                 totals[pair.phase_index] += area * rows_mm * columns_mm * slice_spacing_mm / 1000
         end_diastole, end_systole = -1, -1
         if len(totals) > 1 and not any(map(math.isnan, totals.values())):
-            end_diastole, end_systole = _extremes(by_phase)
+            end_diastole, end_systole = _extremes(likely)
         missing = _missing(by_phase, end_diastole, end_systole, contoured)
         edv_ml, esv_ml = totals.get(end_diastole, math.nan), totals.get(end_systole, math.nan)
         return cls(
@@ -60,12 +76,19 @@ class Volumes:
             edv_ml=edv_ml,
             esv_ml=esv_ml,
             missing=missing,
+            doubtful={phase: sorted(slices) for phase, slices in sorted(doubtful.items())},
         )
 
     @property
     def stroke_ml(self) -> float:
         """Volume that a beat expels."""
         return self.edv_ml - self.esv_ml
+
+    @property
+    def reliable(self) -> bool:
+        """Whether both volumes are known, no slice is missing, and all their contours are plausible."""
+        known = self.end_diastole >= 0 and not self.missing
+        return known and not self.doubtful.keys() & {self.end_diastole, self.end_systole}
 
     @property
     def ejection_fraction_percent(self) -> float:
