@@ -66,8 +66,8 @@ def records(root: pathlib.Path, count: int) -> pathlib.Path:
                     fingerprint=Fingerprint(b"", b""),
                     grid=Grid.of(SHAPE, (1.0, 1.0), None, None, math.prod(SHAPE)),
                 )
-                writer.write("train", pair, *pair_of_arrays(position), {})
-            writer.complete({"train": ["A"]}, {}, {"audit.csv": b""})
+                writer.write("train", pair, *pair_of_arrays(position))
+            writer.complete({"train": ["A"]}, {}, {"audit.csv": b""}, {})
 
     return prepared(root / "records", write)
 

@@ -98,8 +98,8 @@ def write_naive(source: Source, config: Config, studies: Mapping[str, Contoured]
                     image, mask = render.read_pair(source, config, pair)
                     if name == "train":
                         mask = fill_rounded(pair.polygon, mask.shape)
-                    records.write(name, pair, dtypes.to_dtype(image, dtype), mask, {"mask_area_px": int(mask.sum())})
-            records.complete({name: split.studies for name, split in info.splits.items()}, settings, tables)
+                    records.write(name, pair, dtypes.to_dtype(image, dtype), mask)
+            records.complete({name: split.studies for name, split in info.splits.items()}, settings, tables, {})
         publication.publish(directory, naive, False)
 
 

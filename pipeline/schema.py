@@ -121,6 +121,7 @@ COLUMNS = (
     Column(
         "inner_inside_outer_percent", "float64", (), math.nan, "share of the inner contour's area inside the outer one"
     ),
+    Column("implausibility", "float64", (), math.nan, "how much speaks against the contour; above 8.5 it is a warning"),
 )
 """The columns of ``records.npy``; later versions may add more."""
 

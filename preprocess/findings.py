@@ -183,6 +183,18 @@ class Reason(enum.StrEnum):
         "the contrast across a study's inner contours is highest when all of them are moved by more than 2 pixels",
         "check which images the contours were drawn on, and --contour_origin",
     )
+    IMPLAUSIBLE_CONTOUR = (
+        "implausible_contour",
+        (Level.WARNING,),
+        "a contour that its neighbors in slice and phase, its image, or the rest of its study contradict",
+        "look at it in the report; correct it, or leave it out with --exclude",
+    )
+    CONTOURS_OF_OTHER_IMAGES = (
+        "contours_of_other_images",
+        (Level.WARNING,),
+        "the images of a study show nothing along its inner contours, or more when x and y are exchanged",
+        "check the numbers in the file names, the row in link.csv, and the order of x and y",
+    )
     VOLUME_ORDER = (
         "volume_order",
         (Level.WARNING,),

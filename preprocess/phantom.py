@@ -3,7 +3,7 @@
     python -m preprocess.phantom --output_dir=phantom
 
 It has the layout of real data and one example of each of its flaws: a row of ``link.csv`` whose study is missing, a
-contour without an image, an AppleDouble file beside an image, and images without a contour.
+contour without an image, an AppleDouble file beside an image, images without a contour, and a contour beside its heart.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ END_SYSTOLE = 8
 """Phase with the smallest cavity; end-diastole, with the largest, is phase 0."""
 _CONTOURED = {0: "io", END_SYSTOLE: "i"}
 """The kinds of contour that a phase has."""
+
+MOVED = "PHANTOM001", 2 * PHASES + END_SYSTOLE + 1
+"""Study and number of the contour that does not lie on its heart."""
+_MOVED_PX = 7.0, 4.5
 
 _SLICE_SPACING_MM = 8.0
 _NOISE = 12.0
@@ -100,7 +104,8 @@ def _write_study(output_dir: pathlib.Path, study_id: str, contour_id: str, rng: 
             )
             for kind in _CONTOURED.get(phase, ""):
                 folder = output_dir / "contourfiles" / contour_id / f"{kind}-contours"
-                lines = (f"{x:.2f} {y:.2f}\n" for x, y in heart.contour(kind, slice_index, phase))
+                moved = _MOVED_PX if (study_id, number) == MOVED else (0.0, 0.0)
+                lines = (f"{x:.2f} {y:.2f}\n" for x, y in heart.contour(kind, slice_index, phase) + moved)
                 (folder / contour_name(number, kind)).write_text("".join(lines), "ascii")
 
 

@@ -163,12 +163,12 @@ def _write(plan: Plan, config: Config, engine: Engine, directory: pathlib.Path, 
     """Writes all of a records directory, the manifest last."""
     with RecordsWriter(directory, plan.shape, plan.dtype, plan.counts, config.num_shards) as writer:
         studies = _write_records(plan, config, engine, writer, audit)
-        pair_rows = [row for study in studies for row in study.pair_rows()]
         study_rows = []
         for study in studies:
             row, findings = study.study_row()
             study_rows.append(row)
             audit.add(findings)
+        pair_rows = [row for study in studies for row in study.pair_rows()]
         split_of = plan.split_of
         written = {(row.study_id, row.instance_number) for row in pair_rows if row.written}
         audit.settle(config.contours, plan.contours - written)
@@ -187,7 +187,8 @@ def _write(plan: Plan, config: Config, engine: Engine, directory: pathlib.Path, 
             schema.STUDIES_FILE: _table(StudyRow, study_rows),
         }
         with publication.writing(config.output_dir):
-            return writer.complete(plan.splits, plan.settings, files)
+            measured = {(row.study_id, row.instance_number): vars(row) for row in pair_rows}
+            return writer.complete(plan.splits, plan.settings, files, measured)
 
 
 def _write_records(
@@ -200,8 +201,8 @@ def _write_records(
     with _progress(sum(plan.counts.values()), "records") as bar:
         for part, rendered in zip(parts, engine.map(render, parts), strict=True):
             with publication.writing(config.output_dir):
-                for record, row in zip(rendered.records, rendered.pair_rows, strict=True):
-                    writer.write(split_of[row.study_id], *record, dataclasses.asdict(row))
+                for record in rendered.records:
+                    writer.write(split_of[record[0].study_id], *record)
             bar.update(len(rendered.records))
             audit.add(rendered.findings)
             tables_of[part.study_id].add(rendered)
@@ -303,6 +304,7 @@ def _selections(
             pairs=content.pairs[kind],
             written=written.intersection(pair.contour_path for pair in content.pairs[kind]),
             inner=rejected.others(content.pairs["i"]),
+            outer=rejected.others(content.pairs["o"]),
             outside={pair.key: outside[pair.key] for pair in content.pairs["i"] if pair.key in outside},
             dtype=dtype,
         )

@@ -17,8 +17,8 @@ from .helpers.trees import contents
 def test_tensorflow_reads_every_feature(tmp_path: pathlib.Path) -> None:
     image, mask = np.arange(30, dtype=np.uint16).reshape(6, 5), np.eye(6, 5, dtype=bool)
     with RecordsWriter(tmp_path, (6, 5), np.dtype(np.uint16), {"val": 1}, None) as records:
-        records.write("val", synthetic_pair(42), image, mask, {})
-        records.complete({"val": ["A"]}, {}, {})
+        records.write("val", synthetic_pair(42), image, mask)
+        records.complete({"val": ["A"]}, {}, {}, {})
     path = tmp_path / "lv-val.tfrecord-00000-of-00001"
     (data,) = tf.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator()
     features = tf.train.Example.FromString(data).features.feature
@@ -37,8 +37,8 @@ def test_tensorflow_reads_every_feature(tmp_path: pathlib.Path) -> None:
 def test_a_missing_instance_number_is_minus_one(tmp_path: pathlib.Path) -> None:
     images, masks = synthetic_arrays(1)
     with RecordsWriter(tmp_path, (6, 5), np.dtype(np.int16), {"train": 1}, None) as records:
-        records.write("train", synthetic_pair(1, instance_number=None), images[0], masks[0], {})
-        records.complete({"train": ["A"]}, {}, {})
+        records.write("train", synthetic_pair(1, instance_number=None), images[0], masks[0])
+        records.complete({"train": ["A"]}, {}, {}, {})
     path = tmp_path / "lv-train.tfrecord-00000-of-00001"
     (data,) = tf.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator()
     assert tf.train.Example.FromString(data).features.feature["meta/instance_number"].int64_list.value[:] == [-1]
@@ -80,8 +80,8 @@ def test_fewer_records_than_planned_fill_the_first_shards(tmp_path: pathlib.Path
     images, masks = synthetic_arrays(10)
     with RecordsWriter(tmp_path, (6, 5), np.dtype(np.int16), {"train": 10}, 5) as records:
         for number in range(5):
-            records.write("train", synthetic_pair(number), images[number], masks[number], {})
-        records.complete({"train": ["A"]}, {}, {})
+            records.write("train", synthetic_pair(number), images[number], masks[number])
+        records.complete({"train": ["A"]}, {}, {}, {})
     assert [shard.count for shard in DatasetInfo.load(tmp_path).splits["train"].shards] == [2, 2, 1]
     assert list(verify.faults(tmp_path)) == []
 

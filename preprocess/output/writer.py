@@ -14,7 +14,7 @@ import pipeline
 from pipeline import schema, table
 from pipeline.frames import FRAME_BYTES, frame
 from pipeline.manifest import DatasetInfo, FileInfo, ShardInfo, SplitInfo
-from preprocess.model import Pair
+from preprocess.model import Key, Pair
 from preprocess.output import tfds
 from preprocess.output.quiet import standard_error_kept
 
@@ -23,6 +23,12 @@ with standard_error_kept():
 
 SHARD_BYTES = 128 << 20
 """About the size of a shard, where their number is not given."""
+
+
+_KNOWN = (
+    "study_id", "contour_id", "split", "instance_number", "slice_index", "phase_index", "pixel_spacing_mm",
+    "slice_location_mm",
+)  # fmt: skip
 
 
 class RecordsWriter:
@@ -62,7 +68,6 @@ class RecordsWriter:
         pair: Pair,
         image: npt.NDArray[np.generic],
         mask: npt.NDArray[Any],
-        measured: Mapping[str, Any],
     ) -> None:
         """Adds a record.
 
@@ -71,13 +76,16 @@ class RecordsWriter:
             pair: the pair, as it is on the grid of the records.
             image: ``(H, W)`` of the data set's dtype.
             mask: ``(H, W)``, bool, or uint8 for a label map.
-            measured: more columns of the table of records, by name.
         """
         data = _serialize(pair, image.astype(self.image_dtype.newbyteorder("<")), mask)
-        self._splits[split].write(data, _table_row(split, pair, measured))
+        self._splits[split].write(data, _known(split, pair))
 
     def complete(
-        self, studies: Mapping[str, Sequence[str]], settings: Mapping[str, Any], tables: Mapping[str, bytes]
+        self,
+        studies: Mapping[str, Sequence[str]],
+        settings: Mapping[str, Any],
+        tables: Mapping[str, bytes],
+        measured: Mapping[Key, Mapping[str, Any]],
     ) -> DatasetInfo:
         """Completes the directory, the manifest last.
 
@@ -85,12 +93,16 @@ class RecordsWriter:
             studies: the studies of each split.
             settings: what the manifest keeps of the settings.
             tables: content of the audit and of the tables beside it, by file name.
+            measured: more columns of the table of records, by study and number.
         """
         splits = {
             name: SplitInfo(tuple(studies[name]), writer.complete()) for name, writer in sorted(self._splits.items())
         }
         dtype = self.image_dtype.name
-        rows = [row for _, writer in sorted(self._splits.items()) for row in writer.rows]
+        known = [
+            dict(zip(_KNOWN, row, strict=True)) for _, writer in sorted(self._splits.items()) for row in writer.rows
+        ]
+        rows = [table.row({**measured.get((row["study_id"], row["instance_number"]), {}), **row}) for row in known]
         files = {
             **tables,
             schema.TABLE_FILE: table.dump(table.build(rows)),
@@ -170,21 +182,12 @@ class _SplitWriter:
         return tuple(shards)
 
 
-def _table_row(split: str, pair: Pair, measured: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The record's row in the table of records."""
-    return table.row(
-        {
-            **measured,
-            "study_id": pair.study_id,
-            "contour_id": pair.contour_id,
-            "split": split,
-            "instance_number": pair.instance_number,
-            "slice_index": pair.slice_index,
-            "phase_index": pair.phase_index,
-            "pixel_spacing_mm": pair.header.pixel_spacing_mm,
-            "slice_location_mm": pair.header.location_mm,
-        }
-    )
+def _known(split: str, pair: Pair) -> tuple[Any, ...]:
+    """The columns ``_KNOWN`` of a record's row in the table of records."""
+    return (
+        pair.study_id, pair.contour_id, split, pair.instance_number, pair.slice_index, pair.phase_index,
+        pair.header.pixel_spacing_mm, pair.header.location_mm,
+    )  # fmt: skip
 
 
 def _serialize(pair: Pair, image: npt.NDArray[np.generic], mask: npt.NDArray[Any]) -> bytes:

@@ -16,6 +16,7 @@ from preprocess.findings import Finding, Level, Reason, some
 from preprocess.geometry import polygons
 from preprocess.model import Key, Pair
 from preprocess.quality.measurements import StudyRow
+from preprocess.quality.plausibility import Judgement
 from preprocess.quality.volumes import Volumes
 
 OUTSIDE_WARNING, OUTSIDE_ERROR = 0.005, 0.05
@@ -199,6 +200,20 @@ def misregistered(row: StudyRow, path: str) -> list[Finding]:
         return []
     detail = f"contrast across the i-contours peaks when they are moved by dx {dx:+g}, dy {dy:+g} pixels"
     return [Finding(Reason.MISREGISTERED, "study", path, detail, row.study_id)]
+
+
+def implausible(judgements: Iterable[Judgement]) -> list[Finding]:
+    """Contours that their neighbors, their image or the rest of their study contradict."""
+    return [
+        _of_contour(Reason.IMPLAUSIBLE_CONTOUR, judgement.pair, judgement.detail)
+        for judgement in judgements
+        if judgement.detail
+    ]
+
+
+def of_other_images(detail: str, row: StudyRow, path: str) -> list[Finding]:
+    """A study whose i-contours were not drawn on its images, if ``detail`` says what shows it."""
+    return [Finding(Reason.CONTOURS_OF_OTHER_IMAGES, "study", path, detail, row.study_id)] if detail else []
 
 
 def _of_contour(reason: Reason, pair: Pair, detail: str, level: Level | None = None) -> Finding:

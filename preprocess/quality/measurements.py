@@ -41,6 +41,7 @@ class PairRow:
     mean_inside: float | None
     mean_ring: float | None
     inner_inside_outer_percent: float | None
+    implausibility: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +70,7 @@ class StudyRow:
     stroke_volume_ml: float
     ejection_fraction_percent: float
     volumes_complete: int | None
+    volumes_reliable: int | None
 
 
 def unmeasured(pair: Pair, outside: Mapping[Key, float]) -> PairRow:
@@ -89,6 +91,7 @@ def unmeasured(pair: Pair, outside: Mapping[Key, float]) -> PairRow:
         mean_inside=None,
         mean_ring=None,
         inner_inside_outer_percent=None if share is None else 100 * (1 - share),
+        implausibility=None,
     )
 
 
@@ -197,4 +200,5 @@ def study_row(
         stroke_volume_ml=volumes.stroke_ml,
         ejection_fraction_percent=volumes.ejection_fraction_percent,
         volumes_complete=None if volumes.end_diastole < 0 else int(not volumes.missing),
+        volumes_reliable=None if volumes.end_diastole < 0 else int(volumes.reliable),
     )

@@ -15,8 +15,9 @@ from preprocess.geometry import masks, polygons
 from preprocess.inputs.sources import Source, opened
 from preprocess.model import Key, Pair, Study
 from preprocess.output import dtypes
-from preprocess.quality import checks, measurements
+from preprocess.quality import checks, measurements, plausibility
 from preprocess.quality.measurements import PairRow, StudyRow, StudySummary
+from preprocess.quality.plausibility import Fit
 from preprocess.quality.registration import Registration
 from preprocess.quality.volumes import Volumes
 from preprocess.stages import pairing
@@ -35,6 +36,7 @@ class Selection:
         pairs: all its pairs of the kind that is written.
         written: contour paths of the pairs that go into the records.
         inner: i-contour pairs for the measurements of the study.
+        outer: o-contour pairs that inner ones are compared with.
         outside: for each i-contour, the share of its area outside its o-contour.
         dtype: of every image in the data set.
     """
@@ -44,6 +46,7 @@ class Selection:
     pairs: Sequence[Pair]
     written: frozenset[str]
     inner: Sequence[Pair]
+    outer: Sequence[Pair]
     outside: Mapping[Key, float]
     dtype: np.dtype[np.generic]
 
@@ -101,6 +104,7 @@ class Rendered:
             common grid, if there is one.
         pair_rows: the rows of the records, in the same order.
         registration: how well the i-contours fit their images.
+        fits: how each i-contour lies on its image, by contour path.
         failed: contour path of each pair whose image or contour could not be read.
         findings: why pairs were left out.
     """
@@ -108,6 +112,7 @@ class Rendered:
     records: Sequence[tuple[Pair, npt.NDArray[np.generic], npt.NDArray[np.bool_]]]
     pair_rows: Sequence[PairRow]
     registration: Registration
+    fits: Mapping[str, Fit]
     failed: frozenset[str]
     findings: Sequence[Finding]
 
@@ -119,6 +124,7 @@ def render(source: Source, config: Config, part: Part) -> Rendered:
     """
     registration = Registration()
     records, pair_rows, findings = [], [], []
+    fits = {}
     failed = {pair.contour_path for pair in part.pairs}
     for pair in part.pairs:
         row = part.rows.get(pair.contour_path)
@@ -130,13 +136,14 @@ def render(source: Source, config: Config, part: Part) -> Rendered:
             failed.remove(pair.contour_path)
             if pair.kind == "i":
                 registration.add(image, mask)
+                fits[pair.contour_path] = plausibility.measure(image, pair.polygon, pair.header)
             if row:
                 record = _on_common_grid(pair, pixels, mask)
                 records.append(record)
                 pair_rows.append(measurements.measured(row, image, mask, record[2], record[0].polygon))
         except InputError as error:
             findings += _left_out(pair, error)
-    return Rendered(records, pair_rows, registration, frozenset(failed), findings)
+    return Rendered(records, pair_rows, registration, fits, frozenset(failed), findings)
 
 
 class StudyTables:
@@ -146,31 +153,45 @@ class StudyTables:
         self._selection = selection
         self._rows = selection.rows
         self._registration = Registration()
+        self._fits: dict[str, Fit] = {}
         self._failed: set[str] = set()
 
     def add(self, rendered: Rendered) -> None:
         """Adds the next part."""
         self._rows |= {row.contour_path: row for row in rendered.pair_rows}
         self._registration.merge(rendered.registration)
+        self._fits |= rendered.fits
         self._failed |= rendered.failed
 
     def pair_rows(self) -> list[PairRow]:
-        """The row of every pair of the kind that is written."""
+        """The row of every pair of the kind that is written; :meth:`study_row` judges them first."""
         return list(self._rows.values())
 
     def study_row(self) -> tuple[StudyRow, list[Finding]]:
         """The study's row and the findings from it, after all parts were added."""
-        selection = self._selection
-        inner = [pair for pair in selection.inner if pair.contour_path not in self._failed]
+        selection, summary = self._selection, self._selection.summary
+        inner, outer = (
+            [pair for pair in pairs if pair.contour_path not in self._failed]
+            for pairs in (selection.inner, selection.outer)
+        )
+        judgements = plausibility.judge([*inner, *outer], self._fits, summary.phases, summary.slice_spacing_mm)
+        for judgement in judgements:
+            path = judgement.pair.contour_path
+            if path in self._rows:
+                self._rows[path] = dataclasses.replace(self._rows[path], implausibility=judgement.score)
         areas = ((pair, polygons.area(pair.polygon)) for pair in inner)
-        volumes = Volumes.of(areas, selection.summary.slice_spacing_mm, selection.summary.contoured)
+        expected = {
+            judgement.pair.contour_path: judgement.expected_area_px for judgement in judgements if judgement.detail
+        }
+        volumes = Volumes.of(areas, summary.slice_spacing_mm, summary.contoured, expected)
         written = sum(row.written for row in self._rows.values())
         row = measurements.study_row(selection.study, selection.summary, written, self._registration, volumes)
-        findings = checks.volume_order(inner, volumes)
+        findings = [*checks.implausible(judgements), *checks.volume_order(inner, volumes)]
         for path in list(selection.study.contours["i"].values())[:1]:
             folder = path.rpartition("/")[0]
             findings += checks.incomplete_volumes(volumes, selection.study.study_id, folder)
             findings += checks.misregistered(row, folder)
+            findings += checks.of_other_images(plausibility.contours_of_other_images(inner, self._fits), row, folder)
         return row, findings
 
 

@@ -48,8 +48,8 @@ def write_synthetic(
         planned = {"train": len(images)}
         with RecordsWriter(partial / "records", shape, images.dtype, planned, num_shards, classes) as writer:
             for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
-                writer.write("train", synthetic_pair(number), image, mask, {"mask_area_px": int(mask.sum())})
-            writer.complete({"train": ["A"]}, {}, {"audit.csv": b""})
+                writer.write("train", synthetic_pair(number), image, mask)
+            writer.complete({"train": ["A"]}, {}, {"audit.csv": b""}, {})
         publication.publish(partial / "records", path, overwrite)
 
 
