@@ -29,6 +29,7 @@ def test_the_last_lines_of_a_run_count_what_was_written(phantom_dir: pathlib.Pat
     assert result.stdout.splitlines() == [
         f"36 pairs written to {output} (24 train, 12 val)",
         "2 inputs left out: 1 no_image, 1 missing_study",
+        "1 warning: 1 implausible_contour",
         f"audit: {output}/audit.csv",
     ]
     # Without a terminal, the log reports the progress.

@@ -168,7 +168,7 @@ AUDITED = [
     (circular_link, ["circular_link"], "file", 0),
     (unreadable_folder, ["unreadable_folder"], "file", 0),
     (unconfirmed, ["unconfirmed"], "study", 0),
-    (self_intersecting, ["self_intersecting"], "contour", 0),
+    (self_intersecting, ["implausible_contour", "self_intersecting"], "contour", 0),
     (open_contour, ["open_contour"], "contour", 0),
 ]
 
@@ -373,8 +373,29 @@ def test_every_reason_is_provoked() -> None:
         "mixed_photometric",
         "changed_image",
         "incomplete_volumes",
+        "contours_of_other_images",
     }
     assert provoked | own_tests == set(Reason)
+
+
+def test_the_contour_of_the_phantom_beside_its_heart_is_the_only_implausible_one(phantom_records: pathlib.Path) -> None:
+    study_id, number = phantom.MOVED
+    assert found_by(phantom_records, "implausible_contour") == [(study_id, str(number), "warning")]
+    scores = {
+        (row["study_id"], int(row["instance_number"])): float(row["implausibility"])
+        for row in read_table(phantom_records / "pairs.csv")
+    }
+    assert max(scores, key=lambda key: scores[key]) == phantom.MOVED
+
+
+def test_a_study_with_x_and_y_exchanged_is_reported(phantom_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Its contours agree with each other; only the images show it."""
+    tree = shutil.copytree(phantom_dir, tmp_path / "tree")
+    for path in (tree / "contourfiles" / "PH-2").rglob("*.txt"):
+        np.savetxt(path, np.loadtxt(path)[:, ::-1], "%.2f")
+    run(Config(tree, tmp_path / "records"))
+    assert ("PHANTOM002", "", "warning") in found_by(tmp_path / "records", "contours_of_other_images")
+    assert not any(row[0] != "PHANTOM002" for row in found_by(tmp_path / "records", "contours_of_other_images"))
 
 
 def test_unlabeled_images_are_counted_by_study(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:

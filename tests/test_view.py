@@ -136,7 +136,7 @@ def test_the_table_has_what_the_records_and_pairs_csv_say(phantom_records: pathl
     assert keys == [key for key, _, _ in pairs_of(phantom_records)]
     rows = {(row["study_id"], int(row["instance_number"])): row for row in read_table(phantom_records / "pairs.csv")}
     measured = [column for column in schema.COLUMNS if column.name in next(iter(rows.values()))]
-    assert len(measured) == 12
+    assert len(measured) == 13
     for key, found in zip(keys, table, strict=True):
         for column in measured:
             said = rows[key][column.name]
