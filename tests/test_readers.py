@@ -20,7 +20,6 @@ import pytest
 import tensorflow as tf
 
 from pipeline import DatasetInfo, RecordsError, iterate_batches, make_dataset
-from pipeline.dataset import _variable
 from pipeline.index import Index
 
 from .helpers import ROOT
@@ -28,10 +27,10 @@ from .helpers.schedules import batches_by_definition, schedules
 from .helpers.synthetic import Synthetic, synthetic_arrays, write_synthetic
 
 
-def both(records: pathlib.Path, cache: int = 1 << 30, **arguments: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+def both(records: pathlib.Path, **arguments: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     """The batches of both readers, which must be equal to the bit."""
     ours = list(iterate_batches(records, **arguments))
-    theirs = list(make_dataset(records, cache=cache, **arguments).as_numpy_iterator())
+    theirs = list(make_dataset(records, **arguments).as_numpy_iterator())
     for (images, masks), (tf_images, tf_masks) in zip(ours, theirs, strict=True):
         assert images.dtype == tf_images.dtype
         assert masks.dtype == tf_masks.dtype == np.bool_
@@ -44,11 +43,10 @@ def both(records: pathlib.Path, cache: int = 1 << 30, **arguments: Any) -> list[
 @hypothesis.given(
     arguments=schedules,
     image_dtype=st.sampled_from(["float32", None]),
-    cache=st.sampled_from([0, 1 << 30]),
     prefetch=st.integers(0, 3),
 )
 def test_both_give_the_records_that_the_schedule_names(
-    synthetic: Synthetic, arguments: dict, image_dtype: Any, cache: int, prefetch: int
+    synthetic: Synthetic, arguments: dict, image_dtype: Any, prefetch: int
 ) -> None:
     # Few counts, so that the test writes few directories.
     arguments["count"] = (1, 7, 16, 33)[arguments["count"] % 4]
@@ -59,10 +57,10 @@ def test_both_give_the_records_that_the_schedule_names(
         ours = iterate_batches(directory, image_dtype=image_dtype, prefetch=prefetch, **rest)
     except RecordsError as error:
         with pytest.raises(RecordsError) as raised:
-            make_dataset(directory, image_dtype=image_dtype, cache=cache, **rest)
+            make_dataset(directory, image_dtype=image_dtype, **rest)
         assert str(raised.value) == str(error)
         return
-    theirs = make_dataset(directory, image_dtype=image_dtype, cache=cache, **rest)
+    theirs = make_dataset(directory, image_dtype=image_dtype, **rest)
     expected = batches_by_definition(**arguments)
     assert len(ours) == len(expected) == theirs.cardinality()
     for found in (list(ours), list(theirs.as_numpy_iterator())):
@@ -74,13 +72,12 @@ def test_both_give_the_records_that_the_schedule_names(
             assert np.array_equal(found_masks, masks[positions][..., None])
 
 
-@pytest.mark.parametrize("cache", [0, 1 << 30])
 @pytest.mark.parametrize("dtype", ["int16", "uint16", "int32", "float32"])
 @pytest.mark.parametrize("image_dtype", ["float32", None])
-def test_every_stored_dtype_is_read_unchanged(synthetic: Synthetic, dtype: str, image_dtype: Any, cache: int) -> None:
+def test_every_stored_dtype_is_read_unchanged(synthetic: Synthetic, dtype: str, image_dtype: Any) -> None:
     directory = synthetic(9, dtype=dtype)
     images, _ = synthetic_arrays(9, dtype=dtype)
-    batches = both(directory, cache, epochs=1, shuffle=False, image_dtype=image_dtype)
+    batches = both(directory, epochs=1, shuffle=False, image_dtype=image_dtype)
     found = np.concatenate([batch for batch, _ in batches])
     assert found.dtype == (image_dtype or dtype)
     assert np.array_equal(found[..., 0], images.astype(found.dtype))
@@ -92,12 +89,10 @@ def test_the_size_of_blocks_does_not_change_the_batches(synthetic: Synthetic, mo
     assert len(both(synthetic(16), batch_size=3, epochs=5, start_step=7)) == 23
 
 
-def test_a_cache_is_not_mirrored_to_every_device_of_a_strategy(synthetic: Synthetic) -> None:
-    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    with strategy.scope():
+def test_a_strategy_changes_no_batch(synthetic: Synthetic) -> None:
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         assert isinstance(tf.Variable(0.0), tf.distribute.DistributedValues)
         both(synthetic(16), epochs=2)
-        assert not isinstance(_variable(tf.zeros(3)), tf.distribute.DistributedValues)
 
 
 def test_standardized_images_have_zero_mean_and_unit_variance(synthetic: Synthetic, tmp_path: pathlib.Path) -> None:
@@ -202,21 +197,20 @@ def test_a_damaged_record_is_named_when_it_is_read(synthetic: Synthetic, tmp_pat
     assert len(list(unchecked)) == 10
 
 
-@pytest.mark.parametrize("cache", [0, 1 << 30])
 def test_make_dataset_names_a_damaged_record_in_the_error_of_tensorflow(
-    synthetic: Synthetic, tmp_path: pathlib.Path, cache: int
+    synthetic: Synthetic, tmp_path: pathlib.Path
 ) -> None:
     directory = shutil.copytree(synthetic(10), tmp_path / "records")
     shard = directory / "lv-train.tfrecord-00001-of-00003"
     changed = bytearray(shard.read_bytes())
     changed[60] ^= 1
     shard.write_bytes(changed)
-    iterator = make_dataset(directory, batch_size=1, shuffle=False, epochs=1, cache=cache).as_numpy_iterator()
+    iterator = make_dataset(directory, batch_size=1, shuffle=False, epochs=1).as_numpy_iterator()
     for _ in range(DatasetInfo.load(directory).splits["train"].shards[0].count):
         next(iterator)
     with pytest.raises(tf.errors.InvalidArgumentError, match=rf"RecordsError: {shard}: record 0 at byte 0: CRC-32C"):
         next(iterator)
-    assert len(both(directory, cache, epochs=1, check_crc=False)) == 2
+    assert len(both(directory, epochs=1, check_crc=False)) == 2
 
 
 def _cut(shard: pathlib.Path) -> None:
@@ -288,11 +282,9 @@ def test_wrong_arguments_say_what_would_be_right(synthetic: Synthetic, arguments
             reader(synthetic(10), **arguments)
 
 
-def test_wrong_arguments_of_one_reader_are_refused(synthetic: Synthetic) -> None:
+def test_a_negative_prefetch_is_refused(synthetic: Synthetic) -> None:
     with pytest.raises(RecordsError, match="prefetch is -1, at least 0 expected"):
         iterate_batches(synthetic(10), prefetch=-1)
-    with pytest.raises(RecordsError, match="cache is -1, at least 0 expected"):
-        make_dataset(synthetic(10), cache=-1)
 
 
 def test_reading_needs_no_tensorflow(synthetic: Synthetic) -> None:
@@ -388,11 +380,9 @@ def _images(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.nda
         yield from images[..., 0]
 
 
-# The readers of a directory, with a cache and without.
 _READERS = {
     "iterate_batches": lambda *args, **kwargs: iter(iterate_batches(*args, **kwargs)),
     "make_dataset": lambda *args, **kwargs: make_dataset(*args, **kwargs).as_numpy_iterator(),
-    "make_dataset, cache=0": lambda *args, **kwargs: make_dataset(*args, **kwargs, cache=0).as_numpy_iterator(),
 }
 
 
@@ -456,9 +446,8 @@ def test_batches_find_their_directory_in_another_process_or_say_so(
 
 def test_a_data_set_that_is_not_used_any_more_leaves_nothing_open(synthetic: Synthetic) -> None:
     def read() -> int:
-        for cache in (0, 1 << 30):
-            for _ in make_dataset(synthetic(16), batch_size=2, cache=cache).take(3):
-                pass
+        for _ in make_dataset(synthetic(16), batch_size=2).take(3):
+            pass
         gc.collect()
         return len(os.listdir("/proc/self/fd"))
 
@@ -467,7 +456,7 @@ def test_a_data_set_that_is_not_used_any_more_leaves_nothing_open(synthetic: Syn
 
 
 def test_an_iterator_keeps_its_files_when_the_data_set_is_gone(synthetic: Synthetic) -> None:
-    iterator = make_dataset(synthetic(16), batch_size=2, cache=0).map(lambda *batch: batch).as_numpy_iterator()
+    iterator = make_dataset(synthetic(16), batch_size=2).map(lambda *batch: batch).as_numpy_iterator()
     gc.collect()
     assert len(list(itertools.islice(iterator, 30))) == 30
 
