@@ -63,15 +63,16 @@ class TensorReader:
         def read(rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
             return rows, *self._tensors(rows, in_group=True)
 
-        def split(rows: tf.Tensor, images: tf.Tensor, masks: tf.Tensor) -> tf.data.Dataset:
-            count = tf.shape(images)[0]
-            together = tf.data.Dataset.from_tensor_slices((rows[:count], images, masks))
-            return together.concatenate(tf.data.Dataset.from_tensor_slices(rows[count:]).map(read_alone))
-
-        @_without_autograph
         def read_alone(row: tf.Tensor) -> tuple[tf.Tensor, ...]:
             images, masks = self._tensors(row[tf.newaxis], in_group=False)
             return row, images[0], masks[0]
+
+        def split(rows: tf.Tensor, images: tf.Tensor, masks: tf.Tensor) -> tf.data.Dataset:
+            count = tf.shape(images)[0]
+            together = tf.data.Dataset.from_tensor_slices((rows[:count], images, masks))
+            return together.concatenate(
+                tf.data.Dataset.from_tensor_slices(rows[count:]).map(_without_autograph(read_alone))
+            )
 
         return groups.map(_without_autograph(read)).prefetch(1).flat_map(_without_autograph(split))
 
