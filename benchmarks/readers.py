@@ -268,8 +268,7 @@ READERS: dict[str, Reader] = {
         store.records, _iterate_batches(prefetch=0, check_crc=False, image_dtype=None), ("pipeline.batches",)
     ),
     "iterate_batches, as it comes (prefetch=2)": Reader(store.records, _iterate_batches(), ("pipeline.batches",)),
-    "make_dataset, within the cache": Reader(store.records, _make_dataset(cache=1 << 40), ("pipeline.dataset",)),
-    "make_dataset, cache=0": Reader(store.records, _make_dataset(cache=0), ("pipeline.dataset",)),
+    "make_dataset": Reader(store.records, _make_dataset(), ("pipeline.dataset",)),
     "tf.data TFRecordDataset, shuffle(N), parallel, prefetch": Reader(
         store.records, _tf_records(None, True), ("tensorflow",)
     ),

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy.typing as npt
 
-from pipeline import arguments
 from pipeline.opening import open_records
 from pipeline.view import Records
 
@@ -30,30 +29,27 @@ def make_dataset(
     standardize: bool = False,
     positions: bool = False,
     check_crc: bool = True,
-    cache: int = 1 << 30,
 ) -> tf.data.Dataset:
     """Batches of images and masks; each iteration is the next epoch, in a new order over all records.
 
     Gives the same batches as :func:`pipeline.iterate_batches`, bit for bit and in the same order (``standardize``: to
-    within 1e-5), and takes the same arguments, except ``cache`` in place of ``prefetch``. Both read records with the
-    same reader, by position, without a shuffle buffer. The data set shuffles itself: pass ``shuffle=False`` to
-    ``model.fit``, which then reads the data set once per epoch. To continue a run after epoch ``n``, pass
-    ``start_step=n * DatasetInfo.load(records).splits[split].steps_per_epoch(batch_size)``, and ``initial_epoch=n`` to
-    ``model.fit``.
+    within 1e-5), and takes the same arguments, except ``prefetch``. Both use the same reader, which reads by position,
+    without a shuffle buffer.
+
+    The data set shuffles itself: pass ``shuffle=False`` to ``model.fit``, which then reads it once per epoch. To
+    continue a run after epoch ``n``, pass ``initial_epoch=n`` to ``model.fit``, and ``start_step=n * steps_per_epoch``
+    here (``DatasetInfo.load(records).splits[split].steps_per_epoch(batch_size)``).
 
     The data set works only in this process: its graph cannot be saved or sent to another process.
     ``tf.train.Checkpoint`` cannot save its iterator either (``FailedPreconditionError``): save the step with the model,
     and pass it as ``start_step`` to resume.
 
     Args:
-        records, split, batch_size, shuffle, seed, drop_remainder, shard, image_dtype, standardize, positions:
-            as in :func:`pipeline.iterate_batches`.
+        records, split, batch_size, shuffle, seed, drop_remainder, shard, image_dtype, standardize, positions,
+            check_crc: as in :func:`pipeline.iterate_batches`.
         epochs: of one iteration; None for one that does not end, for which ``model.fit`` needs ``steps_per_epoch``.
         start_step: the step to start at, counted over all epochs. If it is in the middle of an epoch, the data set can
             be iterated only once, unless ``epochs`` is None.
-        check_crc: verify each record's CRC-32C when it is read; a record in the cache is not read again.
-        cache: bytes of decoded records that may stay in memory. If the records fit, each is read from disk once, when a
-            batch first needs it, and copied from memory after that; 0 for no cache.
 
     Returns:
         A data set of ``(images, masks)``: images float32 (or the stored dtype) ``(batch_size, H, W, 1)``, masks bool of
@@ -67,7 +63,6 @@ def make_dataset(
         tf.errors.InvalidArgumentError: while iterating, a record is damaged, or a shard or the directory was replaced.
             The message contains that of the RecordsError: shard, record and byte offset.
     """
-    cache = arguments.whole_number("cache", cache, 0)
     opened = open_records(
         records,
         split,
@@ -89,4 +84,4 @@ def make_dataset(
         raise ModuleNotFoundError(
             "make_dataset needs TensorFlow: pip install tensorflow. iterate_batches gives the same batches without it."
         ) from error
-    return graph.batches(opened, cache)
+    return graph.batches(opened)

@@ -20,7 +20,6 @@ import pytest
 import tensorflow as tf
 
 from pipeline import DatasetInfo, Records, RecordsError, iterate_batches, make_dataset, verify
-from pipeline.graph import _variable
 from pipeline.index import Index
 from pipeline.order import permute
 
@@ -29,10 +28,10 @@ from .helpers.schedules import batches_by_definition, schedules
 from .helpers.synthetic import Synthetic, synthetic_arrays, write_synthetic
 
 
-def both(records: pathlib.Path, cache: int = 1 << 30, **arguments: Any) -> list[tuple[np.ndarray, ...]]:
+def both(records: pathlib.Path, **arguments: Any) -> list[tuple[np.ndarray, ...]]:
     """The batches of both readers, which must be equal to the bit."""
     ours = list(iterate_batches(records, **arguments))
-    theirs = list(make_dataset(records, cache=cache, **arguments).as_numpy_iterator())
+    theirs = list(make_dataset(records, **arguments).as_numpy_iterator())
     for (images, masks), (tf_images, tf_masks) in zip(ours, theirs, strict=True):
         assert images.dtype == tf_images.dtype
         assert masks.dtype == tf_masks.dtype == np.bool_
@@ -45,11 +44,10 @@ def both(records: pathlib.Path, cache: int = 1 << 30, **arguments: Any) -> list[
 @hypothesis.given(
     arguments=schedules,
     image_dtype=st.sampled_from(["float32", None]),
-    cache=st.sampled_from([0, 1 << 30]),
     prefetch=st.integers(0, 3),
 )
 def test_both_give_the_records_that_the_schedule_names(
-    synthetic: Synthetic, arguments: dict, image_dtype: Any, cache: int, prefetch: int
+    synthetic: Synthetic, arguments: dict, image_dtype: Any, prefetch: int
 ) -> None:
     # Few counts, so that the test writes few directories.
     arguments["count"] = (1, 7, 16, 33)[arguments["count"] % 4]
@@ -60,10 +58,10 @@ def test_both_give_the_records_that_the_schedule_names(
         ours = iterate_batches(directory, image_dtype=image_dtype, prefetch=prefetch, **rest)
     except RecordsError as error:
         with pytest.raises(RecordsError) as raised:
-            make_dataset(directory, image_dtype=image_dtype, cache=cache, **rest)
+            make_dataset(directory, image_dtype=image_dtype, **rest)
         assert str(raised.value) == str(error)
         return
-    theirs = make_dataset(directory, image_dtype=image_dtype, cache=cache, **rest)
+    theirs = make_dataset(directory, image_dtype=image_dtype, **rest)
     expected = batches_by_definition(**arguments)
     assert len(ours) == len(expected) == theirs.cardinality()
     for found in (list(ours), list(theirs.as_numpy_iterator())):
@@ -75,20 +73,18 @@ def test_both_give_the_records_that_the_schedule_names(
             assert np.array_equal(found_masks, masks[positions][..., None])
 
 
-@pytest.mark.parametrize("cache", [0, 1 << 30])
 @pytest.mark.parametrize("dtype", ["int16", "uint16", "int32", "float32"])
 @pytest.mark.parametrize("image_dtype", ["float32", None])
-def test_every_stored_dtype_is_read_unchanged(synthetic: Synthetic, dtype: str, image_dtype: Any, cache: int) -> None:
+def test_every_stored_dtype_is_read_unchanged(synthetic: Synthetic, dtype: str, image_dtype: Any) -> None:
     directory = synthetic(9, dtype=dtype)
     images, _ = synthetic_arrays(9, dtype=dtype)
-    batches = both(directory, cache, epochs=1, shuffle=False, image_dtype=image_dtype)
+    batches = both(directory, epochs=1, shuffle=False, image_dtype=image_dtype)
     found = np.concatenate([batch for batch, _ in batches])
     assert found.dtype == (image_dtype or dtype)
     assert np.array_equal(found[..., 0], images.astype(found.dtype))
 
 
-@pytest.mark.parametrize("cache", [0, 1 << 30])
-def test_label_maps_are_read_with_their_classes(tmp_path: pathlib.Path, cache: int) -> None:
+def test_label_maps_are_read_with_their_classes(tmp_path: pathlib.Path) -> None:
     images, masks = synthetic_arrays(9)
     labels = masks.astype(np.uint8) + (images > 0)
     write_synthetic(tmp_path / "records", images, labels)
@@ -97,7 +93,7 @@ def test_label_maps_are_read_with_their_classes(tmp_path: pathlib.Path, cache: i
     assert records.info.mask_classes == ("outside", "blood pool", "myocardium")
     assert records[3][1].dtype == np.uint8
     ours = list(iterate_batches(records, shuffle=False))
-    theirs = list(make_dataset(records, shuffle=False, cache=cache).as_numpy_iterator())
+    theirs = list(make_dataset(records, shuffle=False).as_numpy_iterator())
     for batches in (ours, theirs, [records[:]]):
         found = np.concatenate([batch[1] for batch in batches])
         assert found.dtype == np.uint8
@@ -110,12 +106,10 @@ def test_the_size_of_blocks_does_not_change_the_batches(synthetic: Synthetic, mo
     assert len(both(synthetic(16), batch_size=3, epochs=5, start_step=7)) == 23
 
 
-def test_a_cache_is_not_mirrored_to_every_device_of_a_strategy(synthetic: Synthetic) -> None:
-    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    with strategy.scope():
+def test_a_strategy_changes_no_batch(synthetic: Synthetic) -> None:
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         assert isinstance(tf.Variable(0.0), tf.distribute.DistributedValues)
         both(synthetic(16), epochs=2)
-        assert not isinstance(_variable(tf.zeros(3)), tf.distribute.DistributedValues)
 
 
 def test_standardized_images_have_zero_mean_and_unit_variance(synthetic: Synthetic, tmp_path: pathlib.Path) -> None:
@@ -240,21 +234,20 @@ def test_a_damaged_record_is_named_when_it_is_read(synthetic: Synthetic, tmp_pat
     assert len(list(unchecked)) == 10
 
 
-@pytest.mark.parametrize("cache", [0, 1 << 30])
 def test_make_dataset_names_a_damaged_record_in_the_error_of_tensorflow(
-    synthetic: Synthetic, tmp_path: pathlib.Path, cache: int
+    synthetic: Synthetic, tmp_path: pathlib.Path
 ) -> None:
     directory = shutil.copytree(synthetic(10), tmp_path / "records")
     shard = directory / "lv-train.tfrecord-00001-of-00003"
     changed = bytearray(shard.read_bytes())
     changed[60] ^= 1
     shard.write_bytes(changed)
-    iterator = make_dataset(directory, batch_size=1, shuffle=False, epochs=1, cache=cache).as_numpy_iterator()
+    iterator = make_dataset(directory, batch_size=1, shuffle=False, epochs=1).as_numpy_iterator()
     for _ in range(DatasetInfo.load(directory).splits["train"].shards[0].count):
         next(iterator)
     with pytest.raises(tf.errors.InvalidArgumentError, match=rf"RecordsError: {shard}: record 0 at byte 0: CRC-32C"):
         next(iterator)
-    assert len(both(directory, cache, epochs=1, check_crc=False)) == 2
+    assert len(both(directory, epochs=1, check_crc=False)) == 2
 
 
 def _cut(shard: pathlib.Path) -> None:
@@ -376,8 +369,6 @@ def test_numbers_of_numpy_are_numbers(synthetic: Synthetic) -> None:
 def test_wrong_arguments_of_one_reader_are_refused(synthetic: Synthetic) -> None:
     with pytest.raises(RecordsError, match="prefetch is -1, at least 0 expected"):
         iterate_batches(synthetic(10), prefetch=-1)
-    with pytest.raises(RecordsError, match="cache is -1, at least 0 expected"):
-        make_dataset(synthetic(10), cache=-1)
     with pytest.raises(RecordsError, match="batch_size is 0, at least 1 expected"):
         DatasetInfo.load(synthetic(10)).splits["train"].steps_per_epoch(0)
     with pytest.raises(TypeError, match=r"batch_size is 2\.5, a whole number expected"):
@@ -479,11 +470,9 @@ def _images(batches: Iterable[tuple[np.ndarray, ...]]) -> Iterator[np.ndarray]:
         yield from images[..., 0]
 
 
-# The readers of a directory, with a cache and without.
 _READERS = {
     "iterate_batches": lambda *args, **kwargs: iter(iterate_batches(*args, **kwargs)),
     "make_dataset": lambda *args, **kwargs: make_dataset(*args, **kwargs).as_numpy_iterator(),
-    "make_dataset, cache=0": lambda *args, **kwargs: make_dataset(*args, **kwargs, cache=0).as_numpy_iterator(),
 }
 
 
@@ -547,9 +536,8 @@ def test_batches_find_their_directory_in_another_process_or_say_so(
 
 def test_a_data_set_that_is_not_used_any_more_leaves_nothing_open(synthetic: Synthetic) -> None:
     def read() -> int:
-        for cache in (0, 1 << 30):
-            for _ in make_dataset(synthetic(16), batch_size=2, cache=cache).take(3):
-                pass
+        for _ in make_dataset(synthetic(16), batch_size=2).take(3):
+            pass
         gc.collect()
         return len(os.listdir("/proc/self/fd"))
 
@@ -558,9 +546,7 @@ def test_a_data_set_that_is_not_used_any_more_leaves_nothing_open(synthetic: Syn
 
 
 def test_an_iterator_keeps_its_files_when_the_data_set_is_gone(synthetic: Synthetic) -> None:
-    iterator = (
-        make_dataset(synthetic(16), batch_size=2, epochs=None, cache=0).map(lambda *batch: batch).as_numpy_iterator()
-    )
+    iterator = make_dataset(synthetic(16), batch_size=2, epochs=None).map(lambda *batch: batch).as_numpy_iterator()
     gc.collect()
     assert len(list(itertools.islice(iterator, 30))) == 30
 
