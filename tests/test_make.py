@@ -24,6 +24,12 @@ def test_make_clean_keeps_what_make_does_not_make_again(tmp_path: pathlib.Path) 
     assert os.listdir(tmp_path / "build") == ["tutorial"]
 
 
+def test_make_says_when_it_uses_the_phantom() -> None:
+    for target in ("records", "report"):
+        assert "the built-in phantom" in run("make", "--dry-run", target, cwd=ROOT)
+        assert "the built-in phantom" not in run("make", "--dry-run", target, "DATA=data", cwd=ROOT)
+
+
 @pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
 def test_data_and_records_in_the_checkout_are_not_shown_by_git(tmp_path: pathlib.Path) -> None:
     run("git", "init", "--quiet", cwd=tmp_path)

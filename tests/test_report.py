@@ -18,7 +18,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.ui import Select
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from pipeline import RecordsError
 from preprocess import phantom
@@ -609,7 +609,8 @@ def test_a_row_leads_to_a_picture_of_its_fault(opened: webdriver.Chrome) -> None
     assert link.text == f"image {NESTED_BADLY}"
     opened.execute_script("arguments[0].scrollIntoView()", link)
     link.click()
-    assert opened.current_url.endswith(f"/studies/0002.html#pair-{NESTED_BADLY}")
+    WebDriverWait(opened, 60).until(lambda browser: browser.current_url.endswith(f"/0002.html#pair-{NESTED_BADLY}"))
+    WebDriverWait(opened, 60).until(lambda browser: browser.execute_script("return document.readyState") == "complete")
     figure = opened.find_element(By.CSS_SELECTOR, ":target")
     top, height = opened.execute_script(
         "const box = arguments[0].getBoundingClientRect(); return [box.top, innerHeight]", figure

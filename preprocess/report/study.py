@@ -31,7 +31,7 @@ from preprocess.model import KINDS, Study
 from preprocess.quality.registration import Registration
 from preprocess.report import figures, pictures
 from preprocess.report.pictures import Picture, Window
-from preprocess.report.templates import render
+from preprocess.report.templates import render, signed
 
 Row = Mapping[str, str]
 
@@ -343,7 +343,7 @@ def _plots(row: Row, shown: Sequence[Shown], registration: Registration, config:
     if not math.isnan(peak.contrast):
         caption = (
             f"Contrast across the contours: {peak.contrast_unmoved:.1f} when they are not moved, at most "
-            f"{peak.contrast:.1f} when all are moved by dx {peak.dx:+.2f}, dy {peak.dy:+.2f} pixels."
+            f"{peak.contrast:.1f} when all are moved by dx {signed(peak.dx, 2)}, dy {signed(peak.dy, 2)} pixels."
         )
         plots.append((figures.registration_map(registration.curve(), peak), caption))
     return plots

@@ -27,12 +27,13 @@ def number_of(count: int, noun: str, plural: str = "") -> str:
 
 
 def signed(value: float, decimals: int) -> str:
-    """A number with its sign, a minus sign where it is negative.
+    """A number with its sign, which is a minus sign and not a hyphen.
 
-    >>> signed(-0.04, 1), signed(2, 1)
-    ('−0.0', '+2.0')
+    >>> signed(-0.25, 2), signed(-0.04, 1), signed(2, 1)
+    ('−0.25', '+0.0', '+2.0')
     """
-    return f"{value:+.{decimals}f}".replace("-", "−")
+    # Adding 0 makes a negative zero positive.
+    return f"{round(value, decimals) + 0.0:+.{decimals}f}".replace("-", "−")
 
 
 @functools.cache
