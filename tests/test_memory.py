@@ -52,7 +52,7 @@ def test_tensors_that_are_kept_do_not_change(synthetic: Synthetic) -> None:
     directory = synthetic(33, shape=(64, 64))
     expected = [images for images, _ in iterate_batches(directory, batch_size=2, epochs=12)]
     kept = []
-    for step, (images, _) in enumerate(make_dataset(directory, batch_size=2, epochs=12, epochs=None)):
+    for step, (images, _) in enumerate(make_dataset(directory, batch_size=2, epochs=12)):
         if step % 7 == 0:
             kept.append((step, images))
     gc.collect()
@@ -65,7 +65,7 @@ def test_tensors_that_are_kept_do_not_change(synthetic: Synthetic) -> None:
 def test_a_process_ends_while_an_iterator_reads_ahead(synthetic: Synthetic, steps: int) -> None:
     code = f"""
 from pipeline import make_dataset
-iterator = make_dataset({str(synthetic(33, shape=(256, 256, epochs=None)))!r}, batch_size=2).as_numpy_iterator()
+iterator = make_dataset({str(synthetic(33, shape=(256, 256)))!r}, batch_size=2, epochs=None).as_numpy_iterator()
 for _ in range({steps}):
     next(iterator)
 print("read")
