@@ -10,6 +10,7 @@ median of five processes; the files are in the page cache. ``open`` is ``Records
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import pathlib
@@ -19,40 +20,72 @@ import time
 import numpy as np
 
 from benchmarks import isolated
-from pipeline import Records, schema
+from pipeline import DatasetInfo, Records, schema, table
+from pipeline.directory import RecordsDirectory
+from pipeline.index import read_index
+from pipeline.manifest import FileInfo, ShardInfo, SplitInfo
 
 _PROCESSES = 5
 _OF_STUDY = 40
 
 
 def write(path: pathlib.Path, count: int) -> None:
-    """Writes a records directory whose table has values in every column that all data sets have."""
+    """Writes a records directory: one study of zeros, repeated under other ids.
+
+    Args:
+        path: an empty directory.
+        count: number of records, a multiple of the study's.
+    """
+    repeats = count // _OF_STUDY
+    info = _write_study(path)
+    (shard,) = info.splits["train"].shards
+    index = read_index(RecordsDirectory(path), shard, info.files[schema.index_name(shard.name)])
+    rows = np.tile(np.load(path / schema.TABLE_FILE), repeats)
+    studies = np.char.mod("SCD%07d", np.arange(repeats))
+    rows["study_id"] = np.repeat(studies, _OF_STUDY)
+    contents = {
+        shard.name: (path / shard.name).read_bytes() * repeats,
+        schema.index_name(shard.name): "".join(
+            f"{offset + repeat * shard.bytes} {size}\n" for repeat in range(repeats) for offset, size in index
+        ).encode(),
+        schema.TABLE_FILE: table.dump(rows),
+    }
+    for name, content in contents.items():
+        (path / name).write_bytes(content)
+    file = FileInfo.of(path / shard.name)
+    whole = ShardInfo(shard.name, _OF_STUDY * repeats, file.bytes, file.sha256)
+    info = dataclasses.replace(
+        info,
+        splits={"train": SplitInfo(tuple(studies.tolist()), (whole,))},
+        files={name: FileInfo.of(path / name) for name in info.files},
+    )
+    (path / schema.MANIFEST_FILE).write_bytes(info.dump())
+
+
+def _write_study(path: pathlib.Path) -> DatasetInfo:
+    """Writes the records of one study, whose table has values in the columns that all data sets have."""
     # Imported here, so that a process that only reads does not load TensorFlow.
     from preprocess.geometry.grid import Grid
     from preprocess.model import Fingerprint, ImageHeader, Pair
     from preprocess.output.writer import RecordsWriter
 
     shape = (2, 2)
-    grid = Grid.of(shape, (1.25, 1.25), None, None, math.prod(shape))
     image, mask = np.zeros(shape, np.int16), np.ones(shape, bool)
-    studies = [f"SCD{number:07d}" for number in range(-(-count // _OF_STUDY))]
-    with RecordsWriter(path, shape, image.dtype, {"train": count}, None) as writer:
-        for position in range(count):
-            study, number = divmod(position, _OF_STUDY)
-            header = ImageHeader(None, None, shape, (0, 1), (1.25, 1.25), None, None, 0.0)
+    with RecordsWriter(path, shape, image.dtype, {"train": _OF_STUDY}, 1) as writer:
+        for number in range(_OF_STUDY):
             pair = Pair(
-                study_id=studies[study],
-                contour_id=f"SC-HF-I-{study:05d}",
+                study_id="SCD0000000",
+                contour_id="SC-HF-I-01",
                 kind="i",
                 instance_number=number,
                 image_path="image",
                 contour_path="contour",
-                header=header,
+                header=ImageHeader(None, None, shape, (0, 1), (1.25, 1.25), None, None, 0.0),
                 polygon=np.zeros((3, 2)),
                 slice_index=number // 2,
                 phase_index=number % 2,
                 fingerprint=Fingerprint(b"", b""),
-                grid=grid,
+                grid=Grid.of(shape, (1.25, 1.25), None, None, math.prod(shape)),
             )
             measured = {
                 "points": 60,
@@ -63,7 +96,7 @@ def write(path: pathlib.Path, count: int) -> None:
                 "mean_ring": 100.0,
             }
             writer.write("train", pair, image, mask, measured)
-        writer.complete({"train": studies}, {}, {})
+        return writer.complete({"train": ["SCD0000000"]}, {}, {})
 
 
 def measure(path: pathlib.Path) -> dict[str, float]:
@@ -72,13 +105,13 @@ def measure(path: pathlib.Path) -> dict[str, float]:
     times = [time.perf_counter()]
     records = Records(path)
     times.append(time.perf_counter())
-    table = records.table
+    rows = records.table
     times.append(time.perf_counter())
-    view = records.where(table["study_id"] != table["study_id"][0])
+    view = records.where(rows["study_id"] != rows["study_id"][0])
     times.append(time.perf_counter())
     assert len(view) == len(records) - _OF_STUDY
     figures = dict(zip(("open", "table", "where"), np.diff(times).tolist(), strict=True))
-    return {**figures, "memory": _peak_mb() - before, "array": table.nbytes / 1e6}
+    return {**figures, "memory": _peak_mb() - before, "array": rows.nbytes / 1e6}
 
 
 def _peak_mb() -> float:

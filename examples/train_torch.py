@@ -113,7 +113,7 @@ def dice(model: UNet, records: Records, batch_size: int) -> dict[str, float]:
         top, left = ((size - SIDE) // 2 for size in images.shape[2:])
         middle = np.s_[..., top : top + SIDE, left : left + SIDE]
         found = model(images[middle]) > 0
-        study = of_record[positions]
+        study = of_record[positions.numpy()]
         np.add.at(shared, study, (found & masks[middle]).sum((1, 2, 3)).numpy())
         np.add.at(pixels, study, (found.sum((1, 2, 3)) + masks.sum((1, 2, 3))).numpy())
     model.train()

@@ -72,7 +72,8 @@ class BatchDataset(torch.utils.data.IterableDataset[Batch]):
 
     Yields:
         ``(images, masks)``: images float32 (or the stored dtype) ``(batch_size, H, W, 1)``, masks bool of that shape;
-        with ``positions``, a third tensor, int64 ``(batch_size,)``. ``DataLoader`` makes a list of them.
+        with ``positions``, a third tensor, int64 ``(batch_size,)``; index ``Records.table`` by its ``numpy()``.
+        ``DataLoader`` makes a list of them.
 
     Raises:
         TypeError: an argument has the wrong type.
