@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import fcntl
 import itertools
@@ -114,7 +115,8 @@ class BatchDataset(torch.utils.data.IterableDataset[Batch]):
             check_crc=check_crc,
         )
         self._epochs = _Epochs(self._opened.start)
-        self._iterations = 0
+        # By process: a worker that is forked starts at zero.
+        self._iterations: collections.Counter[int] = collections.Counter()
 
     def __len__(self) -> int:
         """Batches of an epoch of this process, with all its workers."""
@@ -138,10 +140,10 @@ class BatchDataset(torch.utils.data.IterableDataset[Batch]):
         info = torch.utils.data.get_worker_info()
         worker = None
         if info is not None:
-            # DataLoader draws a number for each iteration, and adds to it the worker's own.
-            drawn = [info.seed - info.id, info.num_workers, self._iterations]
+            # DataLoader draws a number when it starts workers, and adds to it the worker's own.
+            drawn = [info.seed - info.id, info.num_workers, self._iterations[os.getpid()]]
             worker = _Worker(info.id, info.num_workers, drawn, _process_number() - info.id)
-        self._iterations += 1
+            self._iterations[os.getpid()] += 1
         share = (0, 1) if worker is None else (worker.id, worker.num_workers)
         return _Iteration(self._opened, self._epochs, self._epochs.next(worker), share)
 
@@ -156,7 +158,7 @@ class BatchDataset(torch.utils.data.IterableDataset[Batch]):
     def __getstate__(self) -> dict[str, Any]:
         # A process that is spawned does not know its rank.
         self._check_rank()
-        return {**self.__dict__, "_iterations": 0}
+        return self.__dict__
 
 
 class _Iteration(Iterator[Batch]):
