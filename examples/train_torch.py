@@ -1,11 +1,10 @@
 """Trains a small U-Net with PyTorch; several processes read the batches.
 
-    python -m preprocess --data_dir=final_data --output_dir=records --split=val=SCD0000101
-    python -m examples.train_torch --records_dir=records --output_dir=unet-torch
+    python -m preprocess --data_dir=final_data --output_dir=records
+    python -m examples.train_torch --records_dir=records --held_out SCD0000101 --output_dir=unet-torch
 
-Each worker of the DataLoader iterates over its own share of every epoch (``shard`` of ``iterate_batches``), so no
-record comes twice in an epoch. If the number of records is not a multiple of the number of workers, each epoch leaves
-out the remainder, different records each time. TensorFlow is not needed.
+The held-out studies are chosen when the records are read. Their Dice is printed after each epoch, study by study.
+TensorFlow is not needed.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import math
 import pathlib
 import sys
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -24,57 +22,14 @@ import torch.utils.data
 from torch import nn
 from torch.nn import functional
 
-from pipeline import DatasetInfo, iterate_batches, order
-from pipeline.errors import RecordsError
+from pipeline import Records, RecordsError
+from pipeline.torch import BatchDataset
 
 SIDE = 128
 """Rows and columns around the image's middle that the network sees; the rest counts as background."""
 
 _FILTERS = (16, 32, 64, 128)
 _LEARNING_RATE = 2e-3
-
-
-class Records(torch.utils.data.IterableDataset):
-    """Batches of a split; each worker of a DataLoader yields its share.
-
-    Yields images, float32 ``(n, 1, H, W)``, and masks, bool of that shape. Use it with
-    ``DataLoader(..., batch_size=None)``, because these are batches already.
-
-    Args:
-        records: records directory.
-        split: name of the split.
-        batch_size: records per batch.
-        epochs: number of epochs.
-        seed: seed of the order.
-    """
-
-    def __init__(self, records: pathlib.Path, split: str, batch_size: int, epochs: int, seed: int) -> None:
-        self._records = records
-        self._split = split
-        self._batch_size = batch_size
-        self._epochs = epochs
-        self._seed = seed
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        worker = torch.utils.data.get_worker_info()
-        shard = None if worker is None else (worker.id, worker.num_workers)
-        batches = iterate_batches(
-            self._records,
-            self._split,
-            self._batch_size,
-            seed=self._seed,
-            epochs=self._epochs,
-            shard=shard,
-            standardize=True,
-        )
-        for images, masks in batches:
-            yield torch.from_numpy(images).movedim(-1, 1), torch.from_numpy(masks).movedim(-1, 1)
-
-
-def steps_per_epoch(count: int, batch_size: int, num_workers: int) -> int:
-    """Batches that all workers together yield in an epoch of ``count`` records."""
-    workers = max(1, num_workers)
-    return workers * order.steps_per_epoch(count // workers, batch_size)
 
 
 class UNet(nn.Module):
@@ -145,18 +100,24 @@ def loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def dice(model: UNet, records: pathlib.Path, split: str, batch_size: int) -> float:
-    """Dice of a split, pooled over all pixels of its images, including those outside the middle."""
+def dice(model: UNet, records: Records, batch_size: int) -> dict[str, float]:
+    """Dice of each study, pooled over all pixels of its images, including those outside the middle."""
     model.eval()
-    shared = pixels = 0
-    for images, masks in Records(records, split, batch_size, epochs=1, seed=0):
+    studies = np.array(records.studies)
+    of_record = np.searchsorted(studies, records.table["study_id"])
+    shared, pixels = np.zeros((2, len(studies)), np.int64)
+    for images, masks, positions in BatchDataset(
+        records, batch_size=batch_size, shuffle=False, standardize=True, positions=True
+    ):
+        images, masks = images.movedim(-1, 1), masks.movedim(-1, 1)
         top, left = ((size - SIDE) // 2 for size in images.shape[2:])
         middle = np.s_[..., top : top + SIDE, left : left + SIDE]
         found = model(images[middle]) > 0
-        shared += int((found & masks[middle]).sum())
-        pixels += int(found.sum()) + int(masks.sum())
+        study = of_record[positions.numpy()]
+        np.add.at(shared, study, (found & masks[middle]).sum((1, 2, 3)).numpy())
+        np.add.at(pixels, study, (found.sum((1, 2, 3)) + masks.sum((1, 2, 3))).numpy())
     model.train()
-    return 2 * shared / pixels
+    return dict(zip(studies.tolist(), (2 * shared / pixels).tolist(), strict=True))
 
 
 def main() -> int:
@@ -164,7 +125,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m examples.train_torch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--records_dir", type=pathlib.Path, required=True, help="records with splits train and val")
+    parser.add_argument("--records_dir", type=pathlib.Path, required=True, help="records, all splits of which are used")
+    parser.add_argument("--held_out", nargs="+", required=True, metavar="STUDY", help="studies not to train on")
     parser.add_argument("--output_dir", type=pathlib.Path, required=True, help="folder for the weights, unet.pt")
     parser.add_argument("--epochs", type=int, default=80, help="number of epochs (%(default)s)")
     parser.add_argument("--batch_size", type=int, default=8, help="images per step (%(default)s)")
@@ -172,43 +134,45 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation (%(default)s)")
     flags = parser.parse_args()
     try:
-        info = DatasetInfo.load(flags.records_dir)
-        count = info.split("train").count
-        info.split("val")
-        if min(info.image_shape[:2]) < SIDE:
-            raise RecordsError(f"images are {info.image_shape[:2]}, at least {SIDE} × {SIDE} expected")
+        records = Records(flags.records_dir)
+        if unknown := set(flags.held_out) - set(records.studies):
+            raise RecordsError(f"no study {', '.join(sorted(unknown))}; there are {', '.join(records.studies)}")
+        if min(records.info.image_shape[:2]) < SIDE:
+            raise RecordsError(f"images are {records.info.image_shape[:2]}, at least {SIDE} × {SIDE} expected")
+        held_out = np.isin(records.table["study_id"], flags.held_out)
+        model = train(records.where(~held_out), records.where(held_out), flags)
     except RecordsError as error:
         print(f"examples.train_torch: {error}", file=sys.stderr)
         return 1
-    model = train(flags, steps_per_epoch(count, flags.batch_size, flags.num_workers))
     flags.output_dir.mkdir(parents=True, exist_ok=True)
     torch.save(model.state_dict(), flags.output_dir / "unet.pt")
     return 0
 
 
-def train(flags: argparse.Namespace, steps: int) -> UNet:
-    """Trains a network with these flags and steps per epoch; prints a line per epoch."""
+def train(records: Records, held_out: Records, flags: argparse.Namespace) -> UNet:
+    """Trains a network with these flags; prints a line per epoch."""
     torch.manual_seed(flags.seed)
-    # One sequence of batches for all epochs, so that the workers start once and read ahead into the next epoch.
-    records = Records(flags.records_dir, "train", flags.batch_size, flags.epochs, flags.seed)
-    batches = iter(torch.utils.data.DataLoader(records, batch_size=None, num_workers=flags.num_workers))
+    data = BatchDataset(records, batch_size=flags.batch_size, seed=flags.seed, standardize=True)
+    batches = torch.utils.data.DataLoader(
+        data, batch_size=None, num_workers=flags.num_workers, persistent_workers=flags.num_workers > 0
+    )
     model = UNet()
     optimizer = torch.optim.Adam(model.parameters(), _LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, flags.epochs * steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, flags.epochs * len(data))
     begin = time.perf_counter()
     for epoch in range(flags.epochs):
         total = 0.0
-        for images, masks in itertools.islice(batches, steps):
-            images, masks = augment(images, masks)
+        for images, masks in batches:
+            images, masks = augment(images.movedim(-1, 1), masks.movedim(-1, 1))
             value = loss(model(images), masks)
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
             schedule.step()
             total += value.item()
-        held_out = dice(model, flags.records_dir, "val", flags.batch_size)
+        scores = ", ".join(f"{study} {score:.4f}" for study, score in dice(model, held_out, flags.batch_size).items())
         seconds = time.perf_counter() - begin
-        print(f"epoch {epoch + 1}: loss {total / steps:.4f}, held-out Dice {held_out:.4f}, {seconds:.0f} s", flush=True)
+        print(f"epoch {epoch + 1}: loss {total / len(data):.4f}, held-out Dice {scores}, {seconds:.0f} s", flush=True)
     return model
 
 

@@ -116,7 +116,7 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         start = self._reached = self._next_start
         self._next_start = self._opened.schedule.following(start)
-        return self._iterate(start)
+        return self.read(self._opened.schedule.batches(start))
 
     def state_dict(self) -> dict[str, Any]:
         """The point that the latest iteration has reached, as values that JSON can store.
@@ -149,8 +149,8 @@ class Batches:
         schedule = self._opened.schedule
         return {"records": schedule.count, "seed": schedule.seed, "shuffle": schedule.shuffle}
 
-    def _iterate(self, start: Point) -> Iterator[Batch]:
-        remaining = self._opened.schedule.batches(start)
+    def read(self, remaining: Iterator[tuple[Positions, Point]]) -> Iterator[Batch]:
+        """Yields the batches of these positions; each comes with the point that is reached by it."""
         if self._prefetch == 0:
             for positions, point in remaining:
                 batch = self._read(positions, *self._arrays(positions))

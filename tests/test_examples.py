@@ -1,4 +1,3 @@
-import collections
 import math
 import pathlib
 import subprocess
@@ -10,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from examples import compare_masks, train_unet
-from pipeline import DatasetInfo, iterate_batches
+from pipeline import DatasetInfo, Records, iterate_batches
 from preprocess.config import Config
 from preprocess.inputs import sources
 from preprocess.run import run
@@ -149,28 +148,28 @@ def test_volumes_from_the_contours_are_those_of_the_records(phantom_dir: pathlib
 
 
 @pytest.mark.clients
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_workers_of_a_data_loader_bring_every_record_once_an_epoch(
-    phantom_records: pathlib.Path, num_workers: int
-) -> None:
-    torch_data = pytest.importorskip("torch.utils.data")
+def test_dice_in_pytorch_is_that_of_each_study(phantom_records: pathlib.Path) -> None:
+    torch = pytest.importorskip("torch")
     from examples import train_torch
 
-    count = DatasetInfo.load(phantom_records).split("train").count
-    assert count % max(1, num_workers) == 0
-    records = train_torch.Records(phantom_records, "train", batch_size=5, epochs=2, seed=3)
-    context = "spawn" if num_workers else None
-    loader = torch_data.DataLoader(records, batch_size=None, num_workers=num_workers, multiprocessing_context=context)
-    batches = [images.numpy() for images, _ in loader]
-    steps = train_torch.steps_per_epoch(count, 5, num_workers)
-    assert len(batches) == 2 * steps
-    stored = iterate_batches(phantom_records, shuffle=False, epochs=1, standardize=True)
-    once = collections.Counter(image.tobytes() for images, _ in stored for image in images)
-    orders = []
-    for epoch in (batches[:steps], batches[steps:]):
-        orders.append([image.tobytes() for images in epoch for image in images])
-        assert collections.Counter(orders[-1]) == once
-    assert orders[0] != orders[1]
+    records = Records(phantom_records)
+    model = train_torch.UNet().eval()
+    found = train_torch.dice(model, records, batch_size=7)
+    assert model.training
+    model.eval()
+    of_study: dict[str, list[np.ndarray]] = {}
+    for (image, mask), study in zip(records, records.table["study_id"].tolist(), strict=True):
+        standardized = (image - image.mean()) / image.std()
+        top, left = ((size - train_torch.SIDE) // 2 for size in mask.shape[:2])
+        middle = np.s_[top : top + train_torch.SIDE, left : left + train_torch.SIDE]
+        predicted = np.zeros_like(mask)
+        with torch.no_grad():
+            predicted[middle] = model(torch.from_numpy(standardized[middle]).movedim(-1, 0)[None])[0].movedim(0, -1) > 0
+        of_study.setdefault(study, []).append(np.stack([predicted, mask]))
+    assert set(found) == set(of_study)
+    assert len(found) > 1
+    for study, pairs in of_study.items():
+        assert found[study] == pytest.approx(train_unet.dice(*np.stack(pairs, axis=1)), abs=1e-4)
 
 
 @pytest.mark.clients
@@ -184,12 +183,17 @@ def test_train_torch_prints_a_score_and_saves_the_model(phantom_records: pathlib
         "examples.train_torch",
         f"--records_dir={phantom_records}",
         f"--output_dir={tmp_path}",
+        "--held_out=PHANTOM002",
         "--epochs=1",
     ]
     result = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert "held-out Dice 0." in result.stdout
+    assert "held-out Dice PHANTOM002 0." in result.stdout
     train_torch.UNet().load_state_dict(torch.load(tmp_path / "unet.pt"))
+    command[-2] = "--held_out=PHANTOM009"
+    refused = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "examples.train_torch: no study PHANTOM009; there are PHANTOM001, " in refused.stderr
 
 
 @pytest.mark.clients

@@ -1,7 +1,9 @@
 """docs/FORMAT.md: its tables describe the records, and its programs read them."""
 
+import collections
 import contextlib
 import importlib.util
+import json
 import math
 import pathlib
 import re
@@ -19,15 +21,22 @@ from pipeline.records import Layout
 
 from .helpers import ROOT
 from .helpers.documents import blocks, environment
+from .helpers.tables import read_table
 
 TEXT = (ROOT / "docs/FORMAT.md").read_text("utf-8")
 PROGRAMS = {block.heading: block.content for block in blocks("docs/FORMAT.md") if block.language == "python"}
+RECORDS = PROGRAMS.pop("Records")
 LIBRARIES = {
     "With this package": None,
     "TensorFlow alone": None,
     "TensorFlow Datasets": "tensorflow_datasets",
     "The tfrecord package": "tfrecord",
     "PyTorch with this package": "torch",
+    "PyTorch, samples in place of batches": "torch",
+    "grain": "grain",
+    "grain's DataLoader": "grain",
+    "MONAI": "monai",
+    "Hugging Face datasets": "datasets",
     "PyTorch without this package": "torch",
     "NVIDIA DALI": "nvidia.dali",
 }
@@ -51,7 +60,7 @@ def installed(library: str) -> bool:
 
 def test_every_program_is_run() -> None:
     assert set(PROGRAMS) == set(LIBRARIES)
-    assert len(PROGRAMS) == TEXT.count("```python\n")
+    assert len(PROGRAMS) + len([RECORDS]) == TEXT.count("```python\n")
 
 
 @pytest.mark.parametrize(
@@ -75,18 +84,44 @@ def test_a_program_reads_what_iterate_batches_reads(
         text=True,
     )
     assert result.returncode == 0, result.stderr
+    image_dtype = "float32" if "Records(" in PROGRAMS[title] else None
     expected = [
         " ".join(f"{array.shape} {array.dtype} {zlib.crc32(array.tobytes())}" for array in pair)
-        for batch in iterate_batches(phantom_records, shuffle=False, epochs=1, image_dtype=None)
+        for batch in iterate_batches(phantom_records, shuffle=False, image_dtype=image_dtype)
         for pair in zip(*batch, strict=True)
     ]
-    found = result.stdout.splitlines()
-    if title == "PyTorch with this package":
-        # Shuffled, and two workers take turns.
-        assert found != expected
-        found.sort()
-        expected.sort()
-    assert found == expected
+    assert result.stdout.splitlines() == expected
+
+
+def test_the_program_of_records_selects_what_its_comments_say(
+    phantom_records: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "records").symlink_to(phantom_records)
+    show = """
+import json
+left_out = records.where(~held_out), records.where(held_out)
+print(json.dumps([[len(view), view.studies] for view in (*left_out, train, val, oversampled)]))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", RECORDS + show],
+        cwd=tmp_path,
+        env=environment(tmp_path / "bin"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = [row for row in read_table(phantom_records / "pairs.csv") if row["written"] == "1"]
+    counts = collections.Counter(row["study_id"] for row in rows)
+    first_slices = collections.Counter(row["study_id"] for row in rows if row["slice_index"] == "0")
+    assert min(counts) == min(DatasetInfo.load(phantom_records).studies)
+    others, first, train, val, oversampled = ((count, set(studies)) for count, studies in json.loads(result.stdout))
+    assert first == (counts[min(counts)], {min(counts)})
+    assert others == (counts.total() - first[0], set(counts) - first[1])
+    assert train[1] | val[1] == set(counts)
+    for fold in (train, val):
+        assert fold[0] == sum(counts[study] for study in fold[1]) > 0
+    assert oversampled == (train[0] + sum(first_slices[study] for study in train[1]), train[1])
+    assert oversampled[0] > train[0]
 
 
 def table(heading: str) -> list[list[str]]:
@@ -110,6 +145,25 @@ def test_features_are_those_of_a_record(phantom_records: pathlib.Path) -> None:
         f"`{feature.name}`": feature.kind + (f" × {math.prod(feature.shape)}" if feature.shape else "")
         for feature in schema.FEATURES
     }
+
+
+def test_columns_are_those_of_the_table(phantom_records: pathlib.Path) -> None:
+    rows = table("Records")
+    assert rows == [
+        [
+            f"`{column.name}`",
+            column.dtype + (f" × {math.prod(column.shape)}" if column.shape else ""),
+            str(column.missing or "empty").replace("nan", "NaN"),
+            column.meaning,
+        ]
+        for column in schema.COLUMNS
+    ]
+    found = np.load(phantom_records / "records.npy").dtype
+    assert [f"`{name}`" for name in found.names or ()] == [name for name, *_ in rows]
+    for (_, kind, *_), name in zip(rows, found.names or (), strict=True):
+        dtype, _, length = kind.partition(" × ")
+        assert found[name].shape == ((int(length),) if length else ())
+        assert found[name].base.kind == "U" if dtype == "str" else found[name].base == dtype
 
 
 def test_bytes_lie_where_the_table_has_them(phantom_records: pathlib.Path) -> None:
