@@ -61,6 +61,12 @@ def _iterate_batches(**arguments: Any) -> Callable[[pathlib.Path, int], Epochs]:
     return begin
 
 
+def _made_anew(path: pathlib.Path, count: int) -> Epochs:
+    from pipeline import iterate_batches
+
+    return (iter(iterate_batches(path, prefetch=0)) for _ in itertools.count())
+
+
 def _make_dataset(**arguments: Any) -> Callable[[pathlib.Path, int], Epochs]:
     def begin(path: pathlib.Path, count: int) -> Epochs:
         from pipeline import make_dataset
@@ -174,6 +180,24 @@ def _torch_memmap(path: pathlib.Path, count: int) -> Epochs:
     return (((image.numpy(), mask.numpy()) for image, mask in loader) for _ in itertools.count())
 
 
+def _torch_records(path: pathlib.Path, count: int) -> Epochs:
+    import torch
+
+    from pipeline import Records
+
+    loader = torch.utils.data.DataLoader(Records(path), BATCH_SIZE, shuffle=True)
+    return (((images.numpy(), masks.numpy()) for images, masks in loader) for _ in itertools.count())
+
+
+def _torch_batches(path: pathlib.Path, count: int) -> Epochs:
+    import torch
+
+    from pipeline.torch import BatchDataset
+
+    loader = torch.utils.data.DataLoader(BatchDataset(path), batch_size=None)
+    return (((images.numpy(), masks.numpy()) for images, masks in loader) for _ in itertools.count())
+
+
 def _arrow(root: pathlib.Path, count: int) -> pathlib.Path:
     import datasets
 
@@ -268,6 +292,9 @@ READERS: dict[str, Reader] = {
         store.records, _iterate_batches(prefetch=0, check_crc=False, image_dtype=None), ("pipeline.batches",)
     ),
     "iterate_batches, as it comes (prefetch=2)": Reader(store.records, _iterate_batches(), ("pipeline.batches",)),
+    "iterate_batches, prefetch=0, a new object each epoch": Reader(store.records, _made_anew, ("pipeline.batches",)),
+    "BatchDataset in a PyTorch DataLoader": Reader(store.records, _torch_batches, ("torch", "pipeline.batches")),
+    "Records in a PyTorch DataLoader": Reader(store.records, _torch_records, ("torch", "pipeline.batches")),
     "make_dataset": Reader(store.records, _make_dataset(), ("pipeline.dataset",)),
     "tf.data TFRecordDataset, shuffle(N), parallel, prefetch": Reader(
         store.records, _tf_records(None, True), ("tensorflow",)

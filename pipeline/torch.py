@@ -36,8 +36,8 @@ except ModuleNotFoundError as error:
 Batch = tuple[torch.Tensor, ...]
 """Images and masks, and positions if the caller wants them."""
 
-_Begun = dict[str, Any]
-"""An iteration that some workers have begun, as a JSON object."""
+_Started = dict[str, Any]
+"""An iteration that some workers have started, as a JSON object."""
 
 # Batches that a background thread prepares ahead if there are no workers, as in iterate_batches.
 _PREFETCH = 2
@@ -273,7 +273,7 @@ class _Epochs:
             ledger["next"] = point
 
     def next(self, worker: _Worker | None) -> Point:
-        """Where the iteration starts that this process, or this worker, begins.
+        """Where the iteration starts that this process, or this worker, starts.
 
         Raises:
             RecordsError: it cannot be known which iteration the worker belongs to.
@@ -320,10 +320,10 @@ class _Epochs:
             self._create(Point(*state["start"]))
 
 
-def _iteration_of(worker: _Worker, iterations: list[_Begun]) -> _Begun | None:
-    """The iteration that other workers have begun and this one belongs to; None if this one is the first.
+def _iteration_of(worker: _Worker, iterations: list[_Started]) -> _Started | None:
+    """The iteration that other workers have started and this one belongs to; None if this one is the first.
 
-    ``iterations`` are those that some of their workers have not begun.
+    ``iterations`` are those that some of their workers have not started.
 
     Raises:
         RecordsError: it cannot be known.
@@ -334,7 +334,7 @@ def _iteration_of(worker: _Worker, iterations: list[_Begun]) -> _Begun | None:
         # DataLoader starts its workers one after the other; another thread may have started a process in between.
         if 0 <= worker.first - iteration["first"] < worker.num_workers and worker.id not in iteration["workers"]:
             return iteration
-        # The seed was set again, after an iteration that was left before all of its workers had begun.
+        # The seed was set again, after an iteration that was left before all of its workers had started.
         if _is_running(iteration["process"]):
             raise RecordsError(
                 "two iterations over one BatchDataset start at the same time and with the same random seed; make a "
@@ -357,7 +357,7 @@ def _process_number() -> int:
 
 
 def _rank() -> tuple[int, int] | None:
-    """``(rank, world_size)`` of this process in distributed training, None if there is no such thing."""
+    """``(rank, world_size)`` of this process in distributed training; None in any other."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
