@@ -20,7 +20,12 @@ def test_the_snippets_are_python_and_shell() -> None:
 
 
 @pytest.mark.parametrize(
-    "block", [block for block in SNIPPETS if block.language == "python"], ids=lambda one: one.heading
+    "block",
+    [
+        pytest.param(block, id=block.heading, marks=pytest.mark.clients if "torch" in block.content else ())
+        for block in SNIPPETS
+        if block.language == "python"
+    ],
 )
 def test_a_program_runs_as_it_is_shown(block: Block, phantom_records: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (tmp_path / "records").symlink_to(phantom_records)
