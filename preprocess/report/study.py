@@ -296,7 +296,8 @@ def _first(shown: Sequence[Shown], config: Config) -> list[tuple[Shown, str]]:
         if len(measured) > 2 and (name != "contrast" or config.contours == "i"):
             value = abs if name == "area_difference_percent" else float
             worst = max(measured, key=lambda pair: sign * value(pair.measure(name)))
-            ranks.setdefault(worst.number, (0, True, 2))
+            rank = 0, True, 2
+            ranks[worst.number] = min(ranks.get(worst.number, rank), rank)
             reasons[worst.number][what] = None
     chosen = sorted((pair for pair in shown if pair.number in ranks), key=lambda pair: ranks[pair.number])
     return [(pair, "; ".join(reasons[pair.number])) for pair in chosen[:_FIRST]]
