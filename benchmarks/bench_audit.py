@@ -2,7 +2,9 @@
 
     python -m benchmarks.bench_audit --data_dir=final_data
 
-One contour, or one whole study, is damaged at a time; all contours in turn, with a fixed seed. Columns:
+One contour, or one whole study, is damaged at a time; all contours in turn, with a fixed seed. Before that, all are
+taken to be correct. The built-in phantom has one that is not: there it is a "false accusation", and sets the thresholds
+of the column "left out". Columns:
 
 - found: the damaged contour is implausible (where two contours are exchanged, either of them), with the thresholds of
   ``preprocess.quality.plausibility``, which were chosen on the four studies of BUILD.md.

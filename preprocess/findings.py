@@ -192,7 +192,7 @@ class Reason(enum.StrEnum):
     CONTOURS_OF_OTHER_IMAGES = (
         "contours_of_other_images",
         (Level.WARNING,),
-        "the images of a study show nothing along its inner contours, or more when x and y are exchanged",
+        "the images of a study have no edge along its inner contours, or a stronger one when x and y are exchanged",
         "check the numbers in the file names, the row in link.csv, and the order of x and y",
     )
     VOLUME_ORDER = (

@@ -210,8 +210,8 @@ def test_every_finding_about_an_image_leads_to_its_picture(page: pathlib.Path, o
 def test_the_head_counts_what_the_closing_lines_count(made: tuple[pathlib.Path, Summary]) -> None:
     page, summary = made
     text = page.read_text("utf-8")
-    head = dict(re.findall(r"<li><b[^>]*>([\d,]+)</b> (.*?)</li>", text.partition("</header>")[0]))
-    facts = {what: int(count) for count, what in head.items()}
+    head = re.findall(r"<li><b[^>]*>([\d,]+)</b> (.*?)</li>", text.partition("</header>")[0])
+    facts = {what: int(count) for count, what in head}
     assert facts["pairs written (inner contours)"] == sum(summary.records.values()) == 37
     assert facts["pairs left out by errors"] + facts["study or other input left out"] == sum(summary.left_out.values())
     assert facts["errors that left nothing out"] == sum(summary.harmless.values())
@@ -448,6 +448,31 @@ def test_incomplete_volumes_are_marked_beside_the_ejection_fraction(tree: pathli
     assert index.read_text("utf-8").count("(slices are missing)") == 1
 
 
+def test_volumes_with_an_implausible_contour_are_marked_and_lead_to_its_picture(page: pathlib.Path) -> None:
+    study_id, number = phantom.MOVED
+    text = pages_of(page)[0].read_text("utf-8")
+    assert f"<title>{study_id}</title>" in text
+    marked = text.partition("The volumes are not reliable:</strong>")[2].partition("</p>")[0]
+    assert re.findall(r'href="#([^"]*)"', marked) == [f"pair-{number}"]
+    figure = figures_of(pages_of(page)[0])[f"pair-{number}"]
+    assert "warning: implausible_contour; most implausible; lowest contrast" in figure
+    assert re.search(r"ejection fraction <strong[^>]*>\(not reliable\)<", text)
+    assert re.search(rf">{study_id}</a>.*?\(not reliable\)</strong>", page.read_text("utf-8"), re.DOTALL)
+
+
+def test_volumes_of_contours_of_other_images_are_marked(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tree / "link.csv").write_text("patient_id,original_id\nPHANTOM001,PH-2\nPHANTOM002,PH-1\n")
+    run(Config(tree, tmp_path / "records"))
+    index = write_report(tree, tmp_path / "records", tmp_path / "report")
+    marked = {row["study_id"] for row in read_table(tmp_path / "records/studies.csv") if row["volumes_reliable"] == "0"}
+    assert marked == {"PHANTOM001", "PHANTOM002"}
+    assert index.read_text("utf-8").count("(not reliable)") == 2
+    for path in pages_of(index):
+        assert "The volumes are not reliable:</strong> the median contrast of the images along" in path.read_text(
+            "utf-8"
+        )
+
+
 def test_a_cavity_that_grows_is_shown_with_its_contour_at_end_diastole(
     tree: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -482,15 +507,23 @@ def test_a_page_shows_a_few_hundred_rows_of_a_kind_and_counts_the_others(
     assert "1,800 more rows of level error, reason duplicate_image: see audit.csv." in text
 
 
-def test_the_audit_of_an_earlier_version_is_shown(
+def without(table: pathlib.Path, *columns: str) -> None:
+    """Removes columns of a table."""
+    rows = read_table(table)
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [name for name in rows[0] if name not in columns], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_the_tables_of_an_earlier_version_are_shown(
     data: pathlib.Path, page: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     records = shutil.copytree(page.parent.parent / "records", tmp_path / "records")
     rows = audit_of(records)
-    with (records / "audit.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0])[:7], extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
+    without(records / "audit.csv", "contour", "left_out")
+    without(records / "pairs.csv", "implausibility")
+    without(records / "studies.csv", "volumes_complete", "volumes_reliable")
     text = write_report(data, records, tmp_path / "report").read_text("utf-8")
     assert text.count("<tr data-level=") == len(rows)
 
@@ -587,7 +620,7 @@ def test_the_filter_hides_other_rows(opened: webdriver.Chrome) -> None:
     words.send_keys(Keys.CONTROL, "a")
     words.send_keys(Keys.DELETE)
     Select(opened.find_element(By.CSS_SELECTOR, ".filter select")).select_by_visible_text("warning")
-    assert set(column(opened, 1)) == {"not_nested", "open_contour", "incomplete_volumes"}
+    assert set(column(opened, 1)) == {"not_nested", "open_contour", "incomplete_volumes", "implausible_contour"}
 
 
 def test_the_headings_sort_by_mouse_and_keyboard(opened: webdriver.Chrome) -> None:

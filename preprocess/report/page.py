@@ -53,9 +53,10 @@ def write_report(data_dir: pathlib.Path, records_dir: pathlib.Path, output_dir: 
     pair_rows, study_rows, audit_rows = (
         _table(records_dir / name) for name in (schema.PAIRS_FILE, schema.STUDIES_FILE, schema.AUDIT_FILE)
     )
-    # An audit of an earlier version does not say what its errors left out.
+    # Tables of an earlier version do not say what errors left out, nor whether volumes can be relied on.
     audit_rows = [{"contour": "", "left_out": str(int(row["level"] == Level.ERROR)), **row} for row in audit_rows]
     audit_rows.sort(key=lambda row: (_SEVERITY.index(row["level"]), row["left_out"] != "1"))
+    study_rows = [{"volumes_complete": "", "volumes_reliable": "", **row} for row in study_rows]
     config = _config(data_dir, records_dir, info)
     with publication.writing(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)

@@ -170,13 +170,30 @@ def study_page(source: Source, config: Config, task: Task) -> StudyPage:
         before=any(row["reason"] == Reason.VOLUME_ORDER.value for row in task.findings),
         findings=[{**row, "href": f"#pair-{row['instance_number']}"} for row in task.findings],
         more=task.more,
-        incomplete=[row["detail"] for row in task.findings if row["reason"] == Reason.INCOMPLETE_VOLUMES.value],
+        incomplete=_details(task.findings, Reason.INCOMPLETE_VOLUMES),
+        of_other_images=_details(task.findings, Reason.CONTOURS_OF_OTHER_IMAGES),
+        doubtful=_doubtful(task.row, rows, task.findings),
         first=first,
         numbers={pair.number for pair, _ in first},
         plots=_plots(task.row, shown, registration, config),
         **_sheet(task.row, shown),
     )
     return StudyPage(html, frozenset(pair.number for pair in shown if pair.picture), naive)
+
+
+def _details(findings: Sequence[Row], reason: Reason) -> list[str]:
+    return [row["detail"] for row in findings if row["reason"] == reason.value]
+
+
+def _doubtful(study: Row, rows: Mapping[int, Row], findings: Sequence[Row]) -> list[int]:
+    """The instance numbers of implausible inner contours that the study's volumes count."""
+    marked = {study["end_diastole_phase"], study["end_systole_phase"]}
+    numbers = {
+        int(row["instance_number"])
+        for row in findings
+        if row["reason"] == Reason.IMPLAUSIBLE_CONTOUR.value and row["contour"] == "i"
+    }
+    return [number for number in sorted(numbers & rows.keys()) if rows[number]["phase_index"] in marked]
 
 
 def _records(task: Task) -> Iterator[tuple[Row, npt.NDArray[np.generic], npt.NDArray[np.bool_]]]:
@@ -261,10 +278,10 @@ def _picture(
 def _first(shown: Sequence[Shown], config: Config) -> list[tuple[Shown, str]]:
     """What to look at first, and why: the extremes of what was measured, and pairs with errors and warnings.
 
-    One pair of each reason comes before a second one of the same.
+    One pair of each reason comes before a second one of the same: first errors, then warnings, then the extremes.
     """
     reasons: dict[int, dict[str, None]] = collections.defaultdict(dict)
-    ranks = {}
+    ranks: dict[int, tuple[int, bool, int]] = {}
     before: collections.Counter[tuple[str, str]] = collections.Counter()
     for pair in shown:
         if pair.worst in (Level.ERROR, Level.WARNING):
@@ -279,7 +296,8 @@ def _first(shown: Sequence[Shown], config: Config) -> list[tuple[Shown, str]]:
         if len(measured) > 2 and (name != "contrast" or config.contours == "i"):
             value = abs if name == "area_difference_percent" else float
             worst = max(measured, key=lambda pair: sign * value(pair.measure(name)))
-            ranks.setdefault(worst.number, (0, True, True))
+            rank = 0, True, 2
+            ranks[worst.number] = min(ranks.get(worst.number, rank), rank)
             reasons[worst.number][what] = None
     chosen = sorted((pair for pair in shown if pair.number in ranks), key=lambda pair: ranks[pair.number])
     return [(pair, "; ".join(reasons[pair.number])) for pair in chosen[:_FIRST]]

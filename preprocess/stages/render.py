@@ -186,12 +186,15 @@ class StudyTables:
         volumes = Volumes.of(areas, summary.slice_spacing_mm, summary.contoured, expected)
         written = sum(row.written for row in self._rows.values())
         row = measurements.study_row(selection.study, selection.summary, written, self._registration, volumes)
+        other_images = plausibility.contours_of_other_images(inner, self._fits)
+        if other_images and row.volumes_reliable:
+            row = dataclasses.replace(row, volumes_reliable=0)
         findings = [*checks.implausible(judgements), *checks.volume_order(inner, volumes)]
         for path in list(selection.study.contours["i"].values())[:1]:
             folder = path.rpartition("/")[0]
             findings += checks.incomplete_volumes(volumes, selection.study.study_id, folder)
             findings += checks.misregistered(row, folder)
-            findings += checks.of_other_images(plausibility.contours_of_other_images(inner, self._fits), row, folder)
+            findings += checks.of_other_images(other_images, row, folder)
         return row, findings
 
 
