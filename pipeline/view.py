@@ -6,6 +6,7 @@ import functools
 import operator
 import os
 import pathlib
+import reprlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Self, SupportsIndex, overload
 
@@ -267,7 +268,11 @@ class Records:
         if chosen.size == 0 and chosen.ndim == 1:
             chosen = chosen.astype(np.int64)
         if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
-            raise TypeError(f"{positions!r} is not an integer, a slice or a list of integers")
+            raise TypeError(f"{reprlib.repr(positions)} is not an integer, a slice or a list of integers")
+        outside = chosen[(chosen < -len(self)) | (chosen >= len(self))]
+        if outside.size:
+            # NumPy would take a large uint64 for a negative position.
+            raise IndexError(f"index {outside[0]} is out of bounds for {len(self)} records")
         at: Positions = self._positions[chosen]
         return at
 

@@ -123,8 +123,16 @@ def test_conditions_that_do_not_fit_are_refused(
 def test_positions_that_do_not_fit_are_refused(synthetic: Synthetic) -> None:
     with pytest.raises(IndexError, match="index 33 is out of bounds"):
         Records(synthetic(33)).take([0, 33])
+    with pytest.raises(IndexError, match="index 18446744073709551615 is out of bounds for 33 records"):
+        Records(synthetic(33)).take(np.array([0, 2**64 - 1], np.uint64))
     with pytest.raises(TypeError, match="is not an integer"):
         Records(synthetic(33)).take([0.5])
+
+
+def test_positions_that_do_not_fit_are_reported_in_short(synthetic: Synthetic) -> None:
+    with pytest.raises(TypeError, match="is not an integer") as caught:
+        Records(synthetic(33)).take([True] * 33 * 1000)
+    assert len(str(caught.value)) < 200
 
 
 def test_the_table_has_what_the_records_and_pairs_csv_say(phantom_records: pathlib.Path) -> None:
