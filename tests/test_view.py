@@ -209,6 +209,10 @@ def _cut(content: bytes) -> bytes:
     return content[:-1]
 
 
+def _npy_header(text: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + (len(text) + 1).to_bytes(2, "little") + text.encode() + b"\n"
+
+
 def _other_byte(content: bytes) -> bytes:
     return content[:-1] + bytes([content[-1] ^ 1])
 
@@ -228,8 +232,15 @@ def test_a_damaged_table_is_refused_and_the_records_are_read(
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x93NUMPY", pickle.dumps([1]), b"study_id\n" * 33],
-    ids=["empty", "cut", "pickle", "text"],
+    [
+        b"",
+        b"\x93NUMPY",
+        pickle.dumps([1]),
+        b"study_id\n" * 33,
+        _npy_header("(" * 9000),
+        _npy_header(f"{{'descr': '<i8', 'fortran_order': False, 'shape': ({2**55},)}}"),
+    ],
+    ids=["empty", "cut", "pickle", "text", "header", "rows"],
 )
 def test_a_table_that_is_none_is_refused_even_if_the_manifest_names_it(
     synthetic: Synthetic, tmp_path: pathlib.Path, content: bytes
@@ -242,6 +253,28 @@ def test_a_table_that_is_none_is_refused_even_if_the_manifest_names_it(
     manifest["files"][schema.TABLE_FILE] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     _sign(directory, manifest)
     with pytest.raises(RecordsError, match=r"records\.npy: is not a table of these records"):
+        _ = Records(directory).table
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "found"),
+    [("study_id", "S4", "S4"), ("slice_index", "f8", "float64"), ("pixel_spacing_mm", "f8", "float64")],
+)
+def test_a_table_whose_column_has_another_dtype_is_refused(
+    synthetic: Synthetic, tmp_path: pathlib.Path, name: str, dtype: str, found: str
+) -> None:
+    import hashlib
+
+    directory = shutil.copytree(synthetic(33), tmp_path / "records")
+    path = directory / schema.TABLE_FILE
+    table = np.load(path)
+    fields = [(field, dtype if field == name else table.dtype[field]) for field in table.dtype.names]
+    np.save(path, np.zeros(33, fields))
+    content = path.read_bytes()
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["files"][schema.TABLE_FILE] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    _sign(directory, manifest)
+    with pytest.raises(RecordsError, match=rf"not a table of these records \(column {name} has dtype .*{found}"):
         _ = Records(directory).table
 
 
