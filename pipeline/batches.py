@@ -6,6 +6,7 @@ import collections
 import concurrent.futures
 import itertools
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -157,26 +158,28 @@ class Batches:
                 self._reached = point
                 yield batch
             return
-        process = os.getpid()
-        with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="iterate_batches") as background:
-            waiting: collections.deque[tuple[concurrent.futures.Future[Batch], Point]] = collections.deque()
-            try:
-                while True:
-                    for positions, point in itertools.islice(remaining, self._prefetch + 1 - len(waiting)):
-                        # Allocated in this thread: the C library gives each thread its own memory, and this thread's
-                        # is warm.
-                        future = background.submit(self._read, positions, *self._arrays(positions))
-                        waiting.append((future, point))
-                    if not waiting:
-                        return
-                    future, point = waiting.popleft()
-                    batch = future.result()
-                    self._reached = point
-                    yield batch
-                    if os.getpid() != process:
-                        raise RecordsError("this iterator was started before a fork; call iter() in the new process")
-            finally:
-                background.shutdown(wait=False, cancel_futures=True)
+        process, ending = os.getpid(), sys.is_finalizing
+        background = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="iterate_batches")
+        waiting: collections.deque[tuple[concurrent.futures.Future[Batch], Point]] = collections.deque()
+        try:
+            while True:
+                for positions, point in itertools.islice(remaining, self._prefetch + 1 - len(waiting)):
+                    # Allocated in this thread: the C library gives each thread its own memory, and this thread's is
+                    # warm.
+                    future = background.submit(self._read, positions, *self._arrays(positions))
+                    waiting.append((future, point))
+                if not waiting:
+                    return
+                future, point = waiting.popleft()
+                batch = future.result()
+                self._reached = point
+                yield batch
+                if os.getpid() != process:
+                    raise RecordsError("this iterator was started before a fork; call iter() in the new process")
+        finally:
+            # An interpreter that ends has joined the thread, and may have deleted the modules that this needs.
+            if not ending():
+                background.shutdown(cancel_futures=True)
 
     def _arrays(self, positions: Positions) -> Batch:
         info = self._opened.records.info
