@@ -133,13 +133,17 @@ class Batches:
         epoch.
 
         Raises:
-            RecordsError: it is the state of another order: the number of records, seed or shuffle differs.
+            TypeError: it lacks an entry, or one is not a whole number.
+            RecordsError: it is the state of another order: the number of records, seed or shuffle differs. Or it is not
+                a state: more records were given than there are.
         """
         for name, expected in self._identity.items():
             if state.get(name) != expected:
                 raise RecordsError(f"the state has {name} {state.get(name)!r}, {expected!r} expected")
         schedule = self._opened.schedule
         point = Point(*(arguments.whole_number(name, state.get(name), 0) for name in Point._fields))
+        if point.given > schedule.count:
+            raise RecordsError(f"the state has given {point.given}, at most {schedule.count} expected")
         if schedule.steps_left(point) <= 0:
             point = Point(point.epoch + 1, 0)
         self._next_start = self._reached = point

@@ -399,7 +399,7 @@ def test_the_split_of_a_selection_is_chosen_before(synthetic: Synthetic) -> None
 
 
 def test_an_empty_view_has_no_batches(synthetic: Synthetic) -> None:
-    with pytest.raises(RecordsError, match="0 records leave none for each of 1 workers"):
+    with pytest.raises(RecordsError, match="there are no records to make batches of"):
         iterate_batches(Records(synthetic(33)).take([]))
 
 
@@ -453,6 +453,7 @@ def test_a_state_continues_with_another_number_of_workers_and_batch_size(synthet
         ({"records": 16}, "the state has records 16, 33 expected"),
         ({"shuffle": False}, "the state has shuffle False, True expected"),
         ({"epoch": -1}, "epoch is -1, at least 0 expected"),
+        ({"given": 34}, "the state has given 34, at most 33 expected"),
     ],
 )
 def test_a_state_of_another_order_is_refused(synthetic: Synthetic, change: dict, message: str) -> None:
