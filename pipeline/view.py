@@ -249,8 +249,12 @@ class Records:
 
     def __repr__(self) -> str:
         image, mask = np.dtype(self.info.image_dtype), self.info.mask_dtype
+        try:
+            studies = str(len(self.studies))
+        except RecordsError:
+            studies = "unknown"
         return (
-            f"<Records of {os.fspath(self.path)!r}: {len(self)} of {len(self.studies)} studies, "
+            f"<Records of {os.fspath(self.path)!r}: {len(self)} of {studies} studies, "
             f"splits {', '.join(self.splits) or 'none'}, {self.info.image_shape} {image}, masks {mask}>"
         )
 
