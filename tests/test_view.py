@@ -1,6 +1,7 @@
 import itertools
 import json
 import multiprocessing
+import os
 import pathlib
 import pickle
 import shutil
@@ -228,6 +229,7 @@ def test_a_damaged_table_is_refused_and_the_records_are_read(
     assert len(records[:][0]) == 33
     with pytest.raises(RecordsError, match=r"records\.npy: does not match the manifest; write"):
         _ = records.table
+    assert repr(records).endswith(": 33 of unknown studies, splits train, (6, 5, 1) int16, masks bool>")
 
 
 @pytest.mark.parametrize(
@@ -469,6 +471,18 @@ def test_the_package_prints_what_a_directory_holds(phantom_records: pathlib.Path
         assert study in result.stdout
     assert "256 × 256" in result.stdout
     assert "int16" in result.stdout
+
+
+def test_a_reader_that_leaves_and_a_terminal_without_unicode_are_no_errors(phantom_records: pathlib.Path) -> None:
+    command = [sys.executable, "-m", "pipeline", str(phantom_records)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment).stdout
+    assert "images 256 ? 256" in shown
 
 
 def test_a_directory_that_is_none_is_reported_in_one_line(tmp_path: pathlib.Path) -> None:
