@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -94,6 +95,10 @@ def main() -> int:
     parser.add_argument("records", metavar="RECORDS", help="records directory")
     parser.add_argument("--version", action="version", version=__version__)
     arguments = parser.parse_args()
+    # As other commands: `| head` ends it without an error, and a terminal shows the characters that it has.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         for line in describe(Records(arguments.records)):
             print(line)

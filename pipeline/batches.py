@@ -6,6 +6,7 @@ import collections
 import concurrent.futures
 import itertools
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -132,13 +133,17 @@ class Batches:
         epoch.
 
         Raises:
-            RecordsError: it is the state of another order: the number of records, seed or shuffle differs.
+            TypeError: it lacks an entry, or one is not a whole number.
+            RecordsError: it is the state of another order: the number of records, seed or shuffle differs. Or it is not
+                a state: more records were given than there are.
         """
         for name, expected in self._identity.items():
             if state.get(name) != expected:
                 raise RecordsError(f"the state has {name} {state.get(name)!r}, {expected!r} expected")
         schedule = self._opened.schedule
         point = Point(*(arguments.whole_number(name, state.get(name), 0) for name in Point._fields))
+        if point.given > schedule.count:
+            raise RecordsError(f"the state has given {point.given}, at most {schedule.count} expected")
         if schedule.steps_left(point) <= 0:
             point = Point(point.epoch + 1, 0)
         self._next_start = self._reached = point
@@ -157,26 +162,28 @@ class Batches:
                 self._reached = point
                 yield batch
             return
-        process = os.getpid()
-        with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="iterate_batches") as background:
-            waiting: collections.deque[tuple[concurrent.futures.Future[Batch], Point]] = collections.deque()
-            try:
-                while True:
-                    for positions, point in itertools.islice(remaining, self._prefetch + 1 - len(waiting)):
-                        # Allocated in this thread: the C library gives each thread its own memory, and this thread's
-                        # is warm.
-                        future = background.submit(self._read, positions, *self._arrays(positions))
-                        waiting.append((future, point))
-                    if not waiting:
-                        return
-                    future, point = waiting.popleft()
-                    batch = future.result()
-                    self._reached = point
-                    yield batch
-                    if os.getpid() != process:
-                        raise RecordsError("this iterator was started before a fork; call iter() in the new process")
-            finally:
-                background.shutdown(wait=False, cancel_futures=True)
+        process, ending = os.getpid(), sys.is_finalizing
+        background = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="iterate_batches")
+        waiting: collections.deque[tuple[concurrent.futures.Future[Batch], Point]] = collections.deque()
+        try:
+            while True:
+                for positions, point in itertools.islice(remaining, self._prefetch + 1 - len(waiting)):
+                    # Allocated in this thread: the C library gives each thread its own memory, and this thread's is
+                    # warm.
+                    future = background.submit(self._read, positions, *self._arrays(positions))
+                    waiting.append((future, point))
+                if not waiting:
+                    return
+                future, point = waiting.popleft()
+                batch = future.result()
+                self._reached = point
+                yield batch
+                if os.getpid() != process:
+                    raise RecordsError("this iterator was started before a fork; call iter() in the new process")
+        finally:
+            # An interpreter that ends has joined the thread, and may have deleted the modules that this needs.
+            if not ending():
+                background.shutdown(cancel_futures=True)
 
     def _arrays(self, positions: Positions) -> Batch:
         info = self._opened.records.info

@@ -62,6 +62,7 @@ def make_dataset(
         RecordsError: the directory is missing, incomplete or damaged, or an argument is out of its range.
         tf.errors.InvalidArgumentError: while iterating, a record is damaged, or a shard or the directory was replaced.
             The message contains that of the RecordsError: shard, record and byte offset.
+            ``ignore_errors()`` cannot leave that batch out: it waits without end for another one in its place.
     """
     opened = open_records(
         records,

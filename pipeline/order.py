@@ -144,12 +144,14 @@ class Schedule:
     shard: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        if self.count == 0:
+            raise RecordsError("there are no records to make batches of; check how they were selected")
+        if self.share == 0:
+            raise RecordsError(f"{self.count} records leave none for each of {self._worker[1]} workers")
         if self.steps_per_epoch == 0:
             raise RecordsError(
                 f"no batch of {self.batch_size} can be made of {self.share} records; lower batch_size, "
                 "or leave drop_remainder off"
-                if self.share
-                else f"{self.count} records leave none for each of {self._worker[1]} workers"
             )
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import tokenize
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ def load(directory: RecordsDirectory, info: DatasetInfo) -> Table:
     content = info.content(directory, name)
     try:
         table = _from_npy(content) if name == schema.TABLE_FILE else _from_pairs(content, info)
-    except (ValueError, KeyError, TypeError, EOFError) as error:
+    except (ValueError, KeyError, TypeError, EOFError, MemoryError, tokenize.TokenError) as error:
         raise RecordsError(f"{path}: is not a table of these records ({error}); write the records again") from error
     if table.shape != (info.cardinality,):
         raise RecordsError(
@@ -68,9 +69,14 @@ def load(directory: RecordsDirectory, info: DatasetInfo) -> Table:
 
 def _from_npy(content: bytes) -> Table:
     table = np.load(io.BytesIO(content), allow_pickle=False)
-    names = [column.name for column in schema.COLUMNS]
-    if not isinstance(table, np.ndarray) or table.ndim != 1 or not set(names) <= set(table.dtype.names or ()):
-        raise ValueError(f"one row per record with {', '.join(names)} expected")
+    if not isinstance(table, np.ndarray) or table.ndim != 1:
+        raise ValueError("one row per record expected")
+    for name, dtype, shape, _, _ in schema.COLUMNS:
+        if name not in (table.dtype.names or ()):
+            raise ValueError(f"there is no column {name}")
+        found = table.dtype[name]
+        if found.shape != shape or found.base.kind != np.dtype(dtype).kind:
+            raise ValueError(f"column {name} has dtype {found}, {dtype} of shape {shape} expected")
     return table
 
 

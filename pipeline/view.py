@@ -6,6 +6,7 @@ import functools
 import operator
 import os
 import pathlib
+import reprlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Self, SupportsIndex, overload
 
@@ -248,8 +249,12 @@ class Records:
 
     def __repr__(self) -> str:
         image, mask = np.dtype(self.info.image_dtype), self.info.mask_dtype
+        try:
+            studies = str(len(self.studies))
+        except RecordsError:
+            studies = "unknown"
         return (
-            f"<Records of {os.fspath(self.path)!r}: {len(self)} of {len(self.studies)} studies, "
+            f"<Records of {os.fspath(self.path)!r}: {len(self)} of {studies} studies, "
             f"splits {', '.join(self.splits) or 'none'}, {self.info.image_shape} {image}, masks {mask}>"
         )
 
@@ -267,7 +272,11 @@ class Records:
         if chosen.size == 0 and chosen.ndim == 1:
             chosen = chosen.astype(np.int64)
         if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
-            raise TypeError(f"{positions!r} is not an integer, a slice or a list of integers")
+            raise TypeError(f"{reprlib.repr(positions)} is not an integer, a slice or a list of integers")
+        outside = chosen[(chosen < -len(self)) | (chosen >= len(self))]
+        if outside.size:
+            # NumPy would take a large uint64 for a negative position.
+            raise IndexError(f"index {outside[0]} is out of bounds for {len(self)} records")
         at: Positions = self._positions[chosen]
         return at
 

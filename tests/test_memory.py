@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pipeline import iterate_batches, make_dataset
 from pipeline.memory import ReusedMemory
@@ -59,6 +60,13 @@ def test_tensors_that_are_kept_do_not_change(synthetic: Synthetic) -> None:
     assert len(kept) > 20
     for step, images in kept:
         assert np.array_equal(images, expected[step])
+
+
+def test_a_data_set_that_is_made_while_a_function_is_traced_says_what_to_do(synthetic: Synthetic) -> None:
+    directory = synthetic(16)
+    repeated = tf.data.Dataset.range(2).flat_map(lambda _: make_dataset(directory))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"make it outside of tf\.function"):
+        list(repeated)
 
 
 @pytest.mark.parametrize("steps", [1, 30])

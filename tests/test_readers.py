@@ -216,6 +216,18 @@ def test_leaving_early_leaves_nothing_behind(synthetic: Synthetic, prefetch: int
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
+def test_an_iterator_that_outlives_the_interpreter_prints_nothing(synthetic: Synthetic, prefetch: int) -> None:
+    code = f"""
+import os
+from pipeline import iterate_batches
+os.kept = iter(iterate_batches({str(synthetic(33))!r}, batch_size=2, epochs=None, prefetch={prefetch}))
+next(os.kept)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
 def test_a_damaged_record_is_named_when_it_is_read(synthetic: Synthetic, tmp_path: pathlib.Path, prefetch: int) -> None:
     directory = shutil.copytree(synthetic(10), tmp_path / "records")
     shard = directory / "lv-train.tfrecord-00001-of-00003"

@@ -1,6 +1,7 @@
 import itertools
 import json
 import multiprocessing
+import os
 import pathlib
 import pickle
 import shutil
@@ -123,8 +124,16 @@ def test_conditions_that_do_not_fit_are_refused(
 def test_positions_that_do_not_fit_are_refused(synthetic: Synthetic) -> None:
     with pytest.raises(IndexError, match="index 33 is out of bounds"):
         Records(synthetic(33)).take([0, 33])
+    with pytest.raises(IndexError, match="index 18446744073709551615 is out of bounds for 33 records"):
+        Records(synthetic(33)).take(np.array([0, 2**64 - 1], np.uint64))
     with pytest.raises(TypeError, match="is not an integer"):
         Records(synthetic(33)).take([0.5])
+
+
+def test_positions_that_do_not_fit_are_reported_in_short(synthetic: Synthetic) -> None:
+    with pytest.raises(TypeError, match="is not an integer") as caught:
+        Records(synthetic(33)).take([True] * 33 * 1000)
+    assert len(str(caught.value)) < 200
 
 
 def test_the_table_has_what_the_records_and_pairs_csv_say(phantom_records: pathlib.Path) -> None:
@@ -201,6 +210,10 @@ def _cut(content: bytes) -> bytes:
     return content[:-1]
 
 
+def _npy_header(text: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + (len(text) + 1).to_bytes(2, "little") + text.encode() + b"\n"
+
+
 def _other_byte(content: bytes) -> bytes:
     return content[:-1] + bytes([content[-1] ^ 1])
 
@@ -216,12 +229,20 @@ def test_a_damaged_table_is_refused_and_the_records_are_read(
     assert len(records[:][0]) == 33
     with pytest.raises(RecordsError, match=r"records\.npy: does not match the manifest; write"):
         _ = records.table
+    assert repr(records).endswith(": 33 of unknown studies, splits train, (6, 5, 1) int16, masks bool>")
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x93NUMPY", pickle.dumps([1]), b"study_id\n" * 33],
-    ids=["empty", "cut", "pickle", "text"],
+    [
+        b"",
+        b"\x93NUMPY",
+        pickle.dumps([1]),
+        b"study_id\n" * 33,
+        _npy_header("(" * 9000),
+        _npy_header(f"{{'descr': '<i8', 'fortran_order': False, 'shape': ({2**55},)}}"),
+    ],
+    ids=["empty", "cut", "pickle", "text", "header", "rows"],
 )
 def test_a_table_that_is_none_is_refused_even_if_the_manifest_names_it(
     synthetic: Synthetic, tmp_path: pathlib.Path, content: bytes
@@ -234,6 +255,28 @@ def test_a_table_that_is_none_is_refused_even_if_the_manifest_names_it(
     manifest["files"][schema.TABLE_FILE] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     _sign(directory, manifest)
     with pytest.raises(RecordsError, match=r"records\.npy: is not a table of these records"):
+        _ = Records(directory).table
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "found"),
+    [("study_id", "S4", "S4"), ("slice_index", "f8", "float64"), ("pixel_spacing_mm", "f8", "float64")],
+)
+def test_a_table_whose_column_has_another_dtype_is_refused(
+    synthetic: Synthetic, tmp_path: pathlib.Path, name: str, dtype: str, found: str
+) -> None:
+    import hashlib
+
+    directory = shutil.copytree(synthetic(33), tmp_path / "records")
+    path = directory / schema.TABLE_FILE
+    table = np.load(path)
+    fields = [(field, dtype if field == name else table.dtype[field]) for field in table.dtype.names]
+    np.save(path, np.zeros(33, fields))
+    content = path.read_bytes()
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["files"][schema.TABLE_FILE] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    _sign(directory, manifest)
+    with pytest.raises(RecordsError, match=rf"not a table of these records \(column {name} has dtype .*{found}"):
         _ = Records(directory).table
 
 
@@ -358,7 +401,7 @@ def test_the_split_of_a_selection_is_chosen_before(synthetic: Synthetic) -> None
 
 
 def test_an_empty_view_has_no_batches(synthetic: Synthetic) -> None:
-    with pytest.raises(RecordsError, match="0 records leave none for each of 1 workers"):
+    with pytest.raises(RecordsError, match="there are no records to make batches of"):
         iterate_batches(Records(synthetic(33)).take([]))
 
 
@@ -412,6 +455,7 @@ def test_a_state_continues_with_another_number_of_workers_and_batch_size(synthet
         ({"records": 16}, "the state has records 16, 33 expected"),
         ({"shuffle": False}, "the state has shuffle False, True expected"),
         ({"epoch": -1}, "epoch is -1, at least 0 expected"),
+        ({"given": 34}, "the state has given 34, at most 33 expected"),
     ],
 )
 def test_a_state_of_another_order_is_refused(synthetic: Synthetic, change: dict, message: str) -> None:
@@ -427,6 +471,18 @@ def test_the_package_prints_what_a_directory_holds(phantom_records: pathlib.Path
         assert study in result.stdout
     assert "256 × 256" in result.stdout
     assert "int16" in result.stdout
+
+
+def test_a_reader_that_leaves_and_a_terminal_without_unicode_are_no_errors(phantom_records: pathlib.Path) -> None:
+    command = [sys.executable, "-m", "pipeline", str(phantom_records)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment).stdout
+    assert "images 256 ? 256" in shown
 
 
 def test_a_directory_that_is_none_is_reported_in_one_line(tmp_path: pathlib.Path) -> None:
