@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from preprocess.geometry import Polygon, polygons
 
 DENSITY_G_PER_ML = 1.05
 """Of myocardium, in cardiac MRI (Schulz-Menger et al., J Cardiovasc Magn Reson 2020;22:19)."""
+
+
+class Wall(NamedTuple):
+    """The myocardium of one slice, NaN where unknown: its area in mm², and its mean thickness in mm."""
+
+    area_mm2: float
+    thickness_mm: float
+
+    @classmethod
+    def between(cls, inner: Polygon, outer: Polygon, pixel_spacing_mm: tuple[float, float]) -> Wall:
+        """Measures it; the arguments are those of :func:`area_mm2`."""
+        area = area_mm2(inner, outer, pixel_spacing_mm)
+        return cls(area, thickness_mm(polygons.area(inner) * math.prod(pixel_spacing_mm), area))
 
 
 def area_mm2(inner: Polygon, outer: Polygon | None, pixel_spacing_mm: tuple[float, float]) -> float:

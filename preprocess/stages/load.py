@@ -66,7 +66,7 @@ def examine(source: Source, config: Config, study: Study) -> Examined:
                 polygons[number] = contours.read_contour(file, config.contour_origin)
         pairs[kind] = pairing.pair(study, kind, confirmed, places, fingerprints, grids, polygons)
         findings += pairing.unmatched_contours(study, kind, headers, polygons)
-    findings += pairing.unconfirmed(study, pairs[config.contours])
+    findings += pairing.unconfirmed(study, pairing.chosen(pairs, config.contours))
     findings += pairing.unlabeled(study, config.contours)
     return Examined(study, pairs, StudySummary.of(study, confirmed, places), findings)
 
