@@ -57,13 +57,6 @@ def shortfall(labels: np.ndarray, inner: np.ndarray, outer: np.ndarray) -> float
 
 
 @pytest.fixture(scope="module")
-def phantom_maps(phantom_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    path = tmp_path_factory.mktemp("both") / "records"
-    run(Config(phantom_dir, path, contours="io", split="val=PHANTOM002", num_shards=3))
-    return path
-
-
-@pytest.fixture(scope="module")
 def real_maps(real_data: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     path = tmp_path_factory.mktemp("both") / "real"
     run(Config(real_data, path, contours="io"))
@@ -71,15 +64,15 @@ def real_maps(real_data: pathlib.Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_each_pixel_of_the_phantom_has_the_class_that_covers_most_of_it(
-    phantom_maps: pathlib.Path, phantom_dir: pathlib.Path
+    phantom_label_maps: pathlib.Path, phantom_dir: pathlib.Path
 ) -> None:
-    maps, contours = label_maps(phantom_maps), contours_of(phantom_dir)
+    maps, contours = label_maps(phantom_label_maps), contours_of(phantom_dir)
     assert maps.keys() == contours.keys()
     assert len(maps) == 18
     for key, labels in maps.items():
         assert shortfall(labels, *contours[key]) < 0.13, key
         assert set(np.unique(labels)) == {0, 1, 2}
-    assert list(verify.faults(phantom_maps)) == []
+    assert list(verify.faults(phantom_label_maps)) == []
 
 
 def test_no_pixel_of_the_real_label_maps_is_wrong(real_maps: pathlib.Path, real_data: pathlib.Path) -> None:
@@ -92,26 +85,26 @@ def test_no_pixel_of_the_real_label_maps_is_wrong(real_maps: pathlib.Path, real_
 
 
 def test_images_are_those_of_the_runs_with_one_contour(
-    phantom_maps: pathlib.Path, phantom_records: pathlib.Path
+    phantom_label_maps: pathlib.Path, phantom_records: pathlib.Path
 ) -> None:
     alone = {key: pixels for key, pixels, _ in pairs_of(phantom_records)}
-    for key, pixels, _ in pairs_of(phantom_maps):
+    for key, pixels, _ in pairs_of(phantom_label_maps):
         assert pixels == alone[key]
 
 
-def test_every_reader_gives_label_maps_as_they_are_stored(phantom_maps: pathlib.Path) -> None:
-    info = DatasetInfo.load(phantom_maps)
+def test_every_reader_gives_label_maps_as_they_are_stored(phantom_label_maps: pathlib.Path) -> None:
+    info = DatasetInfo.load(phantom_label_maps)
     assert info.mask_classes == CLASSES
-    stored = {mask for _, _, mask in pairs_of(phantom_maps)}
+    stored = {mask for _, _, mask in pairs_of(phantom_label_maps)}
     for batches in (
-        iterate_batches(phantom_maps, "train", seed=1, epochs=1, batch_size=4),
-        make_dataset(phantom_maps, "train", seed=1, epochs=1, batch_size=4).as_numpy_iterator(),
+        iterate_batches(phantom_label_maps, "train", seed=1, epochs=1, batch_size=4),
+        make_dataset(phantom_label_maps, "train", seed=1, epochs=1, batch_size=4).as_numpy_iterator(),
     ):
         masks = [mask for _, batch in batches for mask in batch]
         assert {mask.dtype for mask in masks} == {np.dtype(np.uint8)}
         assert {mask.tobytes() for mask in masks} <= stored
         assert len(masks) == 12
-    records = Records(phantom_maps)
+    records = Records(phantom_label_maps)
     masks = [records[index][1] for index in range(len(records))]
     areas = [int((mask == 1).sum()) for mask in masks]
     assert records.table["mask_area_px"].tolist() == areas
@@ -338,18 +331,18 @@ def test_masses_of_the_real_studies_are_possible(real_maps: pathlib.Path) -> Non
     assert [int(row["pairs"]) for row in rows] == [9, 9, 10, 9]
 
 
-def test_features_and_version_are_those_of_label_maps(phantom_maps: pathlib.Path) -> None:
-    info = DatasetInfo.load(phantom_maps)
+def test_features_and_version_are_those_of_label_maps(phantom_label_maps: pathlib.Path) -> None:
+    info = DatasetInfo.load(phantom_label_maps)
     assert (info.mask_classes, info.settings["contours"]) == (CLASSES, "io")
-    features = json.loads((phantom_maps / "features.json").read_text())
+    features = json.loads((phantom_label_maps / "features.json").read_text())
     assert features["featuresDict"]["features"]["mask"]["tensor"]["dtype"] == "uint8"
-    assert json.loads((phantom_maps / "dataset_info.json").read_text())["version"] == "2.0.0"
+    assert json.loads((phantom_label_maps / "dataset_info.json").read_text())["version"] == "2.0.0"
 
 
 def test_the_report_shows_both_contours_and_the_edges_of_both_classes(
-    phantom_dir: pathlib.Path, phantom_maps: pathlib.Path, tmp_path: pathlib.Path
+    phantom_dir: pathlib.Path, phantom_label_maps: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    index = write_report(phantom_dir, phantom_maps, tmp_path / "report")
+    index = write_report(phantom_dir, phantom_label_maps, tmp_path / "report")
     assert "(inner and outer contours)" in index.read_text("utf-8")
     page = (tmp_path / "report" / "studies" / "0001.html").read_text("utf-8")
     figures = page.split("<figure")[1:]
