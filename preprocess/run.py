@@ -28,7 +28,6 @@ from preprocess.output import dtypes, publication, splits
 from preprocess.output.writer import RecordsWriter
 from preprocess.quality import checks
 from preprocess.quality.measurements import PairRow, StudyRow
-from preprocess.quality.myocardium import Wall
 from preprocess.stages import pairing
 from preprocess.stages.load import Examined, examine
 from preprocess.stages.render import Selection, StudyTables, render
@@ -325,11 +324,7 @@ def _selections(
             outer=rejected.others(content.pairs["o"]),
             outside={pair.key: outside[pair.key] for pair in content.pairs["i"] if pair.key in outside},
             dtype=dtype,
-            walls={
-                pair.key: Wall.between(pair.polygon, pair.outer.polygon, pair.header.pixel_spacing_mm)
-                for pair in rejected.others(pairing.chosen(content.pairs, "io"))
-                if pair.outer
-            },
+            walls={pair.key: content.walls[pair.key] for pair in rejected.others(pairing.chosen(content.pairs, "io"))},
         )
         for content in examined
     ]

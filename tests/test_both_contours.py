@@ -323,6 +323,17 @@ def test_the_myocardium_is_measured_whatever_is_written(tree: pathlib.Path, tmp_
     )
 
 
+@pytest.mark.parametrize(
+    "points", [[(10, 10), (20, 20), (30, 30)], [(1e9, 1e9), (2e9, 1e9), (1e9, 2e9)], [(1e150, 0), (0, 1e150), (0, 0)]]
+)
+def test_an_outer_contour_of_any_points_costs_its_pair_at_most(
+    tree: pathlib.Path, tmp_path: pathlib.Path, points: list[tuple[float, float]]
+) -> None:
+    np.savetxt(outer(tree, 1), points)
+    assert run(Config(tree, tmp_path / "records", contours="io")).records == {"train": 3}
+    assert run(Config(tree, tmp_path / "inner")).left_out == {}
+
+
 def test_masses_of_the_real_studies_are_possible(real_maps: pathlib.Path) -> None:
     rows = read_table(real_maps / "studies.csv")
     masses = [float(row["mass_g"]) for row in rows]

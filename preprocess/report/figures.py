@@ -60,8 +60,8 @@ def myocardium_by_slice(walls: Mapping[int, tuple[float, float]]) -> Markup:
             side.plot(list(walls), values[:, column], color=_SERIES[column], marker="os"[column], label=name)[0]
             for column, (side, name) in enumerate([(axes, "area"), (right, "mean thickness")])
         ]
-        for side in (axes, right):
-            side.set_ylim(bottom=0)
+        for side, most in zip((axes, right), values.max(axis=0), strict=True):
+            side.set_ylim(bottom=0, top=1.15 * most)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(handles=lines)
         return _svg(figure, "Area and mean thickness of the myocardium by slice, at end-diastole")
