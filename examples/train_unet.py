@@ -4,11 +4,15 @@
     python -m examples.train_unet --data_dir=final_data --cross_validate --output_dir=unet
     python -m examples.train_unet --records_dir=records --cross_validate --output_dir=unet
     python -m examples.train_unet --records_dir=records --output_dir=unet
+    python -m examples.train_unet --data_dir=final_data --contours=io --cross_validate --output_dir=unet
 
 The first command makes the records itself, and holds one study out. The second and the third hold out each study in
-turn. The last one uses the splits train and val of the records (python -m preprocess --split=val=...). Each training
+turn. The fourth one uses the splits train and val of the records (python -m preprocess --split=val=...). Each training
 writes to its output directory best.keras and last.keras, TensorBoard's logs, and held_out.png with the outlines of the
 network and of the human reader.
+
+The last command trains on label maps, and measures the Dice of the blood pool and of the myocardium. --records_dir does
+so where the records have label maps (python -m preprocess --contours=io).
 
 There is no third set of patients: the best epoch is chosen on the held-out study itself, so its Dice is too high. The
 last epoch is not chosen, so the table also has its Dice.
@@ -78,14 +82,27 @@ def loss(masks: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
     return keras.losses.dice(masks, probabilities) + keras.ops.mean(cross_entropy)
 
 
-def unet(image_shape: tuple[int, int, int]) -> keras.Model:
+class MeanDice(keras.metrics.IoU):
+    """As PooledDice for label maps, from the mean IoU of all classes but the first."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes, range(1, classes), sparse_y_pred=False, name="dice")
+
+    def result(self) -> tf.Tensor:
+        overlap = super().result()
+        return 2 * overlap / (1 + overlap)
+
+
+def unet(image_shape: tuple[int, int, int], classes: int = 0) -> keras.Model:
     """A U-Net on the middle of an image; outside the middle the probability is 0.
 
     Args:
         image_shape: ``(H, W, 1)``, rows and columns at least ``SIDE``.
+        classes: number of classes of a label map, of which the first is outside; 0 for a mask.
 
     Returns:
-        A model from standardized images, float32 ``(n, H, W, 1)``, to probabilities of that shape.
+        A model from standardized images, float32 ``(n, H, W, 1)``, to probabilities of that shape, or of each class,
+        ``(n, H, W, classes)``.
 
     Raises:
         RecordsError: the images are smaller than the middle that the network sees.
@@ -104,8 +121,13 @@ def unet(image_shape: tuple[int, int, int]) -> keras.Model:
     for filters, level in zip(_FILTERS[-2::-1], reversed(levels), strict=True):
         enlarged = keras.layers.UpSampling2D(interpolation="bilinear")(values)
         values = _convolutions(keras.layers.Concatenate()([level, enlarged]), filters)
-    probabilities = keras.layers.Conv2D(1, 1, activation="sigmoid")(values)
-    return keras.Model(images, keras.layers.ZeroPadding2D(borders)(probabilities))
+    if not classes:
+        probabilities = keras.layers.Conv2D(1, 1, activation="sigmoid")(values)
+        return keras.Model(images, keras.layers.ZeroPadding2D(borders)(probabilities))
+    within = keras.layers.Conv2D(classes, 1, activation="softmax")(values)[..., 1:]
+    regions = keras.layers.ZeroPadding2D(borders)(within)
+    outside = 1 - keras.ops.sum(regions, axis=-1, keepdims=True)
+    return keras.Model(images, keras.ops.concatenate([outside, regions], axis=-1))
 
 
 def _convolutions(values: keras.KerasTensor, filters: int) -> keras.KerasTensor:
@@ -121,7 +143,7 @@ def augment(images: tf.Tensor, masks: tf.Tensor, step: tf.Tensor, seed: int) -> 
 
     Args:
         images: float32 ``(n, H, W, 1)``.
-        masks: bool of that shape.
+        masks: bool, or uint8 for label maps, of that shape.
         step: int64 scalar; the random values are a function of step and seed, so a resumed run repeats them.
         seed: seed of the whole run.
 
@@ -154,7 +176,7 @@ def augment(images: tf.Tensor, masks: tf.Tensor, step: tf.Tensor, seed: int) -> 
 
     gamma = tf.exp(_LOG_GAMMA * drawn[5])[:, None, None, None]
     images = _with_gamma(transformed(images, "BILINEAR"), gamma)
-    return images, transformed(tf.cast(masks, tf.uint8), "NEAREST") > 0
+    return images, tf.cast(transformed(tf.cast(masks, tf.uint8), "NEAREST"), masks.dtype)
 
 
 def _with_gamma(images: tf.Tensor, gamma: tf.Tensor) -> tf.Tensor:
@@ -174,6 +196,7 @@ class StudyDice:
         images: Dice of each image, of the best epoch.
         last: pooled Dice of the last epoch, which had no influence on the choice of epoch.
         seconds: duration of the training.
+        region: the class of the label maps that is measured; empty for masks.
     """
 
     study_id: str
@@ -181,6 +204,7 @@ class StudyDice:
     images: tuple[float, ...]
     last: float
     seconds: float
+    region: str = ""
 
 
 def train(
@@ -205,7 +229,7 @@ def train(
         seed: seed of the weights, the order and the augmentation.
 
     Returns:
-        The result of each held-out study.
+        The result of each held-out study, for each region of a label map.
 
     Raises:
         RecordsError: the images are too small.
@@ -220,10 +244,13 @@ def train(
     )
     in_order = make_dataset(held_out, batch_size=batch_size, shuffle=False, standardize=True)
 
-    model = unet(training.info.image_shape)
+    classes = len(training.info.mask_classes)
+    model = unet(training.info.image_shape, classes)
     rate = keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, epochs * steps)
+    objective = keras.losses.SparseCategoricalCrossentropy() if classes else loss
+    metric = MeanDice(classes) if classes else PooledDice()
     # XLA's convolutions are slower on a CPU than TensorFlow's own.
-    model.compile(keras.optimizers.Adam(rate), loss, metrics=[PooledDice()], jit_compile=False)
+    model.compile(keras.optimizers.Adam(rate), objective, metrics=[metric], jit_compile=False)
     output_dir.mkdir(parents=True, exist_ok=True)
     model.fit(
         augmented.prefetch(2),
@@ -250,33 +277,51 @@ def measure(held_out: Records, in_order: tf.data.Dataset, output_dir: pathlib.Pa
     studies = held_out.table["study_id"]
     last = predict(output_dir / "last.keras", images)
     chosen = predict(output_dir / "best.keras", images)
-    each = [dice(predicted, mask) for predicted, mask in zip(chosen, masks, strict=True)]
-    draw(images, masks, chosen, [f"{study}  {value:.3f}" for study, value in zip(studies, each, strict=True)]).savefig(
-        output_dir / "held_out.png"
+    regions = held_out.info.mask_classes[1:] or ("",)
+    each = np.array(
+        [
+            [dice(predicted == label, mask == label) for predicted, mask in zip(chosen, masks, strict=True)]
+            for label in range(1, len(regions) + 1)
+        ]
     )
+    titles = [
+        f"{study}  {' '.join(f'{value:.3f}' for value in values)}"
+        for study, values in zip(studies, each.T, strict=True)
+    ]
+    draw(images, masks, chosen, titles).savefig(output_dir / "held_out.png")
     return [
         StudyDice(
             study_id,
-            dice(chosen[studies == study_id], masks[studies == study_id]),
-            tuple(np.array(each)[studies == study_id].tolist()),
-            dice(last[studies == study_id], masks[studies == study_id]),
+            dice(chosen[studies == study_id] == label, masks[studies == study_id] == label),
+            tuple(each[label - 1, studies == study_id].tolist()),
+            dice(last[studies == study_id] == label, masks[studies == study_id] == label),
             seconds,
+            region,
         )
         for study_id in held_out.studies
+        for label, region in enumerate(regions, start=1)
     ]
 
 
-def predict(model: pathlib.Path, images: npt.NDArray[np.float32]) -> Masks:
-    """The masks that a saved model predicts, bool ``(n, H, W, 1)``, from standardized images of that shape."""
+def predict(model: pathlib.Path, images: npt.NDArray[np.float32]) -> npt.NDArray[np.generic]:
+    """What a saved model predicts from standardized images ``(n, H, W, 1)``: masks, bool, or label maps, int64."""
     # Without loss and metric, which only training needs.
     probabilities = keras.models.load_model(model, compile=False).predict(images, batch_size=8, verbose=0)
-    return np.asarray(probabilities >= 0.5)
+    if probabilities.shape[-1] == 1:
+        return np.asarray(probabilities >= 0.5)
+    return np.asarray(probabilities.argmax(axis=-1, keepdims=True))
 
 
 def draw(
-    images: npt.NDArray[np.float32], masks: Masks, predicted: Masks, titles: Iterable[str]
+    images: npt.NDArray[np.float32],
+    masks: npt.NDArray[np.generic],
+    predicted: npt.NDArray[np.generic],
+    titles: Iterable[str],
 ) -> matplotlib.figure.Figure:
-    """A contact sheet of ``(n, H, W, 1)`` arrays; the human reader's masks are outlined yellow, the network's red."""
+    """A contact sheet of ``(n, H, W, 1)`` arrays; the human reader's masks are outlined yellow, the network's red.
+
+    Of label maps, each region is outlined.
+    """
     columns = 6
     rows = math.ceil(len(images) / columns)
     sheet = matplotlib.figure.Figure(figsize=(2 * columns, 2.2 * rows), layout="constrained")
@@ -287,8 +332,9 @@ def draw(
     for ax, image, mask, found, title in zip(axes, images, masks, predicted, titles, strict=False):
         ax.imshow(image[..., 0], cmap="gray")
         for outlined, color in ((mask, "gold"), (found, "red")):
-            if outlined.any():
-                ax.contour(outlined[..., 0], [0.5], colors=color, linewidths=0.8)
+            for label in range(1, int(outlined.max()) + 1):
+                if (outlined == label).any():
+                    ax.contour(outlined[..., 0] == label, [0.5], colors=color, linewidths=0.8)
         ax.set(xlim=(left, left + SIDE), ylim=(top + SIDE, top))
         ax.set_title(title, fontsize=7)
     return sheet
@@ -330,6 +376,12 @@ def main() -> int:
     which.add_argument("--held_out", help="study to hold out; several as A+B")
     which.add_argument("--cross_validate", action="store_true", help="hold out each study in turn")
     parser.add_argument("--output_dir", type=pathlib.Path, required=True, help="folder for models, logs and pictures")
+    parser.add_argument(
+        "--contours",
+        choices=("i", "o", "io"),
+        default="i",
+        help="what --data_dir makes, as in preprocess (%(default)s)",
+    )
     add_training_flags(parser)
     parser.add_argument(
         "--patience", type=int, default=30, help="stop after this many epochs without a better Dice (%(default)s)"
@@ -345,7 +397,10 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as scratch:
             for training, held_out, output_dir in _folds(flags, pathlib.Path(scratch)):
                 results += fit(training, held_out, output_dir)
-                print(f"\n{table(results)}\n", flush=True)
+                for region in dict.fromkeys(result.region for result in results):
+                    of_region = table(result for result in results if result.region == region)
+                    heading = f"{region}\n\n" if region else ""
+                    print(f"\n{heading}{of_region}\n", flush=True)
     except (FatalInputError, RecordsError) as error:
         print(f"examples.train_unet: {error}", file=sys.stderr)
         return 1
@@ -357,7 +412,7 @@ def _folds(flags: argparse.Namespace, scratch: pathlib.Path) -> Iterator[tuple[R
     directory = flags.records_dir
     if directory is None:
         directory = scratch / "records"
-        run(Config(data_dir=flags.data_dir, output_dir=directory))
+        run(Config(data_dir=flags.data_dir, output_dir=directory, contours=flags.contours))
     if flags.cross_validate:
         for study_id in Records(directory).studies:
             yield *hold_out(directory, [study_id]), flags.output_dir / study_id

@@ -58,7 +58,7 @@ def called_by_tensorflow(function: Callable[_Arguments, _Result]) -> Callable[_A
     def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
         with _CALLS:
             if _CALLS.refused:
-                # The one error that TensorFlow does not print.
+                # TensorFlow prints every other error.
                 raise StopIteration("the process ends")
             return function(*args, **kwargs)
 

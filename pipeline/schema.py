@@ -122,6 +122,8 @@ COLUMNS = (
         "inner_inside_outer_percent", "float64", (), math.nan, "share of the inner contour's area inside the outer one"
     ),
     Column("implausibility", "float64", (), math.nan, "how much speaks against the contour; above 8.5 it is a warning"),
+    Column("myocardium_area_mm2", "float64", (), math.nan, "area between the inner and the outer contour"),
+    Column("wall_thickness_mm", "float64", (), math.nan, "mean distance between the inner and the outer contour"),
 )
 """The columns of ``records.npy``; later versions may add more."""
 

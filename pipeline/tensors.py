@@ -86,7 +86,7 @@ class TensorReader:
         def read(rows: Positions) -> Any:
             alive = method()
             if alive is None:
-                # The one error that TensorFlow does not print: an iterator may be deleted while it reads batches.
+                # TensorFlow prints every other error, and an iterator may be deleted while it reads batches.
                 raise StopIteration(
                     "the data set that read these records was deleted; keep it, or one of its iterators, and make it "
                     "outside of tf.function and of functions that map data sets"

@@ -181,6 +181,8 @@ class Records:
         k = arguments.whole_number("k", k, 0)
         seed = arguments.whole_number("seed", seed, 0)
         studies = np.array(self.studies)
+        if len(studies) < 2:
+            raise RecordsError("the records are of fewer than two studies, so there are no folds of whole studies")
         if n > len(studies):
             raise RecordsError(f"n is {n}, at most {len(studies)} expected: a fold has at least one study")
         if k >= n:
@@ -230,6 +232,9 @@ class Records:
         """
         if isinstance(index, slice):
             return self._stacked(self._positions[index])
+        # An array or a tensor of one element is a list of one record, although it can be an index.
+        if getattr(index, "ndim", 0) or isinstance(index, bool):
+            return self._stacked(self._at(index))
         try:
             place = operator.index(index)
         except TypeError:

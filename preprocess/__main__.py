@@ -32,7 +32,7 @@ from pipeline import __version__
 from preprocess import interrupts, terminal
 from preprocess.config import Config
 from preprocess.findings import FatalInputError, counted
-from preprocess.model import ContourKind, Origin
+from preprocess.model import Contours, Origin
 
 if TYPE_CHECKING:
     from preprocess.run import Summary
@@ -43,7 +43,9 @@ _DATA_DIR = flags.DEFINE_string(
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Records directory to create; it must not exist, unless --overwrite is set."
 )
-_CONTOURS = flags.DEFINE_enum("contours", "i", ["i", "o"], "Inner (endocardial) or outer (epicardial) contours.")
+_CONTOURS = flags.DEFINE_enum(
+    "contours", "i", ["i", "o", "io"], "Inner (endocardial) or outer (epicardial) contours, or both, as a label map."
+)
 _CONTOUR_ORIGIN = flags.DEFINE_enum(
     "contour_origin", "corner", ["corner", "center"], "Which point of the top-left pixel is (0, 0) in the contours."
 )
@@ -106,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
                 _DATA_DIR, "a folder or a zip archive that contains dicoms/, contourfiles/ and link.csv, at any depth"
             ),
             output_dir=_required(_OUTPUT_DIR, "the records directory to create"),
-            contours=cast(ContourKind, _CONTOURS.value),
+            contours=cast(Contours, _CONTOURS.value),
             contour_origin=cast(Origin, _CONTOUR_ORIGIN.value),
             split=_SPLIT.value,
             image_size=_parse_image_size(_IMAGE_SIZE.value) if _IMAGE_SIZE.value is not None else None,

@@ -7,7 +7,7 @@ import pathlib
 from typing import Any, Literal
 
 from preprocess.geometry.grid import Grid
-from preprocess.model import ContourKind, ImageHeader, Origin
+from preprocess.model import Contours, ImageHeader, Origin
 from preprocess.output import splits
 
 
@@ -26,7 +26,7 @@ class Config:
 
     data_dir: pathlib.Path
     output_dir: pathlib.Path
-    contours: ContourKind = "i"
+    contours: Contours = "i"
     contour_origin: Origin = "corner"
     split: str = "train"
     image_size: tuple[int, int] | None = None

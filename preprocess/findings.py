@@ -78,6 +78,13 @@ class Reason(enum.StrEnum):
         "images of a study have no contour; one row for each study",
         "",
     )
+    SINGLE_CONTOUR = (
+        "single_contour",
+        (Level.INFO,),
+        "images of a study have only an inner or only an outer contour, and label maps need both (`--contours=io`); "
+        "one row for each study",
+        "draw the other contour, if you want these images",
+    )
     UNCONFIRMED = (
         "unconfirmed",
         (Level.INFO,),
@@ -384,14 +391,14 @@ class Audit:
         """Notes which errors left something out, once it is known what is written.
 
         Args:
-            contour: the kind of contour that is written.
-            pairs: study and number of each contour of this kind that has no record and that the user did not exclude.
+            contour: the kind of contour that is written; ``io`` if both are.
+            pairs: study and number of each pair that has no record and that the user did not exclude.
         """
         self._findings = [
             dataclasses.replace(
                 finding,
                 left_out=finding.level == Level.ERROR
-                and finding.contour in ("", contour)
+                and finding.contour in contour
                 and (finding.instance_number is None or (finding.study_id, finding.instance_number) in pairs),
             )
             for finding in self._findings

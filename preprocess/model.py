@@ -15,6 +15,9 @@ ContourKind = Literal["i", "o"]
 
 KINDS: tuple[ContourKind, ...] = ("i", "o")
 
+Contours = Literal["i", "o", "io"]
+"""What is written: masks of one kind of contour, or label maps of both. Each letter is a ContourKind."""
+
 Origin = Literal["corner", "center"]
 """Which point of the top-left pixel is (0, 0): its outer corner, so that pixel (r, c) is the square
 [c, c+1] × [r, r+1], or its center."""
@@ -122,7 +125,7 @@ NOWHERE = Place(-1, -1, -1, math.nan)
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """One image and the contour drawn on it.
+    """One image and the contour drawn on it, or both of its contours.
 
     Attributes:
         kind: whether the contour is inner or outer.
@@ -131,6 +134,8 @@ class Pair:
         phase_index: 0 at the start of the cardiac cycle, -1 when unknown.
         fingerprint: digests of the image.
         grid: the pixel grid of the image in the records.
+        outer: the same image with its o-contour, where a label map is drawn from both; the pair is that of the
+            i-contour then.
     """
 
     study_id: str
@@ -145,8 +150,19 @@ class Pair:
     phase_index: int
     fingerprint: Fingerprint
     grid: Grid
+    outer: Pair | None = None
 
     @property
     def key(self) -> Key:
         """Study id and instance number."""
         return self.study_id, self.instance_number
+
+    @property
+    def contours(self) -> tuple[Pair, ...]:
+        """The image with each of the contours that are drawn, from the inside out."""
+        return (self,) if self.outer is None else (self, self.outer)
+
+    @property
+    def paths(self) -> frozenset[str]:
+        """The files that the pair is made of."""
+        return frozenset([self.image_path, *(contour.contour_path for contour in self.contours)])

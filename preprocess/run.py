@@ -23,11 +23,12 @@ from preprocess.inputs import challenge, sources
 from preprocess.inputs.exclusions import read_exclusions
 from preprocess.inputs.sources import Listing
 from preprocess.interrupts import interruptible
-from preprocess.model import KINDS, ContourKind, Key, Pair
+from preprocess.model import KINDS, ContourKind, Contours, Key, Pair
 from preprocess.output import dtypes, publication, splits
 from preprocess.output.writer import RecordsWriter
 from preprocess.quality import checks
 from preprocess.quality.measurements import PairRow, StudyRow
+from preprocess.stages import pairing
 from preprocess.stages.load import Examined, examine
 from preprocess.stages.render import Selection, StudyTables, render
 
@@ -93,7 +94,7 @@ class Plan:
 
     Attributes:
         selections: what to make of each study.
-        contours: study and number of each contour that should become a record: all of the kind, except the excluded.
+        contours: study and number of each contour, or of both, that should become a record: all but the excluded.
         shape: rows and columns of every image.
         dtype: of every image.
         splits: the studies of each split.
@@ -122,21 +123,25 @@ class Plan:
 def _plan(source: Listing, config: Config, exclusions: Mapping[Key, str], engine: Engine, audit: Audit) -> Plan:
     """Reads every header and contour, and decides what is written."""
     examined = _examine(source, config, engine, audit)
-    contours = _contours(examined, config.contours, audit)
-    audit.add(_excluded(contours, config.contours, exclusions))
+    listed = [_contours(examined, kind, audit) for kind in KINDS if kind in config.contours]
+    contours = {key: path for key, path in listed[0].items() if all(key in others for others in listed)}
+    if config.contours == "io":
+        audit.add(checks.single_contours(*listed))
+    audit.add(_excluded(contours, config.contours, exclusions, set().union(*listed)))
     kept: dict[ContourKind, list[Pair]] = {
         kind: [
             pair
             for content in examined
             for pair in content.pairs[kind]
-            if kind != config.contours or pair.key not in exclusions
+            if kind not in config.contours or pair.key not in exclusions
         ]
         for kind in KINDS
     }
+    chosen = [pair for content in examined for pair in pairing.chosen(content.pairs, config.contours)]
     outside = _outside(kept)
     audit.add(_check(kept, outside))
     rejected = Rejected.of(audit.of_level(Level.ERROR))
-    usable = rejected.others(kept[config.contours])
+    usable = rejected.others(pair for pair in chosen if pair.key not in exclusions)
     shape = _commonest_shape(usable)
     pairs, findings = _of_shape(usable, shape)
     audit.add([*findings, *checks.mixed_photometric(pairs)])
@@ -161,7 +166,8 @@ def _plan(source: Listing, config: Config, exclusions: Mapping[Key, str], engine
 
 def _write(plan: Plan, config: Config, engine: Engine, directory: pathlib.Path, audit: Audit) -> DatasetInfo:
     """Writes all of a records directory, the manifest last."""
-    with RecordsWriter(directory, plan.shape, plan.dtype, plan.counts, config.num_shards) as writer:
+    classes = schema.LABEL_CLASSES if config.contours == "io" else ()
+    with RecordsWriter(directory, plan.shape, plan.dtype, plan.counts, config.num_shards, classes) as writer:
         studies = _write_records(plan, config, engine, writer, audit)
         study_rows = []
         for study in studies:
@@ -232,9 +238,8 @@ def _examine(source: Listing, config: Config, engine: Engine, audit: Audit) -> l
             examined.append(content)
             bar.update(len(content.study.images))
             images = counted(len(content.study.images), "image")
-            _log.info(
-                "%s: %s, %s", content.study.study_id, images, counted(len(content.pairs[config.contours]), "pair")
-            )
+            pairs = counted(len(pairing.chosen(content.pairs, config.contours)), "pair")
+            _log.info("%s: %s, %s", content.study.study_id, images, pairs)
     return examined
 
 
@@ -253,15 +258,25 @@ def _contours(examined: Iterable[Examined], kind: ContourKind, audit: Audit) -> 
     return damaged | listed
 
 
-def _excluded(contours: Mapping[Key, str], kind: ContourKind, exclusions: Mapping[Key, str]) -> list[Finding]:
-    """A finding for each contour that ``--exclude`` leaves out, and for each of its rows that matches no contour."""
+def _excluded(
+    contours: Mapping[Key, str], kinds: Contours, exclusions: Mapping[Key, str], known: Set[Key]
+) -> list[Finding]:
+    """A finding for each pair that ``--exclude`` leaves out, and for each of its rows that matches no contour.
+
+    Args:
+        contours: the path of the contour of each pair, of its i-contour where it has two.
+        kinds: what is written.
+        exclusions: the reason of each pair to leave out.
+        known: study and number of every contour; an image that has one of two is no pair, but its row is right.
+    """
     findings = []
+    contour, what = ("", "contour") if kinds == "io" else (kinds, f"{kinds}-contour")
     for key, reason in exclusions.items():
         if key in contours:
             detail = f"left out by --exclude: {reason or 'no reason given'}"
-            findings.append(Finding(Reason.EXCLUDED, "pair", contours[key], detail, *key, contour=kind))
-        else:
-            detail = f"the study has no {kind}-contour with this number, or the data set has no such study"
+            findings.append(Finding(Reason.EXCLUDED, "pair", contours[key], detail, *key, contour=contour))
+        elif key not in known:
+            detail = f"the study has no {what} with this number, or the data set has no such study"
             findings.append(Finding(Reason.UNMATCHED_EXCLUSION, "pair", "--exclude", detail, *key))
     return findings
 
@@ -293,20 +308,23 @@ def _selections(
     rejected: Rejected,
     outside: Mapping[Key, float],
     dtype: np.dtype[Any],
-    kind: ContourKind,
+    contours: Contours,
 ) -> list[Selection]:
     """What to make of each study, when ``pairs`` are to be written."""
-    written = frozenset(pair.contour_path for pair in pairs)
+    written: dict[str, set[str]] = collections.defaultdict(set)
+    for pair in pairs:
+        written[pair.study_id].add(pair.contour_path)
     return [
         Selection(
             study=content.study,
             summary=content.summary,
-            pairs=content.pairs[kind],
-            written=written.intersection(pair.contour_path for pair in content.pairs[kind]),
+            pairs=pairing.chosen(content.pairs, contours),
+            written=frozenset(written[content.study.study_id]),
             inner=rejected.others(content.pairs["i"]),
             outer=rejected.others(content.pairs["o"]),
             outside={pair.key: outside[pair.key] for pair in content.pairs["i"] if pair.key in outside},
             dtype=dtype,
+            walls={pair.key: content.walls[pair.key] for pair in rejected.others(pairing.chosen(content.pairs, "io"))},
         )
         for content in examined
     ]
@@ -329,11 +347,7 @@ class Rejected:
 
     def others(self, pairs: Iterable[Pair]) -> list[Pair]:
         """The pairs that are not left out."""
-        return [
-            pair
-            for pair in pairs
-            if pair.key not in self.keys and not self.paths & {pair.contour_path, pair.image_path}
-        ]
+        return [pair for pair in pairs if pair.key not in self.keys and not self.paths & pair.paths]
 
 
 def _commonest_shape(pairs: Sequence[Pair]) -> tuple[int, int]:

@@ -44,6 +44,16 @@ def phantom_records(phantom_dir: pathlib.Path, tmp_path_factory: pytest.TempPath
     return path
 
 
+@pytest.fixture(scope="session")
+def phantom_label_maps(phantom_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    from preprocess.run import run
+
+    with shared(tmp_path_factory, "phantom-label-maps") as path:
+        if not path.exists():
+            run(Config(phantom_dir, path, contours="io", split="val=PHANTOM002", num_shards=3))
+    return path
+
+
 @pytest.fixture
 def tree(phantom_dir: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
     """Two flawless studies of the phantom: their labeled images, an unlabeled one, and their contours."""

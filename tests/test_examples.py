@@ -1,5 +1,6 @@
 import math
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -80,6 +81,54 @@ def test_the_network_sees_the_middle_and_answers_for_the_whole() -> None:
     assert (probabilities[:, 1:129, 36:164] > 0).all()
     with pytest.raises(ValueError, match="127 × 200, at least 128 × 128"):
         train_unet.unet((127, 200, 1))
+
+
+def test_a_network_of_label_maps_gives_the_probability_of_each_class() -> None:
+    model = train_unet.unet((131, 200, 1), classes=3)
+    probabilities = model.predict(np.ones((1, 131, 200, 1), np.float32), verbose=0)[0]
+    assert probabilities.shape == (131, 200, 3)
+    assert probabilities.sum(axis=-1) == pytest.approx(1, abs=1e-6)
+    assert (probabilities[..., 1] > 0).sum() == train_unet.SIDE**2
+    middle = np.s_[1:129, 36:164]
+    outside = np.ones((131, 200), np.bool_)
+    outside[middle] = False
+    assert (probabilities[outside] == [1, 0, 0]).all()
+
+
+def test_the_metric_of_label_maps_leaves_the_outside_out() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 1, 2, 2], np.uint8)[:, None]
+    predicted = np.eye(3, dtype=np.float32)[[0, 0, 0, 1, 1, 1, 2, 0]]
+    metric = train_unet.MeanDice(3)
+    metric.update_state(labels, predicted)
+    overlap = (1 + 1 / 2) / 2
+    assert float(metric.result()) == pytest.approx(2 * overlap / (1 + overlap))
+
+
+def test_label_maps_are_turned_without_new_classes(phantom_label_maps: pathlib.Path) -> None:
+    images, masks = next(iter(iterate_batches(phantom_label_maps, batch_size=8, seed=0)))
+    _, turned = train_unet.augment(tf.constant(images), tf.constant(masks), tf.constant(3, tf.int64), 0)
+    assert turned.dtype == tf.uint8
+    assert set(np.unique(turned)) == {0, 1, 2}
+
+
+# NumPy 2 warns about how Keras converts TensorFlow's variables to arrays.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.clients
+def test_train_unet_measures_each_class_of_label_maps(
+    phantom_label_maps: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("tensorboard")
+    command = ["train_unet", f"--records_dir={phantom_label_maps}", f"--output_dir={tmp_path}", "--epochs=1"]
+    monkeypatch.setattr("sys.argv", command)
+    assert train_unet.main() == 0
+    _, pool, wall = re.split("^(?=blood pool|myocardium)", capsys.readouterr().out, flags=re.MULTILINE)
+    for text in (pool, wall):
+        assert text.count("| PHANTOM002 |") == 1
+    model = keras.models.load_model(tmp_path / "best.keras", compile=False)
+    assert model.output_shape == (None, 256, 256, 3)
 
 
 # NumPy 2 warns about how Keras converts TensorFlow's variables to arrays.

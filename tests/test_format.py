@@ -63,19 +63,21 @@ def test_every_program_is_run() -> None:
     assert len(PROGRAMS) + len([RECORDS]) == TEXT.count("```python\n")
 
 
+@pytest.mark.parametrize("of", ["phantom_records", "phantom_label_maps"])
 @pytest.mark.parametrize(
     "title",
     [pytest.param(title, marks=[pytest.mark.clients] if library else []) for title, library in LIBRARIES.items()],
 )
 def test_a_program_reads_what_iterate_batches_reads(
-    title: str, phantom_records: pathlib.Path, tmp_path: pathlib.Path
+    title: str, of: str, request: pytest.FixtureRequest, tmp_path: pathlib.Path
 ) -> None:
+    records = request.getfixturevalue(of)
     library = LIBRARIES[title]
     if library and not installed(library):
         pytest.skip(f"{library} is not installed")
     program = tmp_path / "program.py"
     program.write_text(PROGRAMS[title] + SHOW, "utf-8")
-    (tmp_path / "records").symlink_to(phantom_records)
+    (tmp_path / "records").symlink_to(records)
     result = subprocess.run(
         [sys.executable, program],
         cwd=tmp_path,
@@ -87,7 +89,7 @@ def test_a_program_reads_what_iterate_batches_reads(
     image_dtype = "float32" if "Records(" in PROGRAMS[title] else None
     expected = [
         " ".join(f"{array.shape} {array.dtype} {zlib.crc32(array.tobytes())}" for array in pair)
-        for batch in iterate_batches(phantom_records, shuffle=False, image_dtype=image_dtype)
+        for batch in iterate_batches(records, shuffle=False, image_dtype=image_dtype)
         for pair in zip(*batch, strict=True)
     ]
     assert result.stdout.splitlines() == expected

@@ -96,7 +96,7 @@ def test_a_text_that_nobody_reads_to_its_end_ends_quietly(flag: str) -> None:
         (["--data_dir=x"], "preprocess: --output_dir is missing: pass the records directory to create"),
         (["--data_dir=x", "--output_dir=y", "--worker=3"], "Unknown command line flag 'worker'"),
         (["--data_dir=x", "--output_dir=y", "stray"], "unexpected argument 'stray'"),
-        (["--data_dir=x", "--output_dir=y", "--contours=e"], "value should be one of <i|o>"),
+        (["--data_dir=x", "--output_dir=y", "--contours=e"], "value should be one of <i|o|io>"),
         (["--data_dir=x", "--output_dir=y", "--num_shards=0"], "num_shards is 0, 1 to 99999 expected"),
         (
             ["--data_dir=x", "--output_dir=y", "--image_size=9x"],

@@ -233,7 +233,7 @@ def test_the_table_of_studies_agrees_with_the_phantom(phantom_records: pathlib.P
         assert math.hypot(dx, dy) <= 0.75
         assert row["volumes_complete"] == "1"
         assert row["volumes_reliable"] == str(int(row["study_id"] != phantom.MOVED[0]))
-    assert list(rows[0])[-7:] == [
+    assert list(rows[0])[-9:] == [
         "end_systole_phase",
         "edv_ml",
         "esv_ml",
@@ -241,11 +241,13 @@ def test_the_table_of_studies_agrees_with_the_phantom(phantom_records: pathlib.P
         "ejection_fraction_percent",
         "volumes_complete",
         "volumes_reliable",
+        "myocardium_volume_ml",
+        "mass_g",
     ]
 
 
 def test_missing_values_are_blank() -> None:
-    row = measurements.unmeasured(synthetic_pair(3), {})
+    row = measurements.unmeasured(synthetic_pair(3), {}, {})
     (read,) = read_table(tables.dump([field.name for field in dataclasses.fields(row)], [dataclasses.astuple(row)]))
     assert (read["mask_area_px"], read["mean_ring"], read["written"]) == ("", "", "0")
 

@@ -374,6 +374,7 @@ def test_every_reason_is_provoked() -> None:
         "changed_image",
         "incomplete_volumes",
         "contours_of_other_images",
+        "single_contour",
     }
     assert provoked | own_tests == set(Reason)
 

@@ -67,6 +67,7 @@ def test_several_records_are_stacked(
         (1.0, TypeError, "1.0 is not an integer, a slice or a list of integers"),
         ("0", TypeError, "'0' is not an integer, a slice or a list of integers"),
         (None, TypeError, "None is not an integer"),
+        (True, TypeError, "True is not an integer"),
         ([[0]], TypeError, "is not an integer, a slice or a list of integers"),
         (np.ones(33, bool), TypeError, "is not an integer, a slice or a list of integers"),
         (10**30, IndexError, "out of bounds for 33 records"),
@@ -145,7 +146,7 @@ def test_the_table_has_what_the_records_and_pairs_csv_say(phantom_records: pathl
     assert keys == [key for key, _, _ in pairs_of(phantom_records)]
     rows = {(row["study_id"], int(row["instance_number"])): row for row in read_table(phantom_records / "pairs.csv")}
     measured = [column for column in schema.COLUMNS if column.name in next(iter(rows.values()))]
-    assert len(measured) == 13
+    assert len(measured) == 15
     for key, found in zip(keys, table, strict=True):
         for column in measured:
             said = rows[key][column.name]
@@ -244,7 +245,7 @@ def test_a_damaged_table_is_refused_and_the_records_are_read(
     ],
     ids=["empty", "cut", "pickle", "text", "header", "rows"],
 )
-def test_a_table_that_is_none_is_refused_even_if_the_manifest_names_it(
+def test_a_file_that_is_not_a_table_is_refused_even_if_the_manifest_names_it(
     synthetic: Synthetic, tmp_path: pathlib.Path, content: bytes
 ) -> None:
     import hashlib
@@ -485,7 +486,7 @@ def test_a_reader_that_leaves_and_a_terminal_without_unicode_are_no_errors(phant
     assert "images 256 ? 256" in shown
 
 
-def test_a_directory_that_is_none_is_reported_in_one_line(tmp_path: pathlib.Path) -> None:
+def test_a_directory_without_records_is_reported_in_one_line(tmp_path: pathlib.Path) -> None:
     command = [sys.executable, "-m", "pipeline", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert result.returncode == 1

@@ -6,7 +6,7 @@ import pathlib
 import re
 
 from preprocess.findings import FatalInputError
-from preprocess.model import ContourKind, Key
+from preprocess.model import Contours, Key
 from preprocess.tables import read_rows, unquoted
 
 _COLUMNS = "study_id", "instance_number", "reason"
@@ -14,14 +14,14 @@ _COLUMNS = "study_id", "instance_number", "reason"
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 
-def read_exclusions(path: pathlib.Path, kind: ContourKind) -> dict[Key, str]:
+def read_exclusions(path: pathlib.Path, contours: Contours) -> dict[Key, str]:
     """Reads an ``--exclude`` file: ``audit.csv``, rows of it, or CSV with study_id, instance_number and reason.
 
-    Rows about contours of the other kind, in a column ``contour``, are skipped, and so are the audit's rows without a
-    number, which are about a study or a file.
+    Rows about contours of a kind that is not written, in a column ``contour``, are skipped, and so are the audit's rows
+    without a number, which are about a study or a file.
 
     Returns:
-        The reason of each contour to leave out, by study id and number.
+        The reason of each pair to leave out, by study id and number.
 
     Raises:
         FatalInputError: the file cannot be read, or a row names no pair; the message names the line.
@@ -41,6 +41,7 @@ def read_exclusions(path: pathlib.Path, kind: ContourKind) -> dict[Key, str]:
         if not study_id or not _NUMBER.fullmatch(number):
             detail = f"line {line}: study_id and a whole instance_number of at most 9 digits expected, one pair a row"
             raise FatalInputError(str(path), detail)
-        if contour in ("", kind):
+        # An empty one is about the pair, and is in any string.
+        if contour in contours:
             exclusions.setdefault((study_id, int(number)), reason)
     return exclusions

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from preprocess.findings import Finding, Level, Reason, some
+from preprocess.findings import Finding, Level, Reason, counted, some
 from preprocess.geometry import polygons
 from preprocess.model import Key, Pair
 from preprocess.quality.measurements import StudyRow
@@ -91,6 +91,21 @@ def mixed_photometric(written: Iterable[Pair]) -> list[Finding]:
             folder = others[0].image_path.rpartition("/")[0]
             findings.append(Finding(Reason.MIXED_PHOTOMETRIC, "study", folder, detail, study_id))
     return findings
+
+
+def single_contours(inner: Mapping[Key, str], outer: Mapping[Key, str]) -> list[Finding]:
+    """Studies with images that have one contour of two; each argument has the paths of the contours of a kind."""
+    studies: dict[str, list[str]] = collections.defaultdict(list)
+    contours = {**inner, **outer}
+    for name, these, others in (("i", inner, outer), ("o", outer, inner)):
+        numbers = collections.Counter(study_id for study_id, _ in these.keys() - others.keys())
+        for study_id, number in numbers.items():
+            studies[study_id].append(f"{counted(number, 'image')} with only an {name}-contour")
+    folders = {study_id: path.rpartition("/")[0].rpartition("/")[0] for (study_id, _), path in contours.items()}
+    return [
+        Finding(Reason.SINGLE_CONTOUR, "study", folders[study_id], " and ".join(parts), study_id)
+        for study_id, parts in studies.items()
+    ]
 
 
 def duplicate_contours(pairs: Iterable[Pair], outside: Mapping[Key, float]) -> list[Finding]:

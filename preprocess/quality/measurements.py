@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from preprocess.geometry import Polygon, polygons
 from preprocess.model import NOWHERE, ImageHeader, Key, Pair, Place, Study
+from preprocess.quality import myocardium
+from preprocess.quality.myocardium import Wall
 from preprocess.quality.registration import Registration, bands
 from preprocess.quality.volumes import Volumes
 
@@ -25,6 +27,8 @@ class PairRow:
 
     On a common grid ``mask_area_px`` is of the mask that is written, in its pixels, and ``area_difference_percent``
     compares it with the polygon as it lies there. Other columns describe image and contour as the files have them.
+    Where a label map is written, the contour is the inner one and the mask is the blood pool; ``implausibility`` is
+    that of the worse of both contours.
     """
 
     study_id: str
@@ -42,6 +46,8 @@ class PairRow:
     mean_ring: float | None
     inner_inside_outer_percent: float | None
     implausibility: float | None
+    myocardium_area_mm2: float | None
+    wall_thickness_mm: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +77,14 @@ class StudyRow:
     ejection_fraction_percent: float
     volumes_complete: int | None
     volumes_reliable: int | None
+    myocardium_volume_ml: float
+    mass_g: float
 
 
-def unmeasured(pair: Pair, outside: Mapping[Key, float]) -> PairRow:
+def unmeasured(pair: Pair, outside: Mapping[Key, float], walls: Mapping[Key, Wall]) -> PairRow:
     """The row of a pair whose image is not read yet."""
     share = outside.get(pair.key)
+    wall = walls.get(pair.key)
     return PairRow(
         study_id=pair.study_id,
         contour_id=pair.contour_id,
@@ -92,6 +101,8 @@ def unmeasured(pair: Pair, outside: Mapping[Key, float]) -> PairRow:
         mean_ring=None,
         inner_inside_outer_percent=None if share is None else 100 * (1 - share),
         implausibility=None,
+        myocardium_area_mm2=wall and wall.area_mm2,
+        wall_thickness_mm=wall and wall.thickness_mm,
     )
 
 
@@ -108,7 +119,7 @@ def measured(
         row: the row before the image was read.
         pixels: the image ``(H, W)`` as its file has it.
         mask: bool ``(H, W)``, drawn on it.
-        written: the mask that is written, on the common grid where there is one.
+        written: where the mask that is written has the value 1, on the common grid where there is one.
         polygon: the contour on the same grid.
     """
     ring = bands(mask)[1]
@@ -173,7 +184,12 @@ def _slice_spacing_mm(places: Mapping[int, Place]) -> float:
 
 
 def study_row(
-    study: Study, summary: StudySummary, written: int, registration: Registration, volumes: Volumes
+    study: Study,
+    summary: StudySummary,
+    written: int,
+    registration: Registration,
+    volumes: Volumes,
+    myocardium_ml: float,
 ) -> StudyRow:
     """A study's row, with the number of its pairs that were written."""
     peak = registration.peak()
@@ -201,4 +217,6 @@ def study_row(
         ejection_fraction_percent=volumes.ejection_fraction_percent,
         volumes_complete=None if volumes.end_diastole < 0 else int(not volumes.missing),
         volumes_reliable=None if volumes.end_diastole < 0 else int(volumes.reliable),
+        myocardium_volume_ml=myocardium_ml,
+        mass_g=myocardium.mass_g(myocardium_ml),
     )

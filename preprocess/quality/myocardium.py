@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from preprocess.geometry import Polygon, polygons
 
 DENSITY_G_PER_ML = 1.05
 """Of myocardium, in cardiac MRI (Schulz-Menger et al., J Cardiovasc Magn Reson 2020;22:19)."""
+
+
+class Wall(NamedTuple):
+    """The myocardium of one slice, NaN where unknown: its area in mm², and its mean thickness in mm."""
+
+    area_mm2: float
+    thickness_mm: float
+
+    @classmethod
+    def between(cls, inner: Polygon, outer: Polygon, pixel_spacing_mm: tuple[float, float]) -> Wall:
+        """Measures it; the arguments are those of :func:`area_mm2`."""
+        area = area_mm2(inner, outer, pixel_spacing_mm)
+        return cls(area, thickness_mm(polygons.area(inner) * math.prod(pixel_spacing_mm), area))
 
 
 def area_mm2(inner: Polygon, outer: Polygon | None, pixel_spacing_mm: tuple[float, float]) -> float:
@@ -38,7 +52,9 @@ def thickness_mm(cavity_mm2: float, myocardium_mm2: float) -> float:
         cavity_mm2: area inside the inner contour.
         myocardium_mm2: area between both; NaN, and so the thickness, when unknown.
     """
-    return math.sqrt((cavity_mm2 + myocardium_mm2) / math.pi) - math.sqrt(cavity_mm2 / math.pi)
+    # Rounding may make the area between two equal contours negative. NaN comes first, because max() then returns it.
+    whole_mm2 = max(cavity_mm2 + myocardium_mm2, cavity_mm2)
+    return math.sqrt(whole_mm2 / math.pi) - math.sqrt(cavity_mm2 / math.pi)
 
 
 def volume_ml(areas_mm2: Sequence[float], slice_spacing_mm: float) -> float:
@@ -51,7 +67,7 @@ def volume_ml(areas_mm2: Sequence[float], slice_spacing_mm: float) -> float:
     Returns:
         NaN when there are no slices or any number is NaN: a sum that lacks slices is too small.
     """
-    return math.fsum(areas_mm2) * slice_spacing_mm / 1000 if areas_mm2 else math.nan
+    return sum(areas_mm2) * slice_spacing_mm / 1000 if areas_mm2 else math.nan
 
 
 def mass_g(volume_ml: float) -> float:

@@ -48,6 +48,25 @@ def areas_by_slice(areas_mm2: Mapping[str, Mapping[int, float]]) -> Markup:
         return _svg(figure, "Area inside the contours by slice, at end-diastole and end-systole")
 
 
+def myocardium_by_slice(walls: Mapping[int, tuple[float, float]]) -> Markup:
+    """Area in mm² and thickness in mm of the myocardium over slices, each with its own axis."""
+    with _style("myocardium"):
+        figure, axes = _axes(4.2, "slice index", "area, mm²", right=0.6)
+        right = axes.twinx()
+        right.set_ylabel("thickness, mm")
+        right.spines["right"].set_visible(True)
+        values = np.array(list(walls.values()))
+        lines = [
+            side.plot(list(walls), values[:, column], color=_SERIES[column], marker="os"[column], label=name)[0]
+            for column, (side, name) in enumerate([(axes, "area"), (right, "mean thickness")])
+        ]
+        for side, most in zip((axes, right), values.max(axis=0), strict=True):
+            side.set_ylim(bottom=0, top=1.15 * most)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(handles=lines)
+        return _svg(figure, "Area and mean thickness of the myocardium by slice, at end-diastole")
+
+
 def volumes_by_phase(
     volumes_ml: Mapping[int, float], complete: Mapping[int, bool], marked: Mapping[str, int]
 ) -> Markup:

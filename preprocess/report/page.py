@@ -24,7 +24,7 @@ from preprocess.inputs import challenge, sources
 from preprocess.model import Study
 from preprocess.output import publication
 from preprocess.report import figures
-from preprocess.report.study import Row, StudyPage, Task, study_page
+from preprocess.report.study import NAMES, Row, StudyPage, Task, study_page
 from preprocess.report.templates import render
 
 _MAX_ROWS = 200
@@ -168,7 +168,7 @@ def _index(
         generator=schema.FORMAT_NAME,
         study_ids=json.dumps(info.studies),
         data_dir=os.fsencode(data_dir).decode("utf-8", "backslashreplace"),
-        contour_name={"i": "inner", "o": "outer"}[info.settings["contours"]],
+        contour_name=" and ".join(name for kind, name in NAMES.items() if kind in info.settings["contours"]),
         counts=_counts(audit_rows),
         findings=[{**row, "href": _href(row, links)} for row in shown],
         more=more,

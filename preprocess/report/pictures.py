@@ -78,7 +78,7 @@ class Picture(NamedTuple):
 def draw(
     window: Window | None,
     pixels: npt.NDArray[np.generic] | None,
-    mask: npt.NDArray[np.bool_] | None,
+    mask: npt.NDArray[np.generic] | None,
     contours: Iterable[tuple[str, Polygon]],
 ) -> Picture | None:
     """A picture of an image ``(H, W)``, its mask ``(H, W)`` and contours, each with its class; None if all are missing.
@@ -86,7 +86,7 @@ def draw(
     Args:
         window: what the study's pictures show; a picture shows more where a contour leaves it.
         pixels: the image, or None.
-        mask: the mask, or None.
+        mask: the mask or label map, or None.
         contours: their classes and their points, in pixels.
     """
     contours = list(contours)
@@ -139,8 +139,8 @@ def _crop(pixels: npt.NDArray[np.generic], window: Window) -> Crop | None:
     return Crop(uri, left, top, right - left, bottom - top)
 
 
-def _edges(mask: npt.NDArray[np.bool_]) -> str:
-    """The pixel edges between inside and outside, as an SVG path. Pixel (r, c) is the square [c, c+1] × [r, r+1]."""
+def _edges(mask: npt.NDArray[np.generic]) -> str:
+    """The pixel edges between values, as an SVG path. Pixel (r, c) is the square [c, c+1] × [r, r+1]."""
     padded = np.pad(mask, 1)
     rows, columns = np.nonzero(padded[:-1, 1:-1] != padded[1:, 1:-1])
     flat = [f"M{x},{y}h1" for y, x in zip(rows.tolist(), columns.tolist(), strict=True)]

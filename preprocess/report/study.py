@@ -27,13 +27,15 @@ from preprocess.findings import FatalInputError, InputError, Level, Reason
 from preprocess.geometry import Polygon, polygons
 from preprocess.inputs.contours import read_contour
 from preprocess.inputs.sources import Source, opened
-from preprocess.model import KINDS, Study
+from preprocess.model import KINDS, ContourKind, Study
 from preprocess.quality.registration import Registration
 from preprocess.report import figures, pictures
 from preprocess.report.pictures import Picture, Window
 from preprocess.report.templates import render, signed
 
 Row = Mapping[str, str]
+
+NAMES: Mapping[ContourKind, str] = {"i": "inner", "o": "outer"}
 
 _FIRST = 60
 """Pictures in the row of what to look at first."""
@@ -137,12 +139,12 @@ def study_page(source: Source, config: Config, task: Task) -> StudyPage:
     drawn = {}
     for row, pixels, mask in _records(task):
         number = int(row["instance_number"])
-        polygon = _contour_of_record(source, config, task.study, number)
-        if config.contours == "i":
-            registration.add(pixels, mask)
-        naive.append(_naive_difference(mask, polygon))
-        drawn[number] = pixels, mask, polygon
-    window = Window.around([polygon for _, _, polygon in drawn.values()])
+        outlines = _contours_of_record(source, config, task.study, number)
+        if config.contours != "o":
+            registration.add(pixels, mask == 1)
+        naive.append(_naive_difference(mask, outlines[0][1]))
+        drawn[number] = pixels, mask, outlines
+    window = Window.around([polygon for _, _, outlines in drawn.values() for _, polygon in outlines])
     findings: dict[int, list[Row]] = collections.defaultdict(list)
     for row in task.findings:
         if row["instance_number"]:
@@ -158,7 +160,7 @@ def study_page(source: Source, config: Config, task: Task) -> StudyPage:
         contours = []
         if any(row["reason"] == Reason.VOLUME_ORDER.value for row in findings[number]) and number in rows:
             before = at_end_diastole.get(rows[number]["slice_index"])
-            contours = [("before", drawn[before][2])] if before else []
+            contours = [("before", drawn[before][2][0][1])] if before else []
         picture = _picture(source, config, task.study, number, findings[number], window, drawn.get(number), contours)
         shown.append(Shown(number, rows.get(number), findings[number], picture))
     first = _first(shown, config)
@@ -166,7 +168,7 @@ def study_page(source: Source, config: Config, task: Task) -> StudyPage:
         "study.html",
         study=task.row,
         split=task.split,
-        contour_name={"i": "inner", "o": "outer"}[config.contours],
+        contours={_look(kind, config): f"{name} contour" for kind, name in NAMES.items() if kind in config.contours},
         before=any(row["reason"] == Reason.VOLUME_ORDER.value for row in task.findings),
         findings=[{**row, "href": f"#pair-{row['instance_number']}"} for row in task.findings],
         more=task.more,
@@ -196,8 +198,8 @@ def _doubtful(study: Row, rows: Mapping[int, Row], findings: Sequence[Row]) -> l
     return [number for number in sorted(numbers & rows.keys()) if rows[number]["phase_index"] in marked]
 
 
-def _records(task: Task) -> Iterator[tuple[Row, npt.NDArray[np.generic], npt.NDArray[np.bool_]]]:
-    """Row, image ``(H, W)`` and mask ``(H, W)`` of each record of the study."""
+def _records(task: Task) -> Iterator[tuple[Row, npt.NDArray[np.generic], npt.NDArray[np.generic]]]:
+    """Row, image ``(H, W)`` and mask or label map ``(H, W)`` of each record of the study."""
     written = [row for row in task.pairs if row["written"] == "1"]
     if not written:
         return
@@ -211,22 +213,34 @@ def _records(task: Task) -> Iterator[tuple[Row, npt.NDArray[np.generic], npt.NDA
         raise FatalInputError(str(task.records_dir), str(error)) from error
 
 
-def _contour_of_record(source: Source, config: Config, study: Study, number: int) -> Polygon:
-    """The contour of a record where it was drawn: on the records' grid, from their outer corner."""
-    contour_path, image_path = study.contours[config.contours].get(number, ""), study.images.get(number, "")
+def _look(kind: ContourKind, config: Config) -> str:
+    """The class of a contour in the style sheet."""
+    if kind not in config.contours:
+        return "other"
+    return "own" if kind == config.contours else f"own {NAMES[kind]}"
+
+
+def _contours_of_record(source: Source, config: Config, study: Study, number: int) -> list[tuple[str, Polygon]]:
+    """The contours of a record where they were drawn: on the records' grid, from their outer corner, inner first."""
+    outlines = []
+    contour_path, image_path = "", study.images.get(number, "")
     try:
-        with opened(source, contour_path, Reason.UNREADABLE_CONTOUR) as file:
-            polygon = read_contour(file, config.contour_origin)
+        for kind in KINDS:
+            if kind in config.contours:
+                contour_path = study.contours[kind].get(number, "")
+                with opened(source, contour_path, Reason.UNREADABLE_CONTOUR) as file:
+                    outlines.append((_look(kind, config), read_contour(file, config.contour_origin)))
         if config.image_size is None and config.pixel_spacing_mm is None:
-            return polygon
+            return outlines
         with opened(source, image_path, Reason.UNREADABLE_IMAGE) as file:
-            return config.grid_of(reader.read_header(file, config.max_image_pixels)).place(polygon)
+            grid = config.grid_of(reader.read_header(file, config.max_image_pixels))
+        return [(look, grid.place(polygon)) for look, polygon in outlines]
     except InputError as error:
         detail = "is not there; pass the --data_dir that the records were made from"
         raise FatalInputError(contour_path or f"{study.study_id}, contour {number}", detail) from error
 
 
-def _naive_difference(mask: npt.NDArray[np.bool_], polygon: Polygon) -> float:
+def _naive_difference(mask: npt.NDArray[np.generic], polygon: Polygon) -> float:
     """Area of a plain, rounded ``cv2.fillPoly`` against the contour's, in percent."""
     naive = np.zeros(mask.shape, np.uint8)
     cv2.fillPoly(naive, [np.rint(polygon).astype(np.int32)], 1)
@@ -240,23 +254,19 @@ def _picture(
     number: int,
     findings: Sequence[Row],
     window: Window | None,
-    record: tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_], Polygon] | None,
+    record: tuple[npt.NDArray[np.generic], npt.NDArray[np.generic], Sequence[tuple[str, Polygon]]] | None,
     more: Sequence[tuple[str, Polygon]],
 ) -> Picture | None:
     """A record with its contour, and all contours that findings are about. Without a record, the image as it is."""
     if record and not findings:
-        return pictures.draw(window, record[0], record[1], [("own", record[2])])
-    contours: list[tuple[str, Polygon]] = []
+        return pictures.draw(window, record[0], record[1], record[2])
+    contours = [*record[2]] if record else []
     for kind in KINDS:
         about = [row for row in findings if row["contour"] in ("", kind)]
         bad = any(row["level"] == Level.ERROR for row in about)
-        if kind != config.contours:
-            look = "other"
-        elif record:
-            contours.append(("own", record[2]))
+        look = _look(kind, config)
+        if record and look != "other":
             continue
-        else:
-            look = "own"
         # Two files may have one number. Then the study has neither, and the findings name them.
         paths = {study.contours[kind].get(number, "")} | {row["path"] for row in about if row["contour"] == kind}
         for path in sorted(paths - {""}):
@@ -265,13 +275,15 @@ def _picture(
     pixels: npt.NDArray[np.generic] | None = record[0] if record else None
     image_path = study.images.get(number)
     with contextlib.suppress(InputError):
-        if image_path and (record is None or len(contours) > 1):
+        if image_path and (record is None or len(contours) > len(record[2])):
             with opened(source, image_path, Reason.UNREADABLE_IMAGE) as file:
                 if record is None:
                     pixels = reader.read_pixels(file, config.max_image_pixels)
                 elif config.image_size or config.pixel_spacing_mm:
                     grid = config.grid_of(reader.read_header(file, config.max_image_pixels))
-                    contours = [(look, polygon if look == "own" else grid.place(polygon)) for look, polygon in contours]
+                    contours = [
+                        (look, grid.place(polygon) if "other" in look else polygon) for look, polygon in contours
+                    ]
     return pictures.draw(window, pixels, record[1] if record else None, [*more, *contours])
 
 
@@ -293,7 +305,7 @@ def _first(shown: Sequence[Shown], config: Config) -> list[tuple[Shown, str]]:
     for name, sign, what in _EXTREMES:
         # Contrast is that of blood and muscle, so only inner contours have it.
         measured = [pair for pair in shown if not math.isnan(pair.measure(name))]
-        if len(measured) > 2 and (name != "contrast" or config.contours == "i"):
+        if len(measured) > 2 and (name != "contrast" or config.contours != "o"):
             value = abs if name == "area_difference_percent" else float
             worst = max(measured, key=lambda pair: sign * value(pair.measure(name)))
             rank = 0, True, 2
@@ -348,6 +360,14 @@ def _plots(row: Row, shown: Sequence[Shown], registration: Registration, config:
     }
     if by_slice and not math.isnan(pixel_mm2):
         plots.append((figures.areas_by_slice(by_slice), "Area inside the contours, by slice."))
+    wall = {
+        pair.place[0]: (pair.measure("myocardium_area_mm2"), pair.measure("wall_thickness_mm"))
+        for pair in shown
+        if pair.place[0] >= 0 and pair.place[1] == marked["end-diastole"]
+    }
+    known = {index: values for index, values in sorted(wall.items()) if not math.isnan(values[0])}
+    if known:
+        plots.append((figures.myocardium_by_slice(known), "The myocardium at end-diastole, by slice."))
     spacing_mm = float(row["slice_spacing_mm"] or "nan")
     if len(areas) > 2 and config.contours == "i" and not math.isnan(pixel_mm2 * spacing_mm):
         most = max(map(len, areas.values()))

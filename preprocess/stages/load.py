@@ -13,8 +13,9 @@ from preprocess.geometry import Polygon
 from preprocess.geometry.grid import Grid
 from preprocess.inputs import contours
 from preprocess.inputs.sources import Source, opened
-from preprocess.model import KINDS, ContourKind, Fingerprint, ImageHeader, Pair, Study
+from preprocess.model import KINDS, ContourKind, Fingerprint, ImageHeader, Key, Pair, Study
 from preprocess.quality.measurements import StudySummary
+from preprocess.quality.myocardium import Wall
 from preprocess.stages import pairing
 
 
@@ -25,12 +26,14 @@ class Examined:
     Attributes:
         pairs: for each kind of contour, sorted by instance number.
         summary: what the files and headers say about the study.
+        walls: the myocardium of each image that has both contours.
         findings: everything that is missing, odd or wrong.
     """
 
     study: Study
     pairs: Mapping[ContourKind, Sequence[Pair]]
     summary: StudySummary
+    walls: Mapping[Key, Wall]
     findings: Sequence[Finding]
 
 
@@ -66,9 +69,14 @@ def examine(source: Source, config: Config, study: Study) -> Examined:
                 polygons[number] = contours.read_contour(file, config.contour_origin)
         pairs[kind] = pairing.pair(study, kind, confirmed, places, fingerprints, grids, polygons)
         findings += pairing.unmatched_contours(study, kind, headers, polygons)
-    findings += pairing.unconfirmed(study, pairs[config.contours])
+    findings += pairing.unconfirmed(study, pairing.chosen(pairs, config.contours))
     findings += pairing.unlabeled(study, config.contours)
-    return Examined(study, pairs, StudySummary.of(study, confirmed, places), findings)
+    walls = {
+        pair.key: Wall.between(pair.polygon, pair.outer.polygon, pair.header.pixel_spacing_mm)
+        for pair in pairing.chosen(pairs, "io")
+        if pair.outer
+    }
+    return Examined(study, pairs, StudySummary.of(study, confirmed, places), walls, findings)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from preprocess.findings import Finding, Reason
 from preprocess.geometry import Polygon
 from preprocess.geometry.grid import Grid
-from preprocess.model import NOWHERE, ContourKind, Fingerprint, ImageHeader, Pair, Place, Study
+from preprocess.model import KINDS, NOWHERE, ContourKind, Contours, Fingerprint, ImageHeader, Pair, Place, Study
 
 # Positions further apart than this are different slices. Scanners round positions to 0.001 mm.
 _SAME_SLICE_MM = 0.1
@@ -72,6 +73,14 @@ def pair(
     ]
 
 
+def chosen(pairs: Mapping[ContourKind, Sequence[Pair]], contours: Contours) -> Sequence[Pair]:
+    """The pairs that are written: those of one kind of contour, or the images that have both kinds."""
+    if contours != "io":
+        return pairs[contours]
+    outer = {pair.key: pair for pair in pairs["o"]}
+    return [dataclasses.replace(pair, outer=outer[pair.key]) for pair in pairs["i"] if pair.key in outer]
+
+
 def unmatched_contours(
     study: Study, kind: ContourKind, headers: Mapping[int, ImageHeader], polygons: Mapping[int, Polygon]
 ) -> list[Finding]:
@@ -98,13 +107,14 @@ def unconfirmed(study: Study, pairs: Sequence[Pair]) -> list[Finding]:
     return [Finding(Reason.UNCONFIRMED, "study", folder, detail, study.study_id)]
 
 
-def unlabeled(study: Study, kind: ContourKind) -> list[Finding]:
-    """One finding, or none: how many of a study's images have no contour of one kind."""
-    numbers = study.images.keys() - study.contours[kind].keys()
+def unlabeled(study: Study, contours: Contours) -> list[Finding]:
+    """One finding, or none: how many of a study's images have no contour of a kind that is written."""
+    numbers = study.images.keys() - {number for kind in KINDS if kind in contours for number in study.contours[kind]}
     if not numbers:
         return []
     folder = study.images[min(numbers)].rpartition("/")[0]
-    detail = f"{len(numbers)} of {len(study.images)} images have no {kind}-contour"
+    what = "contour" if contours == "io" else f"{contours}-contour"
+    detail = f"{len(numbers)} of {len(study.images)} images have no {what}"
     return [Finding(Reason.UNLABELED_IMAGES, "study", folder, detail, study.study_id)]
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline import schema
 from preprocess.config import Config
 from preprocess.dicom import reader
 from preprocess.findings import Finding, InputError, Reason, about
-from preprocess.geometry import masks, polygons
+from preprocess.geometry import labels, masks, polygons
 from preprocess.inputs.sources import Source, opened
 from preprocess.model import Key, Pair, Study
 from preprocess.output import dtypes
-from preprocess.quality import checks, measurements, plausibility
+from preprocess.quality import checks, measurements, myocardium, plausibility
 from preprocess.quality.measurements import PairRow, StudyRow, StudySummary
+from preprocess.quality.myocardium import Wall
 from preprocess.quality.plausibility import Fit
 from preprocess.quality.registration import Registration
 from preprocess.quality.volumes import Volumes
@@ -33,12 +36,13 @@ class Selection:
     Attributes:
         study: the study.
         summary: what its files and headers say.
-        pairs: all its pairs of the kind that is written.
+        pairs: all its pairs of the kind that is written, or with both contours if both are.
         written: contour paths of the pairs that go into the records.
         inner: i-contour pairs for the measurements of the study.
         outer: o-contour pairs that inner ones are compared with.
         outside: for each i-contour, the share of its area outside its o-contour.
         dtype: of every image in the data set.
+        walls: the myocardium of each image that has both contours.
     """
 
     study: Study
@@ -49,11 +53,12 @@ class Selection:
     outer: Sequence[Pair]
     outside: Mapping[Key, float]
     dtype: np.dtype[np.generic]
+    walls: Mapping[Key, Wall]
 
     @property
     def rows(self) -> dict[str, PairRow]:
         """The row of each pair before its image is read, by contour path."""
-        return {pair.contour_path: measurements.unmeasured(pair, self.outside) for pair in self.pairs}
+        return {pair.contour_path: measurements.unmeasured(pair, self.outside, self.walls) for pair in self.pairs}
 
     def parts(self, config: Config, shape: tuple[int, int]) -> list[Part]:
         """The pairs whose images are read, in parts of at most ``PART_BYTES``, or of one pair if it is larger.
@@ -63,8 +68,8 @@ class Selection:
             shape: rows and columns of the records.
         """
         read = [pair for pair in self.pairs if pair.contour_path in self.written]
-        if config.contours == "o":
-            read += self.inner
+        if config.contours != "i":
+            read += [pair for pair in self.inner if pair.contour_path not in self.written]
         size = max(1, PART_BYTES // (shape[0] * shape[1] * (self.dtype.itemsize + 1)))
         rows = self.rows
         return [
@@ -100,8 +105,8 @@ class Rendered:
     """The result of a part.
 
     Attributes:
-        records: pair, image ``(H, W)`` of the data set's dtype and mask bool ``(H, W)``, by number; all three on the
-            common grid, if there is one.
+        records: pair, image ``(H, W)`` of the data set's dtype and mask ``(H, W)``, bool or a label map uint8, by
+            number; all three on the common grid, if there is one.
         pair_rows: the rows of the records, in the same order.
         registration: how well the i-contours fit their images.
         fits: how each i-contour lies on its image, by contour path.
@@ -109,7 +114,7 @@ class Rendered:
         findings: why pairs were left out.
     """
 
-    records: Sequence[tuple[Pair, npt.NDArray[np.generic], npt.NDArray[np.bool_]]]
+    records: Sequence[tuple[Pair, npt.NDArray[np.generic], npt.NDArray[np.generic]]]
     pair_rows: Sequence[PairRow]
     registration: Registration
     fits: Mapping[str, Fit]
@@ -138,9 +143,9 @@ def render(source: Source, config: Config, part: Part) -> Rendered:
                 registration.add(image, mask)
                 fits[pair.contour_path] = plausibility.measure(image, pair.polygon, pair.header)
             if row:
-                record = _on_common_grid(pair, pixels, mask)
+                record = _on_common_grid(pair, pixels, _written(pair, mask))
                 records.append(record)
-                pair_rows.append(measurements.measured(row, image, mask, record[2], record[0].polygon))
+                pair_rows.append(measurements.measured(row, image, mask, record[2] == 1, record[0].polygon))
         except InputError as error:
             findings += _left_out(pair, error)
     return Rendered(records, pair_rows, registration, fits, frozenset(failed), findings)
@@ -175,17 +180,21 @@ class StudyTables:
             for pairs in (selection.inner, selection.outer)
         )
         judgements = plausibility.judge([*inner, *outer], self._fits, summary.phases, summary.slice_spacing_mm)
-        for judgement in judgements:
-            path = judgement.pair.contour_path
-            if path in self._rows:
-                self._rows[path] = dataclasses.replace(self._rows[path], implausibility=judgement.score)
+        scores = {judgement.pair.contour_path: judgement.score for judgement in judgements}
+        for pair in selection.pairs:
+            found = [scores[contour.contour_path] for contour in pair.contours if contour.contour_path in scores]
+            self._rows[pair.contour_path] = dataclasses.replace(
+                self._rows[pair.contour_path], implausibility=max(found, default=None)
+            )
         areas = ((pair, polygons.area(pair.polygon)) for pair in inner)
         expected = {
             judgement.pair.contour_path: judgement.expected_area_px for judgement in judgements if judgement.detail
         }
         volumes = Volumes.of(areas, summary.slice_spacing_mm, summary.contoured, expected)
         written = sum(row.written for row in self._rows.values())
-        row = measurements.study_row(selection.study, selection.summary, written, self._registration, volumes)
+        row = measurements.study_row(
+            selection.study, summary, written, self._registration, volumes, self._myocardium_ml(inner, volumes)
+        )
         other_images = plausibility.contours_of_other_images(inner, self._fits)
         if other_images and row.volumes_reliable:
             row = dataclasses.replace(row, volumes_reliable=0)
@@ -197,9 +206,19 @@ class StudyTables:
             findings += checks.of_other_images(other_images, row, folder)
         return row, findings
 
+    def _myocardium_ml(self, inner: Sequence[Pair], volumes: Volumes) -> float:
+        """Volume of the myocardium at end-diastole; NaN where one of its slices lacks a contour."""
+        phase, walls = volumes.end_diastole, self._selection.walls
+        areas = {
+            pair.slice_index: walls[pair.key].area_mm2 if pair.key in walls else math.nan
+            for pair in inner
+            if pair.phase_index == phase >= 0 and phase not in volumes.missing
+        }
+        return myocardium.volume_ml(list(areas.values()), self._selection.summary.slice_spacing_mm)
+
 
 def read_pair(source: Source, config: Config, pair: Pair) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
-    """Modality values ``(H, W)`` and mask bool ``(H, W)`` of a pair.
+    """Modality values ``(H, W)`` and mask bool ``(H, W)`` of a pair, of the i-contour where it has both.
 
     Raises:
         InputError: the image or the mask cannot be made, or the image has changed since it was examined.
@@ -213,33 +232,55 @@ def read_pair(source: Source, config: Config, pair: Pair) -> tuple[npt.NDArray[n
     return pixels, mask
 
 
+def _written(pair: Pair, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.generic]:
+    """What is written of a pair: its mask, or the label map uint8 ``(H, W)`` of both contours.
+
+    Raises:
+        InputError: the label map cannot be drawn because of the o-contour.
+    """
+    if pair.outer is None:
+        return mask
+    outlines = (contour.polygon for contour in pair.contours)
+    regions = list(zip(schema.LABEL_CLASSES[1:], outlines, strict=True))
+    # The i-contour is not at fault: more than half of each pixel of the mask is blood pool.
+    with about(pair.outer.contour_path):
+        return labels.label_map(regions, schema.LABEL_CLASSES, mask.shape)
+
+
 def _on_common_grid(
-    pair: Pair, pixels: npt.NDArray[np.generic], mask: npt.NDArray[np.bool_]
-) -> tuple[Pair, npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
-    """A pair, its image and its mask on the common grid; unchanged without one.
+    pair: Pair, pixels: npt.NDArray[np.generic], drawn: npt.NDArray[np.generic]
+) -> tuple[Pair, npt.NDArray[np.generic], npt.NDArray[np.generic]]:
+    """A pair, its image and its mask or label map on the common grid; unchanged without one.
 
     Raises:
         InputError: ``outside_image`` or ``degenerate_contour``: the contour lies outside the grid or covers no pixel.
     """
     grid = pair.grid
     if grid.changes_nothing:
-        return pair, pixels, mask
+        return pair, pixels, drawn
     header = dataclasses.replace(pair.header, shape=grid.shape, pixel_spacing_mm=grid.spacing_mm)
-    placed = dataclasses.replace(pair, header=header, polygon=grid.place(pair.polygon))
-    with about(pair.contour_path):
-        try:
-            drawn = masks.rasterize(placed.polygon, grid.shape)
-        except InputError as error:
-            remedy = "enlarge --image_size, or choose another --pixel_spacing_mm"
+    outer = pair.outer and dataclasses.replace(pair.outer, header=header, polygon=grid.place(pair.outer.polygon))
+    placed = dataclasses.replace(pair, header=header, polygon=grid.place(pair.polygon), outer=outer)
+    try:
+        with about(pair.contour_path):
+            mask = masks.rasterize(placed.polygon, grid.shape)
+        drawn = _written(placed, mask)
+    except InputError as error:
+        remedy = "enlarge --image_size, or choose another --pixel_spacing_mm"
+        with about(error.path):
             raise InputError(error.reason, f"on the common grid {error.detail}", remedy) from error
     return placed, grid.resample(pixels), drawn
 
 
 def _left_out(pair: Pair, error: InputError) -> list[Finding]:
     """The findings for a pair whose image or contour cannot be used."""
-    if error.path == pair.contour_path:
-        return [Finding.of(error, *pair.key, pair.kind)]
+    for contour in pair.contours:
+        if error.path == contour.contour_path:
+            return [Finding.of(error, *pair.key, contour.kind)]
     return [
         Finding.of(error, *pair.key),
-        pairing.without_image(*pair.key, pair.image_path, pair.contour_path, pair.kind),
+        *(
+            pairing.without_image(*pair.key, pair.image_path, contour.contour_path, contour.kind)
+            for contour in pair.contours
+        ),
     ]
