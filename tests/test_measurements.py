@@ -280,3 +280,14 @@ def test_rows_about_copies_name_a_few_of_them_and_count_all(count: int) -> None:
         assert others in findings[0].detail
         assert f"0000.{suffix}, the first of {count} copies" in findings[-1].detail
         assert max(len(finding.detail) for finding in findings) < 150
+
+
+def test_an_ejection_fraction_of_pixels_without_size_is_unknown() -> None:
+    """A header may say any Pixel Spacing."""
+    pairs = [
+        dataclasses.replace(synthetic_pair(phase, pixel_spacing_mm=(1e-200, 1e-200)), phase_index=phase)
+        for phase in range(2)
+    ]
+    volumes = Volumes.of([(pair, 100.0) for pair in pairs], 8.0)
+    assert volumes.edv_ml == 0
+    assert math.isnan(volumes.ejection_fraction_percent)

@@ -92,8 +92,8 @@ class Volumes:
 
     @property
     def ejection_fraction_percent(self) -> float:
-        """Stroke volume as a percentage of the end-diastolic volume."""
-        return 100 * self.stroke_ml / self.edv_ml
+        """Stroke volume as a percentage of the end-diastolic volume; NaN if that is 0."""
+        return 100 * self.stroke_ml / self.edv_ml if self.edv_ml else math.nan
 
 
 def _extremes(areas_px: Mapping[int, Mapping[int, float]]) -> tuple[int, int]:
