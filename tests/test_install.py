@@ -61,8 +61,11 @@ for images, masks in iterate_batches({str(phantom_records)!r}, seed=3, epochs=1,
 
     verified = subprocess.run([python, "-m", "pipeline.verify", str(phantom_records)], cwd=tmp_path, check=False)
     assert verified.returncode == 0
-    asked = "from pipeline import make_dataset"
+    asked = (
+        f"from pipeline import *; print(len(Records({str(phantom_records)!r}))); make_dataset({str(phantom_records)!r})"
+    )
     failed = subprocess.run([python, "-c", asked], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert failed.stdout == "36\n"
     assert "make_dataset needs TensorFlow: pip install tensorflow" in failed.stderr
 
     for module in ("preprocess", "preprocess.report"):
