@@ -267,7 +267,7 @@ def _excluded(
         contours: the path of the contour of each pair, of its i-contour where it has two.
         kinds: what is written.
         exclusions: the reason of each pair to leave out.
-        known: study and number of every contour; an image that has one of two is no pair, but its row is right.
+        known: study and number of every contour; an image with one of two contours is not a pair, but its row is right.
     """
     findings = []
     contour, what = ("", "contour") if kinds == "io" else (kinds, f"{kinds}-contour")
