@@ -1,36 +1,27 @@
-"""The whole job: the stages in order, a plan of what is written, and its execution."""
+"""The whole job: a plan of what is written where, and its execution."""
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import Any
-
-import numpy as np
-import tqdm
+from collections.abc import Iterable, Mapping
 
 from pipeline import schema
 from pipeline.manifest import DatasetInfo
 from preprocess import engines, tables
 from preprocess.config import Config
 from preprocess.engines import Engine
-from preprocess.findings import COLUMNS, Audit, FatalInputError, Finding, Level, Reason, counted, counts
-from preprocess.geometry import polygons
-from preprocess.inputs import challenge, sources
+from preprocess.findings import COLUMNS, Audit, Level, Reason, counts
+from preprocess.inputs import sources
 from preprocess.inputs.exclusions import read_exclusions
-from preprocess.inputs.sources import Listing
 from preprocess.interrupts import interruptible
-from preprocess.model import KINDS, ContourKind, Contours, Key, Pair
-from preprocess.output import dtypes, publication, splits
+from preprocess.output import publication, splits
 from preprocess.output.writer import RecordsWriter
-from preprocess.quality import checks
+from preprocess.plan import Plan, make_plan, stopped_by
 from preprocess.quality.measurements import PairRow, StudyRow
-from preprocess.stages import pairing
-from preprocess.stages.load import Examined, examine
-from preprocess.stages.render import Selection, StudyTables, render
+from preprocess.stages.render import StudyTables, render
+from preprocess.terminal import progress
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +66,7 @@ def run(config: Config) -> Summary:
             engines.engine(config, staging) as engine,
             interruptible(),
         ):
-            plan = _plan(source, config, exclusions, engine, audit)
+            plan = make_plan(source, config, exclusions, engine, audit)
             info = _write(plan, config, engine, directory, audit)
         with publication.writing(config.output_dir):
             publication.publish(directory, config.output_dir, config.overwrite)
@@ -85,82 +76,6 @@ def run(config: Config) -> Summary:
         harmless=counts(finding for finding in audit.of_level(Level.ERROR) if not finding.left_out),
         warnings=counts(audit.of_level(Level.WARNING)),
         excluded=counts(audit.of_level(Level.INFO)).get(Reason.EXCLUDED, 0),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What is written where. Headers and contours decide it, before any pixel is decoded.
-
-    Attributes:
-        selections: what to make of each study.
-        contours: study and number of each contour, or of both, that should become a record: all but the excluded.
-        shape: rows and columns of every image.
-        dtype: of every image.
-        splits: the studies of each split.
-        settings: what the manifest keeps of the settings.
-    """
-
-    selections: Sequence[Selection]
-    contours: Set[Key]
-    shape: tuple[int, int]
-    dtype: np.dtype[Any]
-    splits: Mapping[str, Sequence[str]]
-    settings: Mapping[str, Any]
-
-    @property
-    def split_of(self) -> dict[str, str]:
-        """The split of each study that has pairs to write."""
-        return {study_id: name for name, members in self.splits.items() for study_id in members}
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many records each split gets, if every pair can be written."""
-        written = {selection.study.study_id: len(selection.written) for selection in self.selections}
-        return {name: sum(written[study_id] for study_id in members) for name, members in self.splits.items()}
-
-
-def _plan(source: Listing, config: Config, exclusions: Mapping[Key, str], engine: Engine, audit: Audit) -> Plan:
-    """Reads every header and contour, and decides what is written."""
-    examined = _examine(source, config, engine, audit)
-    listed = [_contours(examined, kind, audit) for kind in KINDS if kind in config.contours]
-    contours = {key: path for key, path in listed[0].items() if all(key in others for others in listed)}
-    if config.contours == "io":
-        audit.add(checks.single_contours(*listed))
-    audit.add(_excluded(contours, config.contours, exclusions, set().union(*listed)))
-    kept: dict[ContourKind, list[Pair]] = {
-        kind: [
-            pair
-            for content in examined
-            for pair in content.pairs[kind]
-            if kind not in config.contours or pair.key not in exclusions
-        ]
-        for kind in KINDS
-    }
-    chosen = [pair for content in examined for pair in pairing.chosen(content.pairs, config.contours)]
-    outside = _outside(kept)
-    audit.add(_check(kept, outside))
-    rejected = Rejected.of(audit.of_level(Level.ERROR))
-    usable = rejected.others(pair for pair in chosen if pair.key not in exclusions)
-    shape = _commonest_shape(usable)
-    pairs, findings = _of_shape(usable, shape)
-    audit.add([*findings, *checks.mixed_photometric(pairs)])
-    if not pairs:
-        raise _listing("no image could be paired with a contour", config, audit.of_level(Level.ERROR))
-    dtype, exact = dtypes.smallest_dtype(pair.header for pair in pairs)
-    if not exact:
-        _log.warning("some modality values are not integers that float32 can represent: images are rounded to float32")
-    return Plan(
-        selections=_selections(examined, pairs, rejected, outside, dtype, config.contours),
-        contours=contours.keys() - exclusions.keys(),
-        shape=shape,
-        dtype=dtype,
-        splits=splits.assign(config.split, {pair.study_id for pair in pairs}),
-        settings={
-            **config.output_settings(),
-            "exclude": [[study_id, number] for study_id, number in sorted(exclusions)],
-            "exact_values": exact,
-        },
     )
 
 
@@ -180,13 +95,13 @@ def _write(plan: Plan, config: Config, engine: Engine, directory: pathlib.Path, 
         audit.settle(config.contours, plan.contours - written)
         empty = plan.splits.keys() - {split_of[study_id] for study_id, _ in written}
         if empty:
-            raise _listing(
+            raise stopped_by(
                 f"no image could be paired with a contour in split {', '.join(sorted(empty))}",
                 config,
                 audit.of_level(Level.ERROR),
             )
         if config.strict and audit.left_out():
-            raise _listing("not published: errors left inputs out, and --strict is set", config, audit.left_out())
+            raise stopped_by("not published: errors left inputs out, and --strict is set", config, audit.left_out())
         files = {
             schema.AUDIT_FILE: tables.dump(COLUMNS, audit.rows()),
             schema.PAIRS_FILE: _table(PairRow, pair_rows),
@@ -204,7 +119,7 @@ def _write_records(
     split_of = plan.split_of
     tables_of = {selection.study.study_id: StudyTables(selection) for selection in plan.selections}
     parts = [part for selection in plan.selections for part in selection.parts(config, plan.shape)]
-    with _progress(sum(plan.counts.values()), "records") as bar:
+    with progress(sum(plan.counts.values()), "records") as bar:
         for part, rendered in zip(parts, engine.map(render, parts), strict=True):
             with publication.writing(config.output_dir):
                 for record in rendered.records:
@@ -215,166 +130,5 @@ def _write_records(
     return list(tables_of.values())
 
 
-def _progress(total: int, what: str) -> tqdm.tqdm[None]:
-    """A progress bar on a terminal. Elsewhere the log reports progress, and nothing is shown."""
-    return tqdm.tqdm(total=total, desc=what, unit="file", disable=None, leave=False)
-
-
-def _examine(source: Listing, config: Config, engine: Engine, audit: Audit) -> list[Examined]:
-    """Reads the headers and contours of every study."""
-    studies, findings = challenge.discover(source)
-    if config.overwrite:
-        missing = {finding.study_id for finding in findings if finding.reason is Reason.MISSING_STUDY}
-        publication.check_studies(config.output_dir, missing.union(study.study_id for study in studies))
-    audit.add(findings)
-    _log.info("%s: %s, %s", source.name, counted(len(studies), "study", "studies"), counted(len(source.paths), "file"))
-    if studies:
-        # A --split that names missing studies is refused before any image is read.
-        splits.assign(config.split, {study.study_id for study in studies})
-    examined = []
-    with _progress(sum(len(study.images) for study in studies), "headers") as bar:
-        for content in engine.map(examine, studies):
-            audit.add(content.findings)
-            examined.append(content)
-            bar.update(len(content.study.images))
-            images = counted(len(content.study.images), "image")
-            pairs = counted(len(pairing.chosen(content.pairs, config.contours)), "pair")
-            _log.info("%s: %s, %s", content.study.study_id, images, pairs)
-    return examined
-
-
-def _contours(examined: Iterable[Examined], kind: ContourKind, audit: Audit) -> dict[Key, str]:
-    """The path of every contour of a kind, also of those that cannot be used."""
-    damaged = {
-        (finding.study_id, finding.instance_number): finding.path
-        for finding in audit.of_level(Level.ERROR)
-        if finding.contour == kind and finding.instance_number is not None
-    }
-    listed = {
-        (content.study.study_id, number): path
-        for content in examined
-        for number, path in content.study.contours[kind].items()
-    }
-    return damaged | listed
-
-
-def _excluded(
-    contours: Mapping[Key, str], kinds: Contours, exclusions: Mapping[Key, str], known: Set[Key]
-) -> list[Finding]:
-    """A finding for each pair that ``--exclude`` leaves out, and for each of its rows that matches no contour.
-
-    Args:
-        contours: the path of the contour of each pair, of its i-contour where it has two.
-        kinds: what is written.
-        exclusions: the reason of each pair to leave out.
-        known: study and number of every contour; an image with one of two contours is not a pair, but its row is right.
-    """
-    findings = []
-    contour, what = ("", "contour") if kinds == "io" else (kinds, f"{kinds}-contour")
-    for key, reason in exclusions.items():
-        if key in contours:
-            detail = f"left out by --exclude: {reason or 'no reason given'}"
-            findings.append(Finding(Reason.EXCLUDED, "pair", contours[key], detail, *key, contour=contour))
-        elif key not in known:
-            detail = f"the study has no {what} with this number, or the data set has no such study"
-            findings.append(Finding(Reason.UNMATCHED_EXCLUSION, "pair", "--exclude", detail, *key))
-    return findings
-
-
-def _outside(kept: Mapping[ContourKind, Iterable[Pair]]) -> dict[Key, float]:
-    """Share of each i-contour's area outside its o-contour, where both exist."""
-    outer = {pair.key: pair.polygon for pair in kept["o"]}
-    return {pair.key: polygons.share_outside(pair.polygon, outer[pair.key]) for pair in kept["i"] if pair.key in outer}
-
-
-def _check(kept: Mapping[ContourKind, Sequence[Pair]], outside: Mapping[Key, float]) -> list[Finding]:
-    """Findings that need all studies, but no pixels."""
-    both = [*kept["i"], *kept["o"]]
-    copies = [finding for pairs in kept.values() for finding in checks.duplicate_contours(pairs, outside)]
-    wrong = {finding.path for finding in copies if finding.level is Level.ERROR}
-    copied = {pair.key: pair.contour_path for pair in kept["o"] if pair.contour_path in wrong}
-    return [
-        *checks.duplicate_images(both),
-        *copies,
-        *checks.not_nested(kept["i"], outside, copied),
-        *checks.self_intersecting(both),
-        *checks.open_contours(both),
-    ]
-
-
-def _selections(
-    examined: Iterable[Examined],
-    pairs: Iterable[Pair],
-    rejected: Rejected,
-    outside: Mapping[Key, float],
-    dtype: np.dtype[Any],
-    contours: Contours,
-) -> list[Selection]:
-    """What to make of each study, when ``pairs`` are to be written."""
-    written: dict[str, set[str]] = collections.defaultdict(set)
-    for pair in pairs:
-        written[pair.study_id].add(pair.contour_path)
-    return [
-        Selection(
-            study=content.study,
-            summary=content.summary,
-            pairs=pairing.chosen(content.pairs, contours),
-            written=frozenset(written[content.study.study_id]),
-            inner=rejected.others(content.pairs["i"]),
-            outer=rejected.others(content.pairs["o"]),
-            outside={pair.key: outside[pair.key] for pair in content.pairs["i"] if pair.key in outside},
-            dtype=dtype,
-            walls={pair.key: content.walls[pair.key] for pair in rejected.others(pairing.chosen(content.pairs, "io"))},
-        )
-        for content in examined
-    ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Rejected:
-    """What errors in the audit leave out: files by path, whole pairs by study and number."""
-
-    paths: frozenset[str]
-    keys: frozenset[tuple[str, int | None]]
-
-    @classmethod
-    def of(cls, errors: Sequence[Finding]) -> Rejected:
-        """From findings that all have level error."""
-        return cls(
-            frozenset(finding.path for finding in errors),
-            frozenset((finding.study_id, finding.instance_number) for finding in errors if finding.kind == "pair"),
-        )
-
-    def others(self, pairs: Iterable[Pair]) -> list[Pair]:
-        """The pairs that are not left out."""
-        return [pair for pair in pairs if pair.key not in self.keys and not self.paths & pair.paths]
-
-
-def _commonest_shape(pairs: Sequence[Pair]) -> tuple[int, int]:
-    """The commonest shape of images on the common grid, the smaller of two equally common; (0, 0) without pairs."""
-    counts = collections.Counter(pair.grid.shape for pair in pairs)
-    return min(counts, key=lambda shape: (-counts[shape], shape), default=(0, 0))
-
-
-def _of_shape(pairs: Sequence[Pair], common: tuple[int, int]) -> tuple[list[Pair], list[Finding]]:
-    """The pairs of one shape, and a finding for each of the others."""
-    kept, findings = [], []
-    for pair in pairs:
-        if pair.grid.shape == common:
-            kept.append(pair)
-        else:
-            detail = "{} × {} pixels, {} × {} expected, as most images have".format(*pair.grid.shape, *common)
-            findings.append(Finding(Reason.SIZE_MISMATCH, "pair", pair.image_path, detail, *pair.key))
-    return kept, findings
-
-
 def _table(kind: type[PairRow] | type[StudyRow], rows: Iterable[PairRow | StudyRow]) -> bytes:
     return tables.dump([field.name for field in dataclasses.fields(kind)], map(dataclasses.astuple, rows))
-
-
-def _listing(message: str, config: Config, errors: Sequence[Finding]) -> FatalInputError:
-    """An error that ends the job, with the first findings that led to it: no audit is published then."""
-    lines = [f"  {finding.reason}: {finding.path}: {finding.detail}" for finding in errors[:10]]
-    if len(errors) > len(lines):
-        lines.append(f"  … and {len(errors) - len(lines)} more")
-    return FatalInputError(str(config.data_dir), "\n".join([message, *lines]))

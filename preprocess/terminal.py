@@ -1,9 +1,13 @@
-"""What a command prints at its end."""
+"""What a command shows on a terminal."""
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tqdm
 
 
 def announce(*lines: str) -> None:
@@ -16,3 +20,11 @@ def announce(*lines: str) -> None:
     except OSError:
         # Python flushes the buffer again at exit; let it write to nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def progress(total: int, what: str) -> tqdm.tqdm[None]:
+    """A progress bar on a terminal. Elsewhere the log reports progress, and nothing is shown."""
+    # Imported here, so that --help does not wait for it.
+    import tqdm
+
+    return tqdm.tqdm(total=total, desc=what, unit="file", disable=None, leave=False)

@@ -22,8 +22,7 @@ import pydicom
 import pytest
 
 from pipeline import DatasetInfo, verify
-from preprocess import engines, phantom
-from preprocess import run as run_module
+from preprocess import engines, phantom, plan
 from preprocess.config import Config
 from preprocess.engines.local import Local
 from preprocess.findings import FatalInputError
@@ -285,7 +284,7 @@ def test_an_archive_that_changes_while_it_is_read_ends_the_job(
     moment: str,
 ) -> None:
     path = zipped(tree, tmp_path / "data.zip")
-    module, name = (challenge, "discover") if moment == "listed" else (run_module, "_examine")
+    module, name = (challenge, "discover") if moment == "listed" else (plan, "_examine")
     before = getattr(module, name)
 
     def then_change(*arguments: object) -> object:
@@ -304,14 +303,14 @@ def test_an_archive_that_changes_while_it_is_read_ends_the_job(
 def test_input_that_is_cut_between_header_and_pixels_is_a_row(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     image = tree / "dicoms" / "PHANTOM001" / "9.dcm"
     with pytest.MonkeyPatch.context() as patch:
-        examined = run_module._examine
+        examined = plan._examine
 
         def examine_and_cut(*arguments: Any) -> object:
             found = examined(*arguments)
             os.truncate(image, 2000)
             return found
 
-        patch.setattr(run_module, "_examine", examine_and_cut)
+        patch.setattr(plan, "_examine", examine_and_cut)
         audit = records_of(tree, tmp_path / "records")["audit.csv"].decode()
     assert "dicoms/PHANTOM001/9.dcm,9,error,changed_image" in audit
     assert "9,error,no_image" in audit
@@ -325,7 +324,7 @@ def test_an_image_that_is_replaced_after_it_was_examined_is_left_out(
     """Otherwise its new pixels would be written, or its old ones on another scale."""
     path = tree / "dicoms" / "PHANTOM001" / "9.dcm"
     with pytest.MonkeyPatch.context() as patch:
-        examined = run_module._examine
+        examined = plan._examine
 
         def examine_and_replace(*arguments: Any) -> object:
             found = examined(*arguments)
@@ -336,7 +335,7 @@ def test_an_image_that_is_replaced_after_it_was_examined_is_left_out(
             dataset.save_as(path)
             return found
 
-        patch.setattr(run_module, "_examine", examine_and_replace)
+        patch.setattr(plan, "_examine", examine_and_replace)
         audit = records_of(tree, tmp_path / "records")["audit.csv"].decode()
     row = (
         "PHANTOM001,image,dicoms/PHANTOM001/9.dcm,9,error,changed_image,it changed while the job ran; run the job again"

@@ -11,8 +11,7 @@ import pydicom
 import pytest
 
 from pipeline import DatasetInfo, iterate_batches, verify
-from preprocess import phantom
-from preprocess import run as run_module
+from preprocess import phantom, plan
 from preprocess.config import Config
 from preprocess.findings import FatalInputError, Reason
 from preprocess.model import ContourKind, Origin
@@ -447,7 +446,7 @@ def test_the_contour_origin_moves_masks_not_images(tree: pathlib.Path, tmp_path:
 def test_a_split_of_studies_that_are_not_there_is_refused_before_images_are_read(
     tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, rule: str
 ) -> None:
-    monkeypatch.setattr(run_module, "examine", None)
+    monkeypatch.setattr(plan, "examine", None)
     with pytest.raises(FatalInputError, match=r"can be(?: used)?: PHANTOM001, PHANTOM002"):
         run(Config(tree, tmp_path / "records", split=rule))
 
