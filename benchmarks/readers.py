@@ -295,7 +295,7 @@ READERS: dict[str, Reader] = {
     "iterate_batches, prefetch=0, a new object each epoch": Reader(store.records, _made_anew, ("pipeline.batches",)),
     "BatchDataset in a PyTorch DataLoader": Reader(store.records, _torch_batches, ("torch", "pipeline.batches")),
     "Records in a PyTorch DataLoader": Reader(store.records, _torch_records, ("torch", "pipeline.batches")),
-    "make_dataset": Reader(store.records, _make_dataset(), ("pipeline.dataset",)),
+    "make_dataset": Reader(store.records, _make_dataset(), ("tensorflow", "pipeline.dataset")),
     "tf.data TFRecordDataset, shuffle(N), parallel, prefetch": Reader(
         store.records, _tf_records(None, True), ("tensorflow",)
     ),
