@@ -118,7 +118,7 @@ class Records:
     def table(self) -> table.Table:
         """A read-only structured array with a row per record of this view, in its order.
 
-        ``docs/FORMAT.md`` lists the columns. The table is read when it is first needed: 8 ms for 20,000 records, 0.3 s
+        ``docs/FORMAT.md`` lists the columns. The table is read when it is first needed: 8 ms for 20,000 records, 0.4 s
         for a million.
 
         Raises:
