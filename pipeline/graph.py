@@ -14,11 +14,7 @@ from pipeline.calls import called_by_tensorflow
 from pipeline.errors import RecordsError
 from pipeline.opening import Opened
 from pipeline.order import POSITIONS_IN_BLOCK, Point, Positions, Schedule
-from pipeline.pixels import Conversion
-from pipeline.tensors import TensorReader
-
-# AutoGraph has nothing to convert in the mapped functions, and under Python 3.13 it warns that it cannot.
-_without_autograph = tf.autograph.experimental.do_not_convert
+from pipeline.tensors import TensorReader, without_autograph
 
 
 def batches(opened: Opened) -> tf.data.Dataset:
@@ -28,7 +24,7 @@ def batches(opened: Opened) -> tf.data.Dataset:
     made = (
         TensorReader(opened.records, dtype, opened.check_crc)
         .batches(_positions(opened.schedule, opened.start))
-        .map(_without_autograph(_finisher(opened)))
+        .map(without_autograph(_finisher(opened)))
         .prefetch(2)
         .apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY if steps is None else steps))
     )
@@ -42,24 +38,18 @@ def batches(opened: Opened) -> tf.data.Dataset:
 
 def _finisher(opened: Opened) -> Callable[..., tuple[tf.Tensor, ...]]:
     """Returns the function from a row of positions and what was read there to a batch."""
-    schedule, conversion = opened.schedule, opened.conversion
+    schedule, standardize = opened.schedule, opened.conversion.standardize
     fills_batches = schedule.drop_remainder or schedule.share % schedule.batch_size == 0
 
     def finish(positions: tf.Tensor, images: tf.Tensor, masks: tf.Tensor) -> tuple[tf.Tensor, ...]:
         if not fills_batches:
             count = tf.math.count_nonzero(positions >= 0)
             positions, images, masks = positions[:count], images[:count], masks[:count]
-        images = _converted(images, conversion)
+        # Without standardize, they are read in the caller's dtype.
+        images = _standardized(images) if standardize else images
         return (images, masks, positions) if opened.positions else (images, masks)
 
     return finish
-
-
-def _converted(images: tf.Tensor, conversion: Conversion) -> tf.Tensor:
-    """Images as the caller gets them, as :meth:`pipeline.pixels.Conversion.apply` makes them."""
-    if conversion.standardize:
-        return _standardized(images)
-    return images if conversion.image_dtype is None else tf.cast(images, tf.float32)
 
 
 def _positions(schedule: Schedule, first: Point) -> tf.data.Dataset:
@@ -100,11 +90,11 @@ def _positions(schedule: Schedule, first: Point) -> tf.data.Dataset:
         numbers = tf.data.Dataset.counter()
         if steps is not None:
             numbers = numbers.take(math.ceil(steps / steps_in_block))
-        return numbers.map(_without_autograph(load)).unbatch()
+        return numbers.map(without_autograph(load)).unbatch()
 
     once = tf.data.Dataset.from_tensors(0)
-    return once.map(_without_autograph(lambda _: tf.numpy_function(start, [], tf.int64))).flat_map(
-        _without_autograph(blocks)
+    return once.map(without_autograph(lambda _: tf.numpy_function(start, [], tf.int64))).flat_map(
+        without_autograph(blocks)
     )
 
 

@@ -21,7 +21,7 @@ _RECORDS_IN_CALL = 48
 _BYTES_IN_CALL = 16 << 20
 
 # AutoGraph has nothing to convert in the mapped functions, and under Python 3.13 it warns that it cannot.
-_without_autograph = tf.autograph.experimental.do_not_convert
+without_autograph = tf.autograph.experimental.do_not_convert
 
 
 class TensorReader:
@@ -70,10 +70,10 @@ class TensorReader:
             count = tf.shape(images)[0]
             together = tf.data.Dataset.from_tensor_slices((rows[:count], images, masks))
             return together.concatenate(
-                tf.data.Dataset.from_tensor_slices(rows[count:]).map(_without_autograph(read_alone))
+                tf.data.Dataset.from_tensor_slices(rows[count:]).map(without_autograph(read_alone))
             )
 
-        return groups.map(_without_autograph(read)).prefetch(1).flat_map(_without_autograph(split))
+        return groups.map(without_autograph(read)).prefetch(1).flat_map(without_autograph(split))
 
     def _tensors(self, rows: tf.Tensor, *, in_group: bool) -> tuple[tf.Tensor, tf.Tensor]:
         """Images and masks ``(n, width, H, W, 1)`` of ``n`` rows; with ``in_group`` of none if a record is damaged."""
