@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import pathlib
 import tempfile
 import time
 
 import numpy as np
 
-from benchmarks import isolated
+from benchmarks import isolated, store
 from pipeline import DatasetInfo, Records, schema, table
 from pipeline.directory import RecordsDirectory
 from pipeline.index import read_index
@@ -65,8 +64,6 @@ def write(path: pathlib.Path, count: int) -> None:
 def _write_study(path: pathlib.Path) -> DatasetInfo:
     """Writes the records of one study, whose table has values in the columns that all data sets have."""
     # Imported here, so that a process that only reads does not load TensorFlow.
-    from preprocess.geometry.grid import Grid
-    from preprocess.model import Fingerprint, ImageHeader, Pair
     from preprocess.output.writer import RecordsWriter
 
     shape = (2, 2)
@@ -74,19 +71,12 @@ def _write_study(path: pathlib.Path) -> DatasetInfo:
     measured = {}
     with RecordsWriter(path, shape, image.dtype, {"train": _OF_STUDY}, 1) as writer:
         for number in range(_OF_STUDY):
-            pair = Pair(
+            pair = dataclasses.replace(
+                store.synthetic_pair(number, shape),
                 study_id="SCD0000000",
                 contour_id="SC-HF-I-01",
-                kind="i",
-                instance_number=number,
-                image_path="image",
-                contour_path="contour",
-                header=ImageHeader(None, None, shape, (0, 1), (1.25, 1.25), None, None, 0.0),
-                polygon=np.zeros((3, 2)),
                 slice_index=number // 2,
                 phase_index=number % 2,
-                fingerprint=Fingerprint(b"", b""),
-                grid=Grid.of(shape, (1.25, 1.25), None, None, math.prod(shape)),
             )
             measured[pair.key] = {
                 "points": 60,

@@ -7,11 +7,15 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.manifest import DatasetInfo
+
+if TYPE_CHECKING:
+    from preprocess.model import Pair
 
 SHAPE = (256, 256)
 _VARIETY = 64
@@ -45,31 +49,35 @@ def records(root: pathlib.Path, count: int) -> pathlib.Path:
 
     def write(path: pathlib.Path) -> None:
         # Imported here, so that a process that only reads does not load TensorFlow.
-        from preprocess.geometry.grid import Grid
-        from preprocess.model import Fingerprint, ImageHeader, Pair
         from preprocess.output.writer import RecordsWriter
 
-        header = ImageHeader(None, None, SHAPE, (0, 1), (1.0, 1.0), None, None, 0.0)
         with RecordsWriter(path, SHAPE, np.dtype(np.int16), {"train": count}, None) as writer:
             for position in range(count):
-                pair = Pair(
-                    study_id="A",
-                    contour_id="B",
-                    kind="i",
-                    instance_number=position,
-                    image_path="image",
-                    contour_path="contour",
-                    header=header,
-                    polygon=np.zeros((3, 2)),
-                    slice_index=1,
-                    phase_index=2,
-                    fingerprint=Fingerprint(b"", b""),
-                    grid=Grid.of(SHAPE, (1.0, 1.0), None, None, math.prod(SHAPE)),
-                )
-                writer.write("train", pair, *pair_of_arrays(position))
+                writer.write("train", synthetic_pair(position, SHAPE), *pair_of_arrays(position))
             writer.complete({"train": ["A"]}, {}, {"audit.csv": b""}, {})
 
     return prepared(root / "records", write)
+
+
+def synthetic_pair(number: int, shape: tuple[int, int]) -> Pair:
+    """A pair of study A without files: what a writer of records needs of it."""
+    from preprocess.geometry.grid import Grid
+    from preprocess.model import Fingerprint, ImageHeader, Pair
+
+    return Pair(
+        study_id="A",
+        contour_id="B",
+        kind="i",
+        instance_number=number,
+        image_path="image",
+        contour_path="contour",
+        header=ImageHeader(None, None, shape, (0, 1), (1.0, 1.0), None, None, 0.0),
+        polygon=np.zeros((3, 2)),
+        slice_index=1,
+        phase_index=2,
+        fingerprint=Fingerprint(b"", b""),
+        grid=Grid.of(shape, (1.0, 1.0), None, None, math.prod(shape)),
+    )
 
 
 def shards(directory: pathlib.Path) -> list[str]:
