@@ -42,7 +42,8 @@ from preprocess.inputs import challenge, sources
 from preprocess.inputs.sources import Source
 from preprocess.model import ContourKind, Pair, Study
 from preprocess.quality import plausibility
-from preprocess.quality.plausibility import Contrast, Fit
+from preprocess.quality.contrast import Fit, measure
+from preprocess.quality.plausibility import Contrast
 from preprocess.stages.load import Examined, examine
 
 _SCORE_MARGIN, _CONTRAST_SHARE = 0.5, 0.75
@@ -111,7 +112,7 @@ class Contoured:
 
 
 def _measured(pair: Pair, images: Images) -> Fit:
-    return plausibility.measure(images[pair.image_path], pair.polygon, pair.header)
+    return measure(images[pair.image_path], pair.polygon, pair.header)
 
 
 class Damage(NamedTuple):

@@ -84,14 +84,15 @@ def _write(plan: Plan, config: Config, engine: Engine, directory: pathlib.Path, 
     classes = schema.LABEL_CLASSES if config.contours == "io" else ()
     with RecordsWriter(directory, plan.shape, plan.dtype, plan.counts, config.num_shards, classes) as writer:
         studies = _write_records(plan, config, engine, writer, audit)
+        pair_rows: list[PairRow] = []
         study_rows = []
         for study in studies:
-            row, findings = study.study_row()
+            pairs, row, findings = study.complete()
+            pair_rows += pairs
             study_rows.append(row)
             audit.add(findings)
-        pair_rows = [row for study in studies for row in study.pair_rows()]
         split_of = plan.split_of
-        written = {(row.study_id, row.instance_number) for row in pair_rows if row.written}
+        written = {(pair.study_id, pair.instance_number) for pair in pair_rows if pair.written}
         audit.settle(config.contours, plan.contours - written)
         empty = plan.splits.keys() - {split_of[study_id] for study_id, _ in written}
         if empty:

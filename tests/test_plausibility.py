@@ -14,7 +14,8 @@ from preprocess.config import Config
 from preprocess.inputs import challenge, sources
 from preprocess.model import Pair
 from preprocess.quality import plausibility
-from preprocess.quality.plausibility import THRESHOLD, Fit, Judgement
+from preprocess.quality.contrast import Fit, measure
+from preprocess.quality.plausibility import THRESHOLD, Judgement
 from preprocess.quality.volumes import Volumes
 from preprocess.stages.load import examine
 
@@ -41,9 +42,7 @@ def drawn(heart: Heart, phases: Iterable[int], kinds: str = "i") -> list[Pair]:
 
 def fits_of(heart: Heart, pairs: Sequence[Pair]) -> dict[str, Fit]:
     return {
-        pair.contour_path: plausibility.measure(
-            heart.image(pair.slice_index, pair.phase_index), pair.polygon, pair.header
-        )
+        pair.contour_path: measure(heart.image(pair.slice_index, pair.phase_index), pair.polygon, pair.header)
         for pair in pairs
         if pair.kind == "i"
     }
@@ -217,7 +216,7 @@ def test_contours_of_other_images_are_found_though_they_agree_with_each_other() 
     assert re.fullmatch(r"the median contrast of the images along .* is -?0\.\d\d, at least 0\.24 expected", detail)
     # Each contour on the image of another slice.
     shifted = {
-        pair.contour_path: plausibility.measure(heart.image(pair.slice_index + 4, pair.phase_index), *rest)
+        pair.contour_path: measure(heart.image(pair.slice_index + 4, pair.phase_index), *rest)
         for pair in pairs[:10]
         for rest in [(pair.polygon, pair.header)]
     }
@@ -244,7 +243,7 @@ def disk_image(x: float, y: float, radius: float) -> np.ndarray:
 @pytest.mark.parametrize(("dx", "dy", "scale"), [(0, 0, 1.0), (4, -2, 1.0), (-6, 6, 1.0), (0, 2, 0.7), (-2, 0, 1.4)])
 def test_the_image_shows_where_a_contour_belongs(dx: float, dy: float, scale: float) -> None:
     header = header_of(shape=(SIZE, SIZE), pixel_spacing_mm=(math.nan, math.nan))
-    fit = plausibility.measure(disk_image(80 + dx, 70 + dy, 22 * scale), circle(80, 70, 22), header)
+    fit = measure(disk_image(80 + dx, 70 + dy, 22 * scale), circle(80, 70, 22), header)
     best = [int(index) for index in np.unravel_index(fit.moved.argmax(), fit.moved.shape)]
     assert best == [[0.7, 0.85, 1.0, 1.2, 1.4].index(scale), 3 + dy / 2, 3 + dx / 2]
     assert fit.moved.max() == pytest.approx(1, abs=0.05)
@@ -254,7 +253,7 @@ def test_the_image_shows_where_a_contour_belongs(dx: float, dy: float, scale: fl
 def test_contrast_does_not_depend_on_units_of_values_or_pixels() -> None:
     header = header_of(shape=(SIZE, SIZE), pixel_spacing_mm=(1.35, 1.35))
     image, contour = disk_image(80, 70, 22), circle(83, 70, 22)
-    fit = plausibility.measure(image, contour, header)
+    fit = measure(image, contour, header)
     for other, polygon, changed in (
         (1000.0 - 2.5 * image, contour, dataclasses.replace(header, monochrome1=True)),
         (image.astype(np.uint16), contour[::-1], header),
@@ -264,7 +263,7 @@ def test_contrast_does_not_depend_on_units_of_values_or_pixels() -> None:
             dataclasses.replace(header, pixel_spacing_mm=(0.675, 0.675)),
         ),
     ):
-        measured = plausibility.measure(other, polygon, changed)
+        measured = measure(other, polygon, changed)
         assert measured.contrast == pytest.approx(fit.contrast, abs=0.03)
         assert measured.moved == pytest.approx(fit.moved, abs=0.08)
 
@@ -273,11 +272,11 @@ def test_a_contour_alone_on_an_image_without_an_edge_is_implausible() -> None:
     heart = Heart(1, 1)
     pair = dataclasses.replace(heart.pair(0, 0), slice_index=-1, phase_index=-1)
     noise = np.random.default_rng(0).normal(100, 5, (SIZE, SIZE))
-    fits = {pair.contour_path: plausibility.measure(noise, pair.polygon, pair.header)}
+    fits = {pair.contour_path: measure(noise, pair.polygon, pair.header)}
     (judgement,) = plausibility.judge([pair], fits, 0, math.nan)
     assert re.fullmatch(r"the contrast of its image along the contour is -?0\.0\d.*", judgement.detail)
     # A constant image says nothing.
-    fits = {pair.contour_path: plausibility.measure(np.full((SIZE, SIZE), 7), pair.polygon, pair.header)}
+    fits = {pair.contour_path: measure(np.full((SIZE, SIZE), 7), pair.polygon, pair.header)}
     assert accused(plausibility.judge([pair], fits, 0, math.nan)) == set()
 
 
@@ -297,7 +296,7 @@ def test_the_image_defends_contours_that_moved_with_it() -> None:
     for index, pair in enumerate(pairs):
         moved = dataclasses.replace(pair, polygon=pair.polygon + (4, 0))
         image = np.roll(heart.image(pair.slice_index, pair.phase_index), 4, axis=1)
-        fit = plausibility.measure(image, moved.polygon, moved.header)
+        fit = measure(image, moved.polygon, moved.header)
         study = [*pairs[:index], moved, *pairs[index + 1 :]]
         by_neighbors += len(accused(plausibility.judge(study, {}, 20, 8.0)))
         by_image_too += len(accused(plausibility.judge(study, {**fits, pair.contour_path: fit}, 20, 8.0)))
@@ -349,7 +348,7 @@ def test_hostile_contours_are_measured_and_judged(shape: tuple[int, int], spacin
         dataclasses.replace(heart.pair(0, index), header=header, polygon=polygon)
         for index, polygon in enumerate(polygons)
     ]
-    fits = {pair.contour_path: plausibility.measure(pixels, pair.polygon, header) for pair in pairs}
+    fits = {pair.contour_path: measure(pixels, pair.polygon, header) for pair in pairs}
     judgements = plausibility.judge(pairs, fits, 4, math.nan)
     assert all(math.isfinite(one.score) for one in judgements)
     assert plausibility.judge([], {}, 0, math.nan) == []

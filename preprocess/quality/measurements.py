@@ -190,8 +190,9 @@ def study_row(
     registration: Registration,
     volumes: Volumes,
     myocardium_ml: float,
+    reliable: bool,
 ) -> StudyRow:
-    """A study's row, with the number of its pairs that were written."""
+    """A study's row, with the number of its pairs that were written, and whether its volumes can be relied on."""
     peak = registration.peak()
     return StudyRow(
         study_id=study.study_id,
@@ -216,7 +217,7 @@ def study_row(
         stroke_volume_ml=volumes.stroke_ml,
         ejection_fraction_percent=volumes.ejection_fraction_percent,
         volumes_complete=None if volumes.end_diastole < 0 else int(not volumes.missing),
-        volumes_reliable=None if volumes.end_diastole < 0 else int(volumes.reliable),
+        volumes_reliable=None if volumes.end_diastole < 0 else int(reliable),
         myocardium_volume_ml=myocardium_ml,
         mass_g=myocardium.mass_g(myocardium_ml),
     )

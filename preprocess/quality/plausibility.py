@@ -1,6 +1,6 @@
 """Contours that are well-formed and wrong: each against its neighbors, its image, and the rest of its study.
 
-``measure`` runs where an image is decoded, and keeps no pixels. ``judge`` runs when all contours of a study are known.
+``contrast.measure`` runs where an image is decoded. ``judge`` runs when all contours of a study are known.
 
 **Neighbors.** Size, center and elongation of a contour change smoothly from slice to slice and from phase to phase. A
 Gaussian process predicts each contour from all others, and how far the prediction may be off: a contour between
@@ -32,12 +32,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.geometry import Polygon, polygons
-from preprocess.model import ContourKind, ImageHeader, Pair
+from preprocess.geometry import polygons
+from preprocess.model import ContourKind, Pair
+from preprocess.quality.contrast import MOVES, SCALES, UNMOVED, UNSCALED, Fit, shape_of, signed_area, step_px
 
 THRESHOLD = 8.5
 """A contour with a higher score is implausible: the highest score of 111 correct contours, and 0.5 more."""
@@ -45,11 +45,8 @@ THRESHOLD = 8.5
 STUDY_CONTRAST = 0.24
 """A study whose contours of a phase have a lower median contrast was drawn on other images: ¾ of the lowest of four."""
 
-_STEP_MM, _SLICE_MM = 1.35, 9.0
-"""Lengths are counted in pixels and slices of this size, those of the studies that the constants come from."""
-
-_STEP_RANGE = 0.25, 8.0
-"""Pixels of other sizes are taken to be wrong."""
+_SLICE_MM = 9.0
+"""Distances are counted in slices of this thickness, that of the studies that the constants come from."""
 
 _GAIN_WEIGHT, _LOSS_WEIGHT = 12.0, 10.0
 """Evidence of the image: contrast that is gained where the neighbors expect the contour, and the square of the contrast
@@ -84,37 +81,6 @@ _MAX_AT_ONCE = 600
 
 _PARALLEL, _APART = 0.99, 1000.0
 """Slices whose normals differ by more than 8° are stacks of their own, and far apart."""
-
-_POINTS = 32
-"""Of an outline along which contrast is taken."""
-
-_DEPTHS = np.array([-2.5, -1.5, 1.5, 2.5])
-"""Where contrast is taken, in steps along the outward normal."""
-
-_SCALES = np.array([0.7, 0.85, 1.0, 1.2, 1.4])
-_MOVES = np.arange(-6.0, 7.0, 2.0)
-_UNSCALED, _UNMOVED = 2, 3
-"""Sizes, and moves in steps, at which contrast is measured; and where the contour itself is among them."""
-
-_WINDOW = 40.0
-"""How far around a contour's center the range of values is taken, in steps."""
-
-_LARGEST_SIDE = (1 << 15) - 2
-"""Of an image that OpenCV samples; no heart is larger."""
-
-
-class Fit(NamedTuple):
-    """How a contour lies on its image. Contrast is a share of the range of values around the contour.
-
-    Attributes:
-        contrast: mean value just inside the contour minus that just outside; NaN when unknown.
-        exchanged: the same with x and y exchanged.
-        moved: the same for contours of other size and position, float32 ``(scales, dy, dx)``.
-    """
-
-    contrast: float
-    exchanged: float
-    moved: npt.NDArray[np.float32]
 
 
 class Contrast(NamedTuple):
@@ -151,24 +117,6 @@ class Judgement(NamedTuple):
     detail: str
 
 
-def measure(pixels: npt.NDArray[np.generic], polygon: Polygon, header: ImageHeader) -> Fit:
-    """Measures how a contour lies on its image ``(H, W)``."""
-    step = _step(header)
-    center = np.array(_shape(polygon)[1:3])
-    points, normals = _outline(polygon)
-    # Blood is bright on the screen, where MONOCHROME1 shows low values bright.
-    spread = _spread(pixels, center, _WINDOW * step) * (-1 if header.monochrome1 else 1)
-    if not spread:
-        return Fit(math.nan, math.nan, np.full((len(_SCALES), len(_MOVES), len(_MOVES)), math.nan, np.float32))
-    scale, dy, dx = (one.ravel() for one in np.meshgrid(_SCALES, _MOVES * step, _MOVES * step, indexing="ij"))
-    about = (points - center).T[:, None]
-    moved = about * scale[:, None] + (center[:, None] + (dx, dy))[:, :, None]
-    contrast = _falls(pixels, moved, normals, step) / spread
-    exchanged = _falls(pixels, points.T[::-1, None], normals[:, ::-1], step) / spread
-    grid = contrast.reshape(len(_SCALES), len(_MOVES), len(_MOVES))
-    return Fit(float(grid[_UNSCALED, _UNMOVED, _UNMOVED]), float(exchanged[0]), grid)
-
-
 def judge(pairs: Sequence[Pair], fits: Mapping[str, Fit], phases: int, slice_spacing_mm: float) -> list[Judgement]:
     """Judges every contour of a study.
 
@@ -181,8 +129,8 @@ def judge(pairs: Sequence[Pair], fits: Mapping[str, Fit], phases: int, slice_spa
     Returns:
         One judgement for each pair, in the same order.
     """
-    shapes = np.array([_shape(pair.polygon) for pair in pairs]).reshape(-1, 5)
-    steps = np.array([_step(pair.header) for pair in pairs])
+    shapes = np.array([shape_of(pair.polygon) for pair in pairs]).reshape(-1, 5)
+    steps = np.array([step_px(pair.header) for pair in pairs])
     expected = shapes.copy()
     evidence = np.zeros((len(pairs), len(_VARIATIONS)))
     placed = [index for index, pair in enumerate(pairs) if pair.slice_index >= 0 and pair.phase_index >= 0]
@@ -374,7 +322,7 @@ def _against_image(
     for index, fit in known.items():
         dx, dy = (expected[index, 1:3] - shapes[index, 1:3]) / steps[index]
         scale = max(expected[index, 0], 0.0) / shapes[index, 0]
-        weights = _weights(scale, _SCALES), _weights(dy, _MOVES), _weights(dx, _MOVES)
+        weights = _weights(scale, SCALES), _weights(dy, MOVES), _weights(dx, MOVES)
         there = float(np.einsum("sij,s,i,j", fit.moved, *weights))
         gain, loss = (there - fit.contrast) / typical, max(0.0, 1 - fit.contrast / typical)
         evidence[index] = _GAIN_WEIGHT * gain + _LOSS_WEIGHT * loss**2
@@ -388,7 +336,7 @@ def _weights(value: float, nodes: npt.NDArray[np.float64]) -> npt.NDArray[np.flo
 
 def _turned(pairs: Sequence[Pair]) -> npt.NDArray[np.bool_]:
     """Whether a contour goes around in one direction and nearly all others of the study in the other."""
-    clockwise = np.array([_signed_area(pair.polygon) > 0 for pair in pairs], np.bool_)
+    clockwise = np.array([signed_area(pair.polygon) > 0 for pair in pairs], np.bool_)
     few = clockwise if 2 * clockwise.sum() <= len(pairs) else ~clockwise
     return np.asarray(few & (len(pairs) >= _UNANIMOUS) & (few.sum() <= max(1, len(pairs) // 20)))
 
@@ -457,98 +405,13 @@ def _of_image(fit: Fit, contrasts: Sequence[float], step: float) -> str:
         text += f", that of the study's others {min(contrasts):.2f} to {max(contrasts):.2f}"
     scale, row, column = (int(one) for one in np.unravel_index(fit.moved.argmax(), fit.moved.shape))
     changes = []
-    if (row, column) != (_UNMOVED, _UNMOVED):
-        changes.append(f"moved {_direction(_MOVES[column] * step, _MOVES[row] * step)}")
-    if scale != _UNSCALED:
-        changes.append(f"scaled by {_SCALES[scale]:g}")
+    if (row, column) != (UNMOVED, UNMOVED):
+        changes.append(f"moved {_direction(MOVES[column] * step, MOVES[row] * step)}")
+    if scale != UNSCALED:
+        changes.append(f"scaled by {SCALES[scale]:g}")
     return f"{text}; it would be {fit.moved.max():.2f} if the contour were {' and '.join(changes)}" if changes else text
 
 
 def _signed(value: float) -> str:
     """With two decimals, and without a minus before zero."""
     return f"{round(value, 2) + 0.0:.2f}"
-
-
-def _step(header: ImageHeader) -> float:
-    """Pixels in a step of 1.35 mm; 1 when the spacing is unknown."""
-    edge = math.sqrt(math.prod(header.pixel_spacing_mm))
-    return min(max(_STEP_MM / edge, _STEP_RANGE[0]), _STEP_RANGE[1]) if edge > 0 else 1.0
-
-
-def _shape(polygon: Polygon) -> tuple[float, float, float, float, float]:
-    """Radius of the circle of equal area, center x and y, and elongation, all in pixels.
-
-    The elongation is a vector: its length is the amplitude of the radius that varies as an ellipse's, its direction
-    twice the angle of the long axis.
-    """
-    moments = cv2.moments(polygon.astype(np.float32))
-    area = moments["m00"]
-    if area == 0:
-        return 0.1, *polygon.mean(axis=0), 0.0, 0.0
-    radius = math.sqrt(area / math.pi)
-    unit = math.pi * radius**3
-    return (
-        radius,
-        moments["m10"] / area,
-        moments["m01"] / area,
-        (moments["mu20"] - moments["mu02"]) / unit,
-        2 * moments["mu11"] / unit,
-    )
-
-
-def _signed_area(polygon: Polygon) -> float:
-    """Above 0 where the points go around clockwise on the screen."""
-    x, y = polygon.T
-    return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
-
-
-def _outline(polygon: Polygon) -> tuple[Polygon, Polygon]:
-    """Points at equal distances along a contour, and the outward normals there: two float64 ``(_POINTS, 2)``."""
-    around = polygon if _signed_area(polygon) > 0 else polygon[::-1]
-    closed = np.vstack([around, around[:1]])
-    along = np.concatenate([[0], np.hypot(*np.diff(closed, axis=0).T).cumsum()])
-    at = np.arange(_POINTS) * along[-1] / _POINTS
-    points = np.stack([np.interp(at, along, column) for column in closed.T], axis=1)
-    dx, dy = (np.roll(points, -1, axis=0) - np.roll(points, 1, axis=0)).T
-    length = np.maximum(np.hypot(dx, dy), 1e-9)
-    return points, np.stack([dy / length, -dx / length], axis=1)
-
-
-def _falls(
-    pixels: npt.NDArray[np.generic], outlines: npt.NDArray[np.float64], normals: npt.NDArray[np.float64], step: float
-) -> npt.NDArray[np.float32]:
-    """Mean value just inside minus that just outside, float32 ``(n,)``.
-
-    Args:
-        pixels: the image ``(H, W)``.
-        outlines: x and y of outlines, ``(2, n, _POINTS)``.
-        normals: outward, ``(_POINTS, 2)``.
-        step: in pixels.
-    """
-    low, high = outlines.min(axis=(1, 2)), outlines.max(axis=(1, 2))
-    margin = _DEPTHS.max() * step
-    part, corner = _part(pixels, low - margin, high + margin)
-    # A pixel has its value at its center, half a pixel from its corner.
-    starts = (outlines - (corner + 0.5)[:, None, None]).astype(np.float32)
-    ways = np.multiply.outer(normals.T, _DEPTHS * step).astype(np.float32)
-    x, y = ((one[:, :, None] + way).reshape(len(one), -1) for one, way in zip(starts, ways, strict=True))
-    values = cv2.remap(part, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    weights = np.tile(np.where(_DEPTHS < 0, 1, -1), _POINTS) * np.float32(2 / len(_DEPTHS) / _POINTS)
-    return np.asarray(values, np.float32) @ weights.astype(np.float32)
-
-
-def _spread(pixels: npt.NDArray[np.generic], center: npt.NDArray[np.float64], reach: float) -> float:
-    """The range of values around a point without the lowest and highest tenth."""
-    low, high = np.percentile(_part(pixels, center - reach, center + reach)[0], (10, 90))
-    return float(high - low)
-
-
-def _part(
-    pixels: npt.NDArray[np.generic], first: npt.NDArray[np.float64], last: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """The pixels between two corners x and y, at least one, as float32, and the column and row that they start at."""
-    rows, columns = pixels.shape
-    left, top = (int(one) for one in np.clip(np.floor(first) - 1, 0, (columns - 1, rows - 1)))
-    right, bottom = (int(one) for one in np.clip(np.ceil(last) + 1, (left + 1, top + 1), (columns, rows)))
-    bottom, right = min(bottom, top + _LARGEST_SIDE), min(right, left + _LARGEST_SIDE)
-    return pixels[top:bottom, left:right].astype(np.float32), np.array([left, top])

@@ -17,10 +17,10 @@ from preprocess.geometry import labels, masks, polygons
 from preprocess.inputs.sources import Source, opened
 from preprocess.model import Key, Pair, Study
 from preprocess.output import dtypes
-from preprocess.quality import checks, measurements, myocardium, plausibility
+from preprocess.quality import checks, contrast, measurements, myocardium, plausibility
+from preprocess.quality.contrast import Fit
 from preprocess.quality.measurements import PairRow, StudyRow, StudySummary
 from preprocess.quality.myocardium import Wall
-from preprocess.quality.plausibility import Fit
 from preprocess.quality.registration import Registration
 from preprocess.quality.volumes import Volumes
 from preprocess.stages import pairing
@@ -141,7 +141,7 @@ def render(source: Source, config: Config, part: Part) -> Rendered:
             failed.remove(pair.contour_path)
             if pair.kind == "i":
                 registration.add(image, mask)
-                fits[pair.contour_path] = plausibility.measure(image, pair.polygon, pair.header)
+                fits[pair.contour_path] = contrast.measure(image, pair.polygon, pair.header)
             if row:
                 record = _on_common_grid(pair, pixels, _written(pair, mask))
                 records.append(record)
@@ -168,12 +168,12 @@ class StudyTables:
         self._fits |= rendered.fits
         self._failed |= rendered.failed
 
-    def pair_rows(self) -> list[PairRow]:
-        """The row of every pair of the kind that is written; :meth:`study_row` judges them first."""
-        return list(self._rows.values())
+    def complete(self) -> tuple[list[PairRow], StudyRow, list[Finding]]:
+        """Judges the study, after all parts were added.
 
-    def study_row(self) -> tuple[StudyRow, list[Finding]]:
-        """The study's row and the findings from it, after all parts were added."""
+        Returns:
+            The row of every pair of the kind that is written, the study's row, and the findings from both.
+        """
         selection, summary = self._selection, self._selection.summary
         inner, outer = (
             [pair for pair in pairs if pair.contour_path not in self._failed]
@@ -181,30 +181,34 @@ class StudyTables:
         )
         judgements = plausibility.judge([*inner, *outer], self._fits, summary.phases, summary.slice_spacing_mm)
         scores = {judgement.pair.contour_path: judgement.score for judgement in judgements}
+        pair_rows = []
         for pair in selection.pairs:
             found = [scores[contour.contour_path] for contour in pair.contours if contour.contour_path in scores]
-            self._rows[pair.contour_path] = dataclasses.replace(
-                self._rows[pair.contour_path], implausibility=max(found, default=None)
+            pair_rows.append(
+                dataclasses.replace(self._rows[pair.contour_path], implausibility=max(found, default=None))
             )
         areas = ((pair, polygons.area(pair.polygon)) for pair in inner)
         expected = {
             judgement.pair.contour_path: judgement.expected_area_px for judgement in judgements if judgement.detail
         }
         volumes = Volumes.of(areas, summary.slice_spacing_mm, summary.contoured, expected)
-        written = sum(row.written for row in self._rows.values())
-        row = measurements.study_row(
-            selection.study, summary, written, self._registration, volumes, self._myocardium_ml(inner, volumes)
-        )
         other_images = plausibility.contours_of_other_images(inner, self._fits)
-        if other_images and row.volumes_reliable:
-            row = dataclasses.replace(row, volumes_reliable=0)
+        row = measurements.study_row(
+            selection.study,
+            summary,
+            sum(row.written for row in pair_rows),
+            self._registration,
+            volumes,
+            self._myocardium_ml(inner, volumes),
+            volumes.reliable and not other_images,
+        )
         findings = [*checks.implausible(judgements), *checks.volume_order(inner, volumes)]
         for path in list(selection.study.contours["i"].values())[:1]:
             folder = path.rpartition("/")[0]
             findings += checks.incomplete_volumes(volumes, selection.study.study_id, folder)
             findings += checks.misregistered(row, folder)
             findings += checks.of_other_images(other_images, row, folder)
-        return row, findings
+        return pair_rows, row, findings
 
     def _myocardium_ml(self, inner: Sequence[Pair], volumes: Volumes) -> float:
         """Volume of the myocardium at end-diastole; NaN where one of its slices lacks a contour."""
