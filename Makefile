@@ -71,7 +71,8 @@ clean: ## remove what make can create again: the environment, the phantom, the d
 
 $(PHANTOM): preprocess/phantom.py | $(READY)
 	@rm -rf $@ $@.partial
-	@$(RUN) -m preprocess.phantom --output_dir=$@.partial
+	@echo "Writing the built-in phantom to $@"
+	@$(RUN) -m preprocess.phantom --output_dir=$@.partial >/dev/null
 	@mv $@.partial $@
 	@touch $@
 
