@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from examples.train_unet import StudyDice, add_training_flags, predict, table, train
+from examples.train_unet import MODEL_FILE, StudyDice, add_training_flags, predict, table, train
 from pipeline import DatasetInfo, Records, make_dataset, schema
 from pipeline.errors import RecordsError
 from preprocess import tables
@@ -136,9 +136,9 @@ def compare(
             trained = output_dir / study_id / kind
             training, held_out_records = Records(records, "train"), Records(records, "val")
             (results[kind],) = train(
-                training, held_out_records, trained, epochs=epochs, patience=epochs, batch_size=batch_size, seed=seed
+                training, held_out_records, trained, epochs=epochs, batch_size=batch_size, seed=seed
             )
-            areas = predict(trained / "last.keras", images).sum(axis=(1, 2, 3))
+            areas = predict(trained / MODEL_FILE, images).sum(axis=(1, 2, 3))
             volumes[f"network trained on {kind} masks"] = held_out.volumes(areas)
     return results, volumes
 
@@ -202,6 +202,7 @@ def main() -> int:
     )
     parser.add_argument("--output_dir", type=pathlib.Path, required=True, help="folder for models, logs and pictures")
     add_training_flags(parser)
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation (%(default)s)")
     flags = parser.parse_args()
     of_dice: dict[str, list[StudyDice]] = {"naive": [], "exact": []}
     rows: list[str] = []

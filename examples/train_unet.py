@@ -1,28 +1,25 @@
-"""Trains a small U-Net to find the left ventricle's cavity, and measures it on patients that it was not trained on.
+"""Trains a small U-Net to find the left ventricle, and measures it on patients that it was not trained on.
 
     python -m examples.train_unet --data_dir=final_data --held_out=SCD0000101 --output_dir=unet
-    python -m examples.train_unet --data_dir=final_data --cross_validate --output_dir=unet
+    python -m examples.train_unet --data_dir=final_data --cross_validate --seed 0 1 2 --output_dir=unet
+    python -m examples.train_unet --data_dir=final_data --contours=io --cross_validate --output_dir=unet
     python -m examples.train_unet --records_dir=records --cross_validate --output_dir=unet
     python -m examples.train_unet --records_dir=records --output_dir=unet
-    python -m examples.train_unet --data_dir=final_data --contours=io --cross_validate --output_dir=unet
 
-The first command makes the records itself, and holds one study out. The second and the third hold out each study in
-turn. The fourth one uses the splits train and val of the records (python -m preprocess --split=val=...). Each training
-writes to its output directory best.keras and last.keras, TensorBoard's logs, and held_out.png with the outlines of the
-network and of the human reader.
+The first command makes the records itself, and holds one study out. The second one holds out each study in turn, and
+trains with three seeds each time. The third one trains on label maps, and measures the Dice of the blood pool and of
+the myocardium. --records_dir reads existing records, also of label maps (python -m preprocess --contours=io). The last
+command uses the splits train and val of the records (python -m preprocess --split=val=...).
 
-The last command trains on label maps, and measures the Dice of the blood pool and of the myocardium. --records_dir does
-so where the records have label maps (python -m preprocess --contours=io).
-
-There is no third set of patients: the best epoch is chosen on the held-out study itself, so its Dice is too high. The
-last epoch is not chosen, so the table also has its Dice.
+Each training writes to its folder in the output directory, STUDY/seed-0 or seed-0, the network (unet.keras), logs for
+TensorBoard, and held_out.png with the outlines of the network and of the human reader. Every epoch runs, and the last
+one counts: the held-out study has no influence on the training.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import math
 import os
 import pathlib
@@ -46,6 +43,9 @@ from preprocess.run import run
 
 SIDE = 128
 """Rows and columns around the image's middle that the network sees; the rest counts as background."""
+
+MODEL_FILE = "unet.keras"
+"""Name of a trained network in its output directory."""
 
 _FILTERS = (16, 32, 64, 128)
 _LEARNING_RATE = 2e-3
@@ -192,9 +192,8 @@ class StudyDice:
 
     Attributes:
         study_id: the study.
-        pooled: Dice over all the study's pixels together, of the best epoch.
-        images: Dice of each image, of the best epoch.
-        last: pooled Dice of the last epoch, which had no influence on the choice of epoch.
+        pooled: Dice over all the study's pixels together.
+        images: Dice of each image.
         seconds: duration of the training.
         region: the class of the label maps that is measured; empty for masks.
     """
@@ -202,29 +201,20 @@ class StudyDice:
     study_id: str
     pooled: float
     images: tuple[float, ...]
-    last: float
     seconds: float
     region: str = ""
 
 
 def train(
-    training: Records,
-    held_out: Records,
-    output_dir: pathlib.Path,
-    *,
-    epochs: int,
-    patience: int,
-    batch_size: int,
-    seed: int,
+    training: Records, held_out: Records, output_dir: pathlib.Path, *, epochs: int, batch_size: int, seed: int
 ) -> list[StudyDice]:
-    """Trains on some records, measures on others each epoch, and saves the best and the last epoch's model.
+    """Trains on some records and measures on others; the last epoch counts.
 
     Args:
         training: records to train on.
         held_out: records of other studies.
-        output_dir: folder for ``best.keras``, ``last.keras``, ``tensorboard/`` and ``held_out.png``.
-        epochs: maximum number of epochs.
-        patience: number of epochs without a better Dice after which the training stops.
+        output_dir: folder for ``unet.keras``, ``tensorboard/`` and ``held_out.png``.
+        epochs: number of epochs.
         batch_size: images per step.
         seed: seed of the weights, the order and the augmentation.
 
@@ -259,28 +249,21 @@ def train(
         validation_data=in_order,
         shuffle=False,
         verbose=2,
-        callbacks=[
-            keras.callbacks.ModelCheckpoint(
-                output_dir / "best.keras", monitor="val_dice", mode="max", save_best_only=True
-            ),
-            keras.callbacks.EarlyStopping(monitor="val_dice", mode="max", patience=patience),
-            keras.callbacks.TensorBoard(output_dir / "tensorboard"),
-        ],
+        callbacks=[keras.callbacks.TensorBoard(output_dir / "tensorboard")],
     )
-    model.save(output_dir / "last.keras")
+    model.save(output_dir / MODEL_FILE)
     return measure(held_out, in_order, output_dir, time.perf_counter() - begin)
 
 
 def measure(held_out: Records, in_order: tf.data.Dataset, output_dir: pathlib.Path, seconds: float) -> list[StudyDice]:
-    """Measures the models that :func:`train` saved, and draws ``held_out.png``."""
+    """Measures the network that :func:`train` saved, and draws ``held_out.png``."""
     images, masks = (np.concatenate(arrays) for arrays in zip(*in_order.as_numpy_iterator(), strict=True))
     studies = held_out.table["study_id"]
-    last = predict(output_dir / "last.keras", images)
-    chosen = predict(output_dir / "best.keras", images)
+    predicted = predict(output_dir / MODEL_FILE, images)
     regions = held_out.info.mask_classes[1:] or ("",)
     each = np.array(
         [
-            [dice(predicted == label, mask == label) for predicted, mask in zip(chosen, masks, strict=True)]
+            [dice(found == label, mask == label) for found, mask in zip(predicted, masks, strict=True)]
             for label in range(1, len(regions) + 1)
         ]
     )
@@ -288,13 +271,12 @@ def measure(held_out: Records, in_order: tf.data.Dataset, output_dir: pathlib.Pa
         f"{study}  {' '.join(f'{value:.3f}' for value in values)}"
         for study, values in zip(studies, each.T, strict=True)
     ]
-    draw(images, masks, chosen, titles).savefig(output_dir / "held_out.png")
+    draw(images, masks, predicted, titles).savefig(output_dir / "held_out.png")
     return [
         StudyDice(
             study_id,
-            dice(chosen[studies == study_id] == label, masks[studies == study_id] == label),
+            dice(predicted[studies == study_id] == label, masks[studies == study_id] == label),
             tuple(each[label - 1, studies == study_id].tolist()),
-            dice(last[studies == study_id] == label, masks[studies == study_id] == label),
             seconds,
             region,
         )
@@ -341,27 +323,36 @@ def draw(
 
 
 def table(results: Iterable[StudyDice]) -> str:
-    """A Markdown table of the results: a row per study, and their mean."""
-    results = list(results)
-    lines = [
-        "| held-out study | Dice, pooled | per image, mean (worst) | last epoch, pooled | seconds |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {result.study_id} | {result.pooled:.3f} | {np.mean(result.images):.3f} ({min(result.images):.3f}) "
-        f"| {result.last:.3f} | {result.seconds:.0f} |"
-        for result in results
-    ]
-    pooled, last = (np.mean([getattr(result, name) for result in results]) for name in ("pooled", "last"))
-    images = np.mean([np.mean(result.images) for result in results])
-    return "\n".join([*lines, f"| mean of studies | {pooled:.3f} | {images:.3f} | {last:.3f} | |"])
+    """A Markdown table of results: a row per study, over all its trainings, and the mean of the studies.
+
+    A mean is followed by the lowest and highest value in brackets.
+    """
+    of_study: dict[str, list[StudyDice]] = {}
+    for result in results:
+        of_study.setdefault(result.study_id, []).append(result)
+    lines = ["| held-out study | trainings | Dice, pooled | mean of images | worst image | seconds |", "|---" * 6 + "|"]
+    means = []
+    for study_id, trainings in of_study.items():
+        pooled = [result.pooled for result in trainings]
+        images = [float(np.mean(result.images)) for result in trainings]
+        worst = [min(result.images) for result in trainings]
+        means.append([np.mean(pooled), np.mean(images), np.mean(worst)])
+        columns = " | ".join(f"{np.mean(values):.3f}{_range(values)}" for values in (pooled, images, worst))
+        seconds = np.mean([result.seconds for result in trainings])
+        lines.append(f"| {study_id} | {len(trainings)} | {columns} | {seconds:.0f} |")
+    columns = " | ".join(f"{value:.3f}" for value in np.mean(means, axis=0))
+    return "\n".join([*lines, f"| mean of studies | | {columns} | |"])
+
+
+def _range(values: Sequence[float]) -> str:
+    """Lowest and highest of several values."""
+    return f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
 
 
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that the training examples share."""
-    parser.add_argument("--epochs", type=int, default=80, help="maximum number of epochs (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=80, help="number of epochs (%(default)s)")
     parser.add_argument("--batch_size", type=int, default=8, help="images per step (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation (%(default)s)")
 
 
 def main() -> int:
@@ -384,23 +375,32 @@ def main() -> int:
     )
     add_training_flags(parser)
     parser.add_argument(
-        "--patience", type=int, default=30, help="stop after this many epochs without a better Dice (%(default)s)"
+        "--seed",
+        type=int,
+        nargs="+",
+        default=[0],
+        help="seeds of weights, order and augmentation, a training for each (%(default)s)",
     )
     flags = parser.parse_args()
     if flags.data_dir is not None and not (flags.held_out or flags.cross_validate):
         parser.error("--data_dir needs --held_out or --cross_validate")
-    fit = functools.partial(
-        train, epochs=flags.epochs, patience=flags.patience, batch_size=flags.batch_size, seed=flags.seed
-    )
     results: list[StudyDice] = []
     try:
         with tempfile.TemporaryDirectory() as scratch:
             for training, held_out, output_dir in _folds(flags, pathlib.Path(scratch)):
-                results += fit(training, held_out, output_dir)
-                for region in dict.fromkeys(result.region for result in results):
-                    of_region = table(result for result in results if result.region == region)
-                    heading = f"{region}\n\n" if region else ""
-                    print(f"\n{heading}{of_region}\n", flush=True)
+                for seed in flags.seed:
+                    results += train(
+                        training,
+                        held_out,
+                        output_dir / f"seed-{seed}",
+                        epochs=flags.epochs,
+                        batch_size=flags.batch_size,
+                        seed=seed,
+                    )
+                    for region in dict.fromkeys(result.region for result in results):
+                        of_region = table(result for result in results if result.region == region)
+                        heading = f"{region}\n\n" if region else ""
+                        print(f"\n{heading}{of_region}\n", flush=True)
     except (FatalInputError, RecordsError) as error:
         print(f"examples.train_unet: {error}", file=sys.stderr)
         return 1

@@ -127,14 +127,14 @@ def test_train_unet_measures_each_class_of_label_maps(
     _, pool, wall = re.split("^(?=blood pool|myocardium)", capsys.readouterr().out, flags=re.MULTILINE)
     for text in (pool, wall):
         assert text.count("| PHANTOM002 |") == 1
-    model = keras.models.load_model(tmp_path / "best.keras", compile=False)
+    model = keras.models.load_model(tmp_path / "seed-0" / "unet.keras", compile=False)
     assert model.output_shape == (None, 256, 256, 3)
 
 
 # NumPy 2 warns about how Keras converts TensorFlow's variables to arrays.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.clients
-def test_train_unet_leaves_models_logs_and_a_picture(
+def test_train_unet_leaves_a_model_logs_and_a_picture_of_each_seed(
     phantom_records: pathlib.Path,
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -143,15 +143,29 @@ def test_train_unet_leaves_models_logs_and_a_picture(
     pytest.importorskip("tensorboard")
     command = ["train_unet", f"--records_dir={phantom_records}", f"--output_dir={tmp_path}", "--epochs=1"]
     # Batches of 5: the last of an epoch is short.
-    monkeypatch.setattr("sys.argv", [*command, "--batch_size=5"])
+    monkeypatch.setattr("sys.argv", [*command, "--batch_size=5", "--seed", "0", "7"])
     assert train_unet.main() == 0
-    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| PHANTOM002"))
-    assert 0 <= float(row.split("|")[2]) <= 1
-    assert list((tmp_path / "tensorboard" / "validation").glob("events.out.tfevents.*"))
-    assert (tmp_path / "held_out.png").read_bytes().startswith(b"\x89PNG")
-    for name in ("best.keras", "last.keras"):
-        model = keras.models.load_model(tmp_path / name, compile=False)
+    *_, row, _ = (line for line in capsys.readouterr().out.splitlines() if line.startswith("|"))
+    assert re.match(r"\| PHANTOM002 \| 2 \| 0\.\d{3} \(0\.\d{3} to 0\.\d{3}\) \|", row)
+    for seed in (0, 7):
+        output_dir = tmp_path / f"seed-{seed}"
+        assert list((output_dir / "tensorboard" / "validation").glob("events.out.tfevents.*"))
+        assert (output_dir / "held_out.png").read_bytes().startswith(b"\x89PNG")
+        model = keras.models.load_model(output_dir / "unet.keras", compile=False)
         assert model.output_shape == (None, 256, 256, 1)
+
+
+def test_table_has_mean_and_range_over_the_trainings_of_each_study() -> None:
+    results = [
+        train_unet.StudyDice("A", 0.8, (0.5, 0.9), 10),
+        train_unet.StudyDice("A", 0.9, (0.7, 0.9), 20),
+        train_unet.StudyDice("B", 0.5, (0.5, 0.5), 30),
+    ]
+    assert train_unet.table(results).splitlines()[2:] == [
+        "| A | 2 | 0.850 (0.800 to 0.900) | 0.750 (0.700 to 0.800) | 0.600 (0.500 to 0.700) | 15 |",
+        "| B | 1 | 0.500 | 0.500 | 0.500 | 30 |",
+        "| mean of studies | | 0.675 | 0.625 | 0.550 | |",
+    ]
 
 
 def test_train_unet_reports_missing_data_in_one_line(
