@@ -38,8 +38,9 @@ from preprocess.config import Config
 from preprocess.dicom import reader
 from preprocess.findings import Reason
 from preprocess.geometry import Polygon
-from preprocess.inputs import challenge, sources
+from preprocess.inputs import sources
 from preprocess.inputs.sources import Source
+from preprocess.layouts import challenge
 from preprocess.model import ContourKind, Pair, Study
 from preprocess.quality import plausibility
 from preprocess.quality.contrast import Fit, measure

@@ -9,6 +9,7 @@ a pixel is inside when more than half of it lies inside the polygon. Pixels with
 from __future__ import annotations
 
 import argparse
+import pathlib
 import time
 from collections.abc import Callable
 
@@ -21,7 +22,8 @@ import skimage.draw
 
 from benchmarks.exact import pixel_areas
 from preprocess.geometry import Polygon, masks
-from preprocess.inputs import challenge, contours, sources
+from preprocess.inputs import contours, sources
+from preprocess.layouts import challenge
 
 _SHAPE = (256, 256)
 _ROUNDS = 5
@@ -61,7 +63,7 @@ _METHODS: dict[str, Callable[[Polygon], npt.NDArray[np.bool_]]] = {
 }
 
 
-def _polygons(data_dir: str) -> list[Polygon]:
+def _polygons(data_dir: pathlib.Path) -> list[Polygon]:
     source = sources.open_source(data_dir)
     polygons = []
     for study in challenge.discover(source)[0]:
@@ -74,7 +76,9 @@ def _polygons(data_dir: str) -> list[Polygon]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", required=True, help="folder or zip of studies, as for python -m preprocess")
+    parser.add_argument(
+        "--data_dir", required=True, type=pathlib.Path, help="folder or zip of studies, as for python -m preprocess"
+    )
     polygons = _polygons(parser.parse_args().data_dir)
     areas = [pixel_areas(polygon, _SHAPE) for polygon in polygons]
     print(f"{len(polygons)} contours, inner and outer\n")

@@ -29,7 +29,8 @@ import pydicom
 from benchmarks import isolated
 from benchmarks.store import prepared
 from preprocess.config import Config
-from preprocess.inputs import challenge, sources
+from preprocess.inputs import sources
+from preprocess.layouts import challenge
 from preprocess.model import Study
 
 

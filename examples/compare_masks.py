@@ -31,8 +31,9 @@ from preprocess import tables
 from preprocess.config import Config
 from preprocess.findings import FatalInputError
 from preprocess.geometry import Polygon, masks, polygons
-from preprocess.inputs import challenge, sources
+from preprocess.inputs import sources
 from preprocess.inputs.sources import Listing, Source
+from preprocess.layouts import challenge
 from preprocess.model import Pair
 from preprocess.output import dtypes, publication
 from preprocess.output.writer import RecordsWriter

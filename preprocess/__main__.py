@@ -24,7 +24,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from absl import app, flags, logging
 
@@ -32,22 +32,46 @@ from pipeline import __version__
 from preprocess import interrupts, terminal
 from preprocess.config import Config
 from preprocess.findings import FatalInputError, counted
+from preprocess.inputs import sources
 from preprocess.model import Contours, Origin
 
 if TYPE_CHECKING:
     from preprocess.run import Summary
 
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder or .zip that contains dicoms/, contourfiles/ and link.csv, at any depth."
+_Value = TypeVar("_Value")
+
+_DATA_DIR = flags.DEFINE_multi_string(
+    "data_dir",
+    None,
+    "Folder or .zip of studies, in one of the layouts below, at any depth; or a folder of .zip files. Pass it several "
+    "times for a data set in several folders or archives.",
 )
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Records directory to create; it must not exist, unless --overwrite is set."
+)
+_LAYOUT = flags.DEFINE_enum(
+    "layout",
+    "auto",
+    ["auto", "challenge", "sunnybrook", "rtstruct"],
+    "How the files are arranged. challenge: dicoms/, contourfiles/ and link.csv. sunnybrook: the whole Sunnybrook "
+    "Cardiac Data, as it is distributed. rtstruct: DICOM images and RT Structure Sets, in any folders. auto: the one "
+    "that is there.",
+)
+_ROI = flags.DEFINE_string(
+    "roi",
+    "",
+    'For RT Structure Sets: names of the ROIs of inner and outer contours, inner="LV endo",outer="LV epi". * and ? '
+    "stand for any text and any letter; upper and lower case are the same.",
 )
 _CONTOURS = flags.DEFINE_enum(
     "contours", "i", ["i", "o", "io"], "Inner (endocardial) or outer (epicardial) contours, or both, as a label map."
 )
 _CONTOUR_ORIGIN = flags.DEFINE_enum(
-    "contour_origin", "corner", ["corner", "center"], "Which point of the top-left pixel is (0, 0) in the contours."
+    "contour_origin",
+    None,
+    ["corner", "center"],
+    "Which point of the top-left pixel is (0, 0) in the contours (default: corner). Only for the layout challenge; "
+    "the contours of the others state it.",
 )
 _SPLIT = flags.DEFINE_string(
     "split",
@@ -90,7 +114,7 @@ _STRICT = flags.DEFINE_bool("strict", False, "Publish nothing if an error left a
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite",
     False,
-    "Replace the output directory in one step. It must contain only records of studies that link.csv names.",
+    "Replace the output directory in one step. It must contain only records of studies that the data set names.",
 )
 flags.DEFINE_bool("version", False, "Print the version and exit.")
 
@@ -104,12 +128,12 @@ def main(argv: Sequence[str]) -> int:
         std_logging.getLogger("preprocess").setLevel(std_logging.INFO)
     try:
         config = Config(
-            data_dir=_required(
-                _DATA_DIR, "a folder or a zip archive that contains dicoms/, contourfiles/ and link.csv, at any depth"
-            ),
-            output_dir=_required(_OUTPUT_DIR, "the records directory to create"),
+            data_dir=sources.data_dir(_required(_DATA_DIR, "a folder or a zip archive of studies")),
+            output_dir=pathlib.Path(_required(_OUTPUT_DIR, "the records directory to create")),
+            layout=cast(Any, _LAYOUT.value),
+            roi=_ROI.value,
             contours=cast(Contours, _CONTOURS.value),
-            contour_origin=cast(Origin, _CONTOUR_ORIGIN.value),
+            contour_origin=cast(Origin | None, _CONTOUR_ORIGIN.value),
             split=_SPLIT.value,
             image_size=_parse_image_size(_IMAGE_SIZE.value) if _IMAGE_SIZE.value is not None else None,
             pixel_spacing_mm=_PIXEL_SPACING_MM.value,
@@ -142,11 +166,11 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _required(flag: flags.FlagHolder[str | None], what: str) -> pathlib.Path:
-    """The path that a flag passes; raises ValueError where the flag is missing."""
+def _required(flag: flags.FlagHolder[_Value | None], what: str) -> _Value:
+    """The value of a flag; raises ValueError where the flag is missing."""
     if flag.value is None:
         raise ValueError(f"--{flag.name} is missing: pass {what}")
-    return pathlib.Path(flag.value)
+    return flag.value
 
 
 def _parse_image_size(text: str) -> tuple[int, int]:

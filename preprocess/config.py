@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import re
 from typing import Any, Literal
 
 from preprocess.geometry.grid import Grid
-from preprocess.model import Contours, ImageHeader, Origin
+from preprocess.inputs.sources import DataDir
+from preprocess.model import ContourKind, Contours, ImageHeader, Origin
 from preprocess.output import splits
+
+Layout = Literal["challenge", "sunnybrook", "rtstruct"]
+"""How the files of a data set are arranged: the modules of :mod:`preprocess.layouts`."""
+
+_KIND: dict[str, ContourKind] = {"inner": "i", "outer": "o"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +23,9 @@ class Config:
     """Settings of one run, checked when they are created: the flags of the same names, which ``__main__`` explains.
 
     Attributes:
+        data_dir: a folder or a zip archive, or several that hold one data set.
+        roi: the names of the ROIs of each kind of contour (see :attr:`rois`), for the layout rtstruct.
+        contour_origin: None for the origin that the layout's contours have.
         image_size: rows and columns of the common grid (see ``grid``), or None.
         pixel_spacing_mm: edge length of its pixels, or None.
         num_shards: shards per split, or None for shards of about 128 MiB.
@@ -24,10 +34,12 @@ class Config:
         ValueError: a setting is out of its range.
     """
 
-    data_dir: pathlib.Path
+    data_dir: DataDir
     output_dir: pathlib.Path
+    layout: Layout | Literal["auto"] = "auto"
+    roi: str = ""
     contours: Contours = "i"
-    contour_origin: Origin = "corner"
+    contour_origin: Origin | None = None
     split: str = "train"
     image_size: tuple[int, int] | None = None
     pixel_spacing_mm: float | None = None
@@ -47,6 +59,11 @@ class Config:
             raise ValueError(f"workers is {self.workers}, at least 1 expected")
         if self.beam_args and self.engine != "beam":
             raise ValueError("beam_args needs the engine beam; add --engine=beam")
+        if self.roi and self.layout not in ("auto", "rtstruct"):
+            raise ValueError(f"roi is for the layout rtstruct, not for {self.layout}")
+        _ = self.rois
+        if self.contour_origin and self.layout in ("sunnybrook", "rtstruct"):
+            raise ValueError(f"contour_origin is not for the layout {self.layout}, whose contours state their origin")
         if self.max_image_pixels < 1:
             raise ValueError(f"max_image_pixels is {self.max_image_pixels}, at least 1 expected")
         if self.image_size is not None:
@@ -59,6 +76,26 @@ class Config:
             raise ValueError(f"pixel_spacing_mm is {self.pixel_spacing_mm:g}, 0.001 to 1000 expected")
         splits.check(self.split)
 
+    @property
+    def origin(self) -> Origin:
+        """The origin of contours in text files: the corner, unless the user says otherwise."""
+        return self.contour_origin or "corner"
+
+    @property
+    def rois(self) -> dict[ContourKind, str]:
+        """The pattern of ROI names of each kind of contour, from ``inner=PATTERN,outer=PATTERN``.
+
+        Raises:
+            ValueError: ``roi`` has another form.
+        """
+        patterns: dict[ContourKind, str] = {}
+        for part in re.split(r",(?=\s*(?:inner|outer)\s*=)", self.roi) if self.roi else []:
+            match = re.fullmatch(r"\s*(inner|outer)\s*=\s*(.*\S)\s*", part, re.DOTALL)
+            if match is None or _KIND[match[1]] in patterns:
+                raise ValueError(f"roi is {self.roi!r}, inner=NAME,outer=NAME or one of the two expected")
+            patterns[_KIND[match[1]]] = match[2]
+        return patterns
+
     def grid_of(self, header: ImageHeader) -> Grid:
         """The pixel grid of an image in the records; raises what :meth:`Grid.of` raises."""
         return Grid.of(
@@ -68,14 +105,19 @@ class Config:
     def output_settings(self) -> dict[str, Any]:
         """The settings that determine the records, as the manifest keeps them: no paths of this machine.
 
-        ``image_size`` and ``pixel_spacing_mm`` are included only when they are set.
+        ``roi``, ``image_size`` and ``pixel_spacing_mm`` are included only when they are set.
         """
-        grid = {"image_size": self.image_size and [*self.image_size], "pixel_spacing_mm": self.pixel_spacing_mm}
+        optional = {
+            "roi": self.roi or None,
+            "image_size": self.image_size and [*self.image_size],
+            "pixel_spacing_mm": self.pixel_spacing_mm,
+        }
         return {
+            "layout": self.layout,
             "contours": self.contours,
-            "contour_origin": self.contour_origin,
+            "contour_origin": self.origin,
             "split": self.split,
             "num_shards": self.num_shards,
             "max_image_pixels": self.max_image_pixels,
-            **{name: value for name, value in grid.items() if value is not None},
+            **{name: value for name, value in optional.items() if value is not None},
         }

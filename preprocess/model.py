@@ -25,19 +25,25 @@ Origin = Literal["corner", "center"]
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """One patient's examination: a row of ``link.csv`` and the files that it links.
+    """One patient's examination: its images, and the contours drawn on them.
+
+    A layout numbers the images, and gives each contour the number of its image.
 
     Attributes:
-        study_id: ``patient_id``, the folder below ``dicoms``.
-        contour_id: ``original_id``, the folder below ``contourfiles``.
-        images: path of each image within the data directory, by the number in its file name.
-        contours: for each kind, the path of each contour, by the number in its file name.
+        study_id: its id in the records.
+        contour_id: the id of its contours; in some data sets it differs.
+        images: path of each image within the data directory, by number.
+        contours: for each kind, the path of each contour, by the number of its image. The path of a contour in an RT
+            Structure Set ends with a part that names it there (:mod:`preprocess.inputs.structure_sets`).
+        patient_ids: the values of Patient ID that confirm an image, where numbers come from file names and have to be
+            the Instance Numbers; None where the headers themselves say which image a contour belongs to.
     """
 
     study_id: str
     contour_id: str
     images: Mapping[int, str]
     contours: Mapping[ContourKind, Mapping[int, str]]
+    patient_ids: frozenset[str] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +60,8 @@ class ImageHeader:
         position_mm: of the first pixel's center, in patient coordinates; None when absent.
         trigger_time_ms: since the R wave; NaN when absent.
         monochrome1: low values are displayed bright, not dark.
+        sop_instance_uid: matches an image with contours, and is never written; None when absent.
+        slice_thickness_mm: NaN when absent.
     """
 
     patient_id: str | None
@@ -65,6 +73,8 @@ class ImageHeader:
     position_mm: tuple[float, ...] | None
     trigger_time_ms: float
     monochrome1: bool = False
+    sop_instance_uid: str | None = None
+    slice_thickness_mm: float = math.nan
 
     @property
     def normal(self) -> tuple[float, float, float] | None:

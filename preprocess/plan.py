@@ -14,8 +14,9 @@ from preprocess.config import Config
 from preprocess.engines import Engine
 from preprocess.findings import Audit, FatalInputError, Finding, Level, Reason, counted
 from preprocess.geometry import polygons
-from preprocess.inputs import challenge
+from preprocess.inputs import sources
 from preprocess.inputs.sources import Listing
+from preprocess.layouts import discovery
 from preprocess.model import KINDS, ContourKind, Contours, Key, Pair
 from preprocess.output import dtypes, publication, splits
 from preprocess.quality import checks
@@ -61,6 +62,10 @@ class Plan:
 
 def make_plan(source: Listing, config: Config, exclusions: Mapping[Key, str], engine: Engine, audit: Audit) -> Plan:
     """Reads every header and contour, and decides what is written."""
+    chosen_layout = discovery.choose(source, config)
+    config = dataclasses.replace(config, layout=chosen_layout.layout)
+    if chosen_layout.why:
+        _log.info("%s: layout %s (%s)", source.name, *chosen_layout)
     examined = _examine(source, config, engine, audit)
     listed = [_contours(examined, kind, audit) for kind in KINDS if kind in config.contours]
     contours = {key: path for key, path in listed[0].items() if all(key in others for others in listed)}
@@ -105,7 +110,7 @@ def make_plan(source: Listing, config: Config, exclusions: Mapping[Key, str], en
 
 def _examine(source: Listing, config: Config, engine: Engine, audit: Audit) -> list[Examined]:
     """Reads the headers and contours of every study."""
-    studies, findings = challenge.discover(source)
+    studies, findings = discovery.discover(source, config, engine)
     if config.overwrite:
         missing = {finding.study_id for finding in findings if finding.reason is Reason.MISSING_STUDY}
         publication.check_studies(config.output_dir, missing.union(study.study_id for study in studies))
@@ -256,4 +261,4 @@ def stopped_by(message: str, config: Config, errors: Sequence[Finding]) -> Fatal
     lines = [f"  {finding.reason}: {finding.path}: {finding.detail}" for finding in errors[:10]]
     if len(errors) > len(lines):
         lines.append(f"  … and {len(errors) - len(lines)} more")
-    return FatalInputError(str(config.data_dir), "\n".join([message, *lines]))
+    return FatalInputError(sources.name_of(config.data_dir), "\n".join([message, *lines]))

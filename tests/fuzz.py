@@ -36,7 +36,7 @@ from preprocess.dicom import reader
 from preprocess.findings import FatalInputError, Finding, InputError
 from preprocess.geometry import masks
 from preprocess.inputs import contours
-from preprocess.inputs.challenge import discover
+from preprocess.layouts.challenge import discover
 
 from .helpers.dicom import get_testdata_file
 

@@ -15,7 +15,8 @@ from pipeline import verify
 from preprocess import engines
 from preprocess.config import Config
 from preprocess.findings import FatalInputError
-from preprocess.inputs import challenge, sources
+from preprocess.inputs import sources
+from preprocess.layouts import challenge
 from preprocess.run import run
 from preprocess.stages.load import examine
 

@@ -12,8 +12,8 @@ import pytest
 
 from preprocess.findings import FatalInputError
 from preprocess.inputs import folders
-from preprocess.inputs.challenge import discover
 from preprocess.inputs.sources import open_source
+from preprocess.layouts.challenge import discover
 
 from .helpers.trees import contents, zipped
 

@@ -27,6 +27,11 @@ def config(tmp_path: pathlib.Path) -> Config:
     return Config(data_dir=tmp_path / "data", output_dir=tmp_path / "records", workers=2)
 
 
+def folder_of(config: Config) -> pathlib.Path:
+    assert isinstance(config.data_dir, pathlib.Path)
+    return config.data_dir
+
+
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_results_come_in_the_order_of_the_items(tmp_path: pathlib.Path, workers: int) -> None:
     with Local(Config(data_dir=tmp_path, output_dir=tmp_path / "records", workers=workers)) as engine:
@@ -75,7 +80,7 @@ def test_a_file_that_ends_its_process_twice_is_lost_alone(
     config: Config, word: str, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in "abcdef":
-        (config.data_dir / name).write_text(word if name in "bf" else name)
+        (folder_of(config) / name).write_text(word if name in "bf" else name)
     items = [["a"], ["b", "c"], ["d", "b", "e"], ["f"], ["a", "f", "b", "c"]]
     with caplog.at_level(logging.WARNING), Local(config) as engine:
         found = list(engine.map(obey, items))
@@ -136,11 +141,11 @@ def die_once(source: Source, config: Config, item: tuple[int, str, str]) -> byte
 def test_a_worker_that_dies_once_costs_nothing(
     config: Config, tmp_path: pathlib.Path, moment: str, workers: int
 ) -> None:
-    (config.data_dir / "a").write_text("content")
-    marker = config.data_dir / "killed"
+    (folder_of(config) / "a").write_text("content")
+    marker = folder_of(config) / "killed"
     config = dataclasses.replace(config, workers=workers)
     if moment == "as it starts":
-        config = dataclasses.replace(config, data_dir=KillsAsItStarts(config.data_dir))
+        config = dataclasses.replace(config, data_dir=KillsAsItStarts(folder_of(config)))
     kind = KillsAsItArrives if moment == "as its task arrives" else str
     with Local(config) as engine:
         found = list(engine.map(die_once, [(number, moment, kind(marker)) for number in range(8)]))
@@ -180,7 +185,7 @@ def cannot_be_sent(source: Source, config: Config, item: int) -> bytes:
     ],
 )
 def test_a_failure_that_no_file_causes_ends_the_job_in_one_line(config: Config, work: Any, message: str) -> None:
-    (config.data_dir / "a").touch()
+    (folder_of(config) / "a").touch()
     with Local(config, worker_bytes=1 << 30) as engine, pytest.raises(FatalInputError, match=message) as caught:
         list(engine.map(work, [7, 7, 7]))
     assert "\n" not in str(caught.value)

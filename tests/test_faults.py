@@ -26,7 +26,8 @@ from preprocess import engines, phantom, plan
 from preprocess.config import Config
 from preprocess.engines.local import Local
 from preprocess.findings import FatalInputError
-from preprocess.inputs import challenge, sources
+from preprocess.inputs import sources
+from preprocess.layouts import challenge
 from preprocess.run import run
 from preprocess.stages import render
 

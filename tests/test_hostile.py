@@ -40,8 +40,8 @@ from preprocess.dicom import part10, reader
 from preprocess.findings import FatalInputError, InputError
 from preprocess.geometry import masks, polygons
 from preprocess.inputs import archives, contours, folders
-from preprocess.inputs.challenge import discover
 from preprocess.inputs.sources import open_source
+from preprocess.layouts.challenge import discover
 from preprocess.run import run
 
 from .fuzz import signed

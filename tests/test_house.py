@@ -19,12 +19,23 @@ ROOMS = {
     "geometry": {"findings"},
     "model": {"geometry"},
     "dicom": {"model", "findings"},
-    "inputs": {"model", "findings", "geometry", "tables"},
+    "inputs": {"model", "findings", "geometry", "tables", "dicom"},
     "quality": {"model", "findings", "geometry"},
     "output": {"model", "findings", "interrupts"},
-    "config": {"model", "geometry", "output"},
+    "config": {"model", "geometry", "inputs", "output"},
     "stages": {"model", "findings", "config", "dicom", "geometry", "inputs", "output", "quality"},
     "engines": {"findings", "config", "inputs", "interrupts"},
+    "layouts": {
+        "model",
+        "findings",
+        "config",
+        "dicom",
+        "engines",
+        "geometry",
+        "inputs",
+        "quality",
+        "tables",
+    },
     "report": {
         "model",
         "findings",
@@ -37,6 +48,7 @@ ROOMS = {
         "terminal",
         "config",
         "engines",
+        "layouts",
     },
 }
 

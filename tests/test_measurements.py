@@ -192,7 +192,7 @@ def test_slice_spacing_is_that_of_the_stack_with_most_slices() -> None:
     headers = {number: header_of() for number in range(1, 6)}
     places = {number: Place(0, number, 0, 8.0 * number) for number in (1, 2, 3)}
     places |= {4: Place(1, 4, 0, 0.0), 5: Place(1, 5, 0, 3.0)}
-    study = Study("A", "B", {}, {"i": {}, "o": {}})
+    study = Study("A", "B", {}, {"i": {}, "o": {}}, None)
     summary = StudySummary.of(study, headers, places)
     assert summary.slice_spacing_mm == 8
     assert summary.slices == 5

@@ -77,7 +77,7 @@ def test_noise_in_the_cosines_changes_neither_slices_nor_phases(data: st.DataObj
     assert {number: place[:3] for number, place in places.items()} == {
         number: (0, (number - 1) // 2, (number - 1) % 2) for number in range(1, 9)
     }
-    study = Study("A", "B", {}, {"i": {}, "o": {}})
+    study = Study("A", "B", {}, {"i": {}, "o": {}}, frozenset(["A"]))
     assert StudySummary.of(study, headers, places).slice_spacing_mm == pytest.approx(10, abs=0.02)
 
 
@@ -96,6 +96,7 @@ def test_images_and_contours_without_a_partner_are_reported() -> None:
         "C",
         {number: f"dicoms/S/{number}.dcm" for number in (1, 2, 3, 4, 5)},
         {"i": {number: f"contourfiles/C/{number}" for number in (1, 2, 3, 4, 9)}, "o": {}},
+        frozenset(["S"]),
     )
     headers = {
         1: header_of(patient_id="S", instance_number=1),
@@ -124,14 +125,14 @@ def test_images_and_contours_without_a_partner_are_reported() -> None:
         ("header_mismatch", 3): "Patient ID (0010,0020) is not the folder's name",
         ("header_mismatch", 5): "Instance Number (0020,0013) is not the file's number",
         ("no_image", 4): "its image dicoms/S/4.dcm cannot be used",
-        ("no_image", 9): "study S has no image 9.dcm",
+        ("no_image", 9): "study S has no image 9",
         ("unlabeled_images", None): "1 of 5 images have no i-contour",
     }
     assert not any("OTHER" in detail for detail in found.values())
 
 
 def test_pairs_that_no_header_confirms_are_counted() -> None:
-    study = Study("S", "C", {}, {"i": {}, "o": {}})
+    study = Study("S", "C", {}, {"i": {}, "o": {}}, frozenset(["S"]))
     pairs = [synthetic_pair(1, patient_id="S"), synthetic_pair(2), synthetic_pair(3, instance_number=None)]
     (finding,) = pairing.unconfirmed(study, pairs)
     assert (finding.reason, finding.study_id) == ("unconfirmed", "S")

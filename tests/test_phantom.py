@@ -8,8 +8,8 @@ import shapely
 from pipeline import iterate_batches
 from preprocess import phantom
 from preprocess.geometry.masks import rasterize
-from preprocess.inputs.challenge import discover
 from preprocess.inputs.sources import open_source
+from preprocess.layouts.challenge import discover
 
 from .helpers.trees import contents
 

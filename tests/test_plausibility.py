@@ -11,7 +11,8 @@ import skimage.draw
 
 from benchmarks.bench_audit import Contoured, Images
 from preprocess.config import Config
-from preprocess.inputs import challenge, sources
+from preprocess.inputs import sources
+from preprocess.layouts import challenge
 from preprocess.model import Pair
 from preprocess.quality import plausibility
 from preprocess.quality.contrast import Fit, measure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from typing import Any, BinaryIO
@@ -30,6 +31,7 @@ from preprocess.model import Fingerprint, ImageHeader
 
 _HEADER_KEYWORDS = (
     "SOPClassUID",
+    "SOPInstanceUID",
     "PatientID",
     "InstanceNumber",
     "TriggerTime",
@@ -41,6 +43,7 @@ _HEADER_KEYWORDS = (
     "Rows",
     "Columns",
     "PixelSpacing",
+    "SliceThickness",
     "BitsAllocated",
     "BitsStored",
     "HighBit",
@@ -207,7 +210,17 @@ def _header(elements: Elements, max_image_pixels: int) -> ImageHeader:
         position_mm=position,
         trigger_time_ms=trigger_time_ms,
         monochrome1=photometric == "MONOCHROME1",
+        sop_instance_uid=read_element(dataset, "SOPInstanceUID", str),
+        slice_thickness_mm=_slice_thickness_mm(dataset),
     )
+
+
+def _slice_thickness_mm(dataset: pydicom.Dataset) -> float:
+    """NaN also where the element is wrong: an image can be used without it."""
+    with contextlib.suppress(InputError):
+        (thickness,) = read_floats(dataset, "SliceThickness", 1) or (math.nan,)
+        return thickness
+    return math.nan
 
 
 def _value_range(elements: Elements) -> tuple[int, int] | None:

@@ -188,4 +188,5 @@ def reopen(root: pathlib.Path) -> Archive:
     return _listed(root)
 
 
-_listed = functools.lru_cache(maxsize=1)(Archive.list)
+# More archives than a data set is divided into.
+_listed = functools.lru_cache(maxsize=64)(Archive.list)

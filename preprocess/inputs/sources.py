@@ -1,12 +1,13 @@
-"""The files of a data directory: a folder or a zip archive, behind one interface."""
+"""The files of a data set: folders and zip archives, behind one interface."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO, Protocol
 
 from preprocess.findings import DATA_DIR, FatalInputError, Finding, InputError, Reason, about
@@ -38,50 +39,156 @@ class Listing(Source, Protocol):
         """What cannot be listed or is refused, and is not among ``paths``."""
 
 
-def reopen(data_dir: str | os.PathLike[str]) -> Source:
-    """A folder or a zip archive, for another process, which gets the paths to open.
+DataDir = pathlib.Path | tuple[pathlib.Path, ...]
+"""One folder or zip archive, or several that hold one data set."""
+
+
+def data_dir(paths: Sequence[str | os.PathLike[str]]) -> DataDir:
+    """One data set from the paths that a user passes."""
+    first, *others = map(pathlib.Path, paths)
+    return (first, *others) if others else first
+
+
+@dataclasses.dataclass(frozen=True)
+class Combined:
+    """Several sources as one.
+
+    Attributes:
+        name: name in messages.
+        parts: each source by its name, with which its paths begin; those of the source without a name do not.
+    """
+
+    name: str
+    parts: Mapping[str, Source]
+
+    def open(self, path: str) -> BinaryIO:
+        first, _, rest = path.partition("/")
+        return self.parts[first].open(rest) if first in self.parts else self.parts[""].open(path)
+
+
+@dataclasses.dataclass(frozen=True)
+class CombinedListing(Combined):
+    """Several listings as one."""
+
+    parts: Mapping[str, Listing]
+
+    @property
+    def paths(self) -> Sequence[str]:
+        return sorted(_joined(name, path) for name, part in self.parts.items() for path in part.paths)
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        return [
+            dataclasses.replace(finding, path=_joined(name, finding.path))
+            for name, part in self.parts.items()
+            for finding in part.findings
+        ]
+
+
+def _joined(name: str, path: str) -> str:
+    return f"{name}/{path}" if name else path
+
+
+def reopen(data_dir: DataDir) -> Source:
+    """The data set for another process, which gets the paths to open.
 
     Raises:
         FatalInputError: an archive cannot be listed.
     """
-    root = pathlib.Path(data_dir)
-    return Folder(root, ()) if os.path.isdir(root) else archives.reopen(root)
+    if isinstance(data_dir, tuple):
+        return Combined(name_of(data_dir), {name: reopen(path) for name, path in _named(data_dir).items()})
+    if not data_dir.is_dir():
+        return archives.reopen(data_dir)
+    loose, zipped = Folder(data_dir, ()), _zip_archives(data_dir)
+    if not zipped:
+        return loose
+    return Combined(loose.name, {"": loose, **{path.name: archives.reopen(path) for path in zipped}})
 
 
-def open_source(data_dir: str | os.PathLike[str]) -> Listing:
-    """Lists a folder or a zip archive.
+def open_source(data_dir: DataDir) -> Listing:
+    """Lists a data set: a folder, a zip archive, a folder that holds zip archives and no folder, or several of these.
+
+    With several, a path begins with the name of its folder or archive.
 
     Raises:
-        FatalInputError: it is neither, or cannot be listed.
+        FatalInputError: one is neither, or cannot be listed, or two have the same name.
     """
-    root = pathlib.Path(data_dir)
+    if isinstance(data_dir, tuple):
+        parts = {name: open_source(path) for name, path in _named(data_dir).items()}
+        return CombinedListing(name_of(data_dir), parts)
     try:
-        mode = os.stat(root).st_mode
+        mode = os.stat(data_dir).st_mode
     except FileNotFoundError as error:
-        raise FatalInputError(os.fspath(root), f"no such folder or zip archive; pass one as {DATA_DIR}") from error
+        raise FatalInputError(os.fspath(data_dir), f"no such folder or zip archive; pass one as {DATA_DIR}") from error
     except OSError as error:
-        raise FatalInputError(os.fspath(root), f"cannot be opened: {error.strerror}") from error
+        raise FatalInputError(os.fspath(data_dir), f"cannot be opened: {error.strerror}") from error
     if stat.S_ISDIR(mode):
-        return Folder.list(root)
+        folder = Folder.list(data_dir)
+        zipped = {path.name: Archive.list(path) for path in _zip_archives(data_dir)}
+        if not zipped:
+            return folder
+        loose = tuple(path for path in folder.paths if path not in zipped)
+        return CombinedListing(folder.name, {"": dataclasses.replace(folder, paths=loose), **zipped})
     if stat.S_ISREG(mode):
-        return Archive.list(root)
+        return Archive.list(data_dir)
     detail = f"is neither a folder nor a file; pass a folder or a zip archive as {DATA_DIR}"
-    raise FatalInputError(os.fspath(root), detail)
+    raise FatalInputError(os.fspath(data_dir), detail)
+
+
+def name_of(data_dir: DataDir) -> str:
+    """The name of a data set in messages."""
+    paths = data_dir if isinstance(data_dir, tuple) else (data_dir,)
+    return ", ".join(map(os.fspath, paths))
+
+
+def _named(data_dirs: tuple[pathlib.Path, ...]) -> dict[str, pathlib.Path]:
+    """Several folders and archives by name; raises FatalInputError if two have the same one."""
+    named: dict[str, pathlib.Path] = {}
+    for path in data_dirs:
+        name = path.absolute().name
+        if name in named:
+            detail = f"has the same name as {os.fspath(named[name])}, so their files cannot be told apart; rename one"
+            raise FatalInputError(os.fspath(path), detail)
+        named[name] = path
+    return named
+
+
+def _zip_archives(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The zip archives in a folder that holds no folder, as a download of several archives does."""
+    try:
+        with os.scandir(folder) as scanned:
+            entries = list(scanned)
+    except OSError:
+        # Listing the folder reports it.
+        return []
+    if any(entry.is_dir() for entry in entries):
+        return []
+    return sorted(folder / entry.name for entry in entries if entry.name.lower().endswith(".zip"))
 
 
 @contextlib.contextmanager
-def unchanged(data_dir: str | os.PathLike[str]) -> Iterator[Listing]:
-    """Lists a folder or a zip archive for a ``with`` block, and checks that an archive does not change meanwhile.
+def unchanged(data_dir: DataDir) -> Iterator[Listing]:
+    """Lists a data set for a ``with`` block, and checks that no archive changes meanwhile.
 
     A folder may change, because each of its files is read on its own.
 
     Raises:
-        FatalInputError: as :func:`open_source`; or the archive was removed, replaced or written to during the block.
+        FatalInputError: as :func:`open_source`; or an archive was removed, replaced or written to during the block.
             This replaces an exception of the block.
     """
     source = open_source(data_dir)
-    with source if isinstance(source, Archive) else contextlib.nullcontext():
+    with contextlib.ExitStack() as opened_archives:
+        for archive in _archives(source):
+            opened_archives.enter_context(archive)
         yield source
+
+
+def _archives(source: Listing) -> Iterator[Archive]:
+    if isinstance(source, Archive):
+        yield source
+    elif isinstance(source, CombinedListing):
+        for part in source.parts.values():
+            yield from _archives(part)
 
 
 @contextlib.contextmanager

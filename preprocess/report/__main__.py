@@ -12,6 +12,7 @@ import sys
 from pipeline import RecordsError, __version__
 from preprocess import terminal
 from preprocess.findings import FatalInputError, InputError
+from preprocess.inputs import sources
 from preprocess.report.page import write_report
 
 
@@ -19,7 +20,11 @@ def main() -> int:
     """Writes the report; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m preprocess.report", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--data_dir", required=True, type=pathlib.Path, help="folder or .zip the records were made from"
+        "--data_dir",
+        required=True,
+        action="append",
+        type=pathlib.Path,
+        help="folder or .zip the records were made from; several times if it was passed several times then",
     )
     parser.add_argument("--records_dir", required=True, type=pathlib.Path, help="records directory")
     parser.add_argument(
@@ -28,7 +33,7 @@ def main() -> int:
     parser.add_argument("--version", action="version", version=f"cardiac-lv-records {__version__}")
     arguments = parser.parse_args()
     try:
-        path = write_report(arguments.data_dir, arguments.records_dir, arguments.output_dir)
+        path = write_report(sources.data_dir(arguments.data_dir), arguments.records_dir, arguments.output_dir)
     except (FatalInputError, InputError, RecordsError) as error:
         print(f"preprocess.report: {error}", file=sys.stderr)
         return 1

@@ -20,7 +20,9 @@ from preprocess import tables
 from preprocess.config import Config
 from preprocess.engines.local import Local
 from preprocess.findings import FatalInputError, Level, Reason, some
-from preprocess.inputs import challenge, sources
+from preprocess.inputs import sources
+from preprocess.inputs.sources import DataDir
+from preprocess.layouts.discovery import discover
 from preprocess.model import Study
 from preprocess.output import publication
 from preprocess.report import figures
@@ -39,7 +41,7 @@ _META = re.compile(f'<meta name="generator" content="{schema.FORMAT_NAME}">\n<me
 """Generator and studies in the head of an index, as the template writes them."""
 
 
-def write_report(data_dir: pathlib.Path, records_dir: pathlib.Path, output_dir: pathlib.Path) -> pathlib.Path:
+def write_report(data_dir: DataDir, records_dir: pathlib.Path, output_dir: pathlib.Path) -> pathlib.Path:
     """Writes ``index.html`` and ``studies/``, which need nothing else, and returns the path of the index.
 
     Raises:
@@ -64,7 +66,7 @@ def write_report(data_dir: pathlib.Path, records_dir: pathlib.Path, output_dir: 
     with aside as name, sources.unchanged(data_dir) as source, Local(config) as engine:
         pages = pathlib.Path(name, _STUDIES)
         pages.mkdir()
-        studies = {study.study_id: study for study in challenge.discover(source)[0]}
+        studies = {study.study_id: study for study in discover(source, config, engine)[0]}
         tasks = _tasks(studies, info, records_dir, pair_rows, study_rows, audit_rows)
         made = []
         for number, page in enumerate(engine.map(study_page, tasks), start=1):
@@ -85,14 +87,18 @@ def _file_name(number: int) -> str:
     return f"{number:04d}.html"
 
 
-def _config(data_dir: pathlib.Path, records_dir: pathlib.Path, info: DatasetInfo) -> Config:
+def _config(data_dir: DataDir, records_dir: pathlib.Path, info: DatasetInfo) -> Config:
     """The settings that the records were made with, as far as they matter here."""
+    # Records of an earlier version do not name it.
+    layout = info.settings.get("layout", "challenge")
     size = info.settings.get("image_size")
     return Config(
         data_dir,
         records_dir,
+        layout=layout,
+        roi=info.settings.get("roi", ""),
         contours=info.settings["contours"],
-        contour_origin=info.settings["contour_origin"],
+        contour_origin=info.settings["contour_origin"] if layout == "challenge" else None,
         image_size=size and (size[0], size[1]),
         pixel_spacing_mm=info.settings.get("pixel_spacing_mm"),
         max_image_pixels=info.settings["max_image_pixels"],
@@ -146,7 +152,7 @@ def _limited(audit_rows: Iterable[Row]) -> tuple[list[Row], list[tuple[Row, int]
 
 def _index(
     info: DatasetInfo,
-    data_dir: pathlib.Path,
+    data_dir: DataDir,
     tasks: Sequence[Task],
     pages: Sequence[StudyPage],
     pair_rows: Sequence[Row],
@@ -167,7 +173,7 @@ def _index(
         info=info,
         generator=schema.FORMAT_NAME,
         study_ids=json.dumps(info.studies),
-        data_dir=os.fsencode(data_dir).decode("utf-8", "backslashreplace"),
+        data_dir=os.fsencode(sources.name_of(data_dir)).decode("utf-8", "backslashreplace"),
         contour_name=" and ".join(name for kind, name in NAMES.items() if kind in info.settings["contours"]),
         counts=_counts(audit_rows),
         findings=[{**row, "href": _href(row, links)} for row in shown],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
 import pathlib
@@ -25,9 +26,9 @@ from preprocess.config import Config
 from preprocess.dicom import reader
 from preprocess.findings import FatalInputError, InputError, Level, Reason
 from preprocess.geometry import Polygon, polygons
-from preprocess.inputs.contours import read_contour
+from preprocess.inputs.contour_files import ContourFiles
 from preprocess.inputs.sources import Source, opened
-from preprocess.model import KINDS, ContourKind, Study
+from preprocess.model import KINDS, ContourKind, ImageHeader, Study
 from preprocess.quality.registration import Registration
 from preprocess.report import figures, pictures
 from preprocess.report.pictures import Picture, Window
@@ -135,11 +136,12 @@ def study_page(source: Source, config: Config, task: Task) -> StudyPage:
         FatalInputError: the contour of a record is not there, or the records are damaged.
     """
     registration = Registration()
+    contour_files = ContourFiles(source, config.origin)
     naive: list[float] = []
     drawn = {}
     for row, pixels, mask in _records(task):
         number = int(row["instance_number"])
-        outlines = _contours_of_record(source, config, task.study, number)
+        outlines = _contours_of_record(source, config, contour_files, task.study, number)
         if config.contours != "o":
             registration.add(pixels, mask == 1)
         naive.append(_naive_difference(mask, outlines[0][1]))
@@ -161,7 +163,9 @@ def study_page(source: Source, config: Config, task: Task) -> StudyPage:
         if any(row["reason"] == Reason.VOLUME_ORDER.value for row in findings[number]) and number in rows:
             before = at_end_diastole.get(rows[number]["slice_index"])
             contours = [("before", drawn[before][2][0][1])] if before else []
-        picture = _picture(source, config, task.study, number, findings[number], window, drawn.get(number), contours)
+        picture = _picture(
+            source, config, contour_files, task.study, number, findings[number], window, drawn.get(number), contours
+        )
         shown.append(Shown(number, rows.get(number), findings[number], picture))
     first = _first(shown, config)
     html = render(
@@ -220,7 +224,9 @@ def _look(kind: ContourKind, config: Config) -> str:
     return "own" if kind == config.contours else f"own {NAMES[kind]}"
 
 
-def _contours_of_record(source: Source, config: Config, study: Study, number: int) -> list[tuple[str, Polygon]]:
+def _contours_of_record(
+    source: Source, config: Config, contour_files: ContourFiles, study: Study, number: int
+) -> list[tuple[str, Polygon]]:
     """The contours of a record where they were drawn: on the records' grid, from their outer corner, inner first."""
     outlines = []
     contour_path, image_path = "", study.images.get(number, "")
@@ -228,8 +234,9 @@ def _contours_of_record(source: Source, config: Config, study: Study, number: in
         for kind in KINDS:
             if kind in config.contours:
                 contour_path = study.contours[kind].get(number, "")
-                with opened(source, contour_path, Reason.UNREADABLE_CONTOUR) as file:
-                    outlines.append((_look(kind, config), read_contour(file, config.contour_origin)))
+                header = functools.partial(_header, source, config, image_path)
+                polygon = contour_files.read(contour_path, header)
+                outlines.append((_look(kind, config), polygon))
         if config.image_size is None and config.pixel_spacing_mm is None:
             return outlines
         with opened(source, image_path, Reason.UNREADABLE_IMAGE) as file:
@@ -238,6 +245,13 @@ def _contours_of_record(source: Source, config: Config, study: Study, number: in
     except InputError as error:
         detail = "is not there; pass the --data_dir that the records were made from"
         raise FatalInputError(contour_path or f"{study.study_id}, contour {number}", detail) from error
+
+
+def _header(source: Source, config: Config, image_path: str) -> ImageHeader | None:
+    """The header of an image; None if it cannot be read."""
+    with contextlib.suppress(InputError), opened(source, image_path, Reason.UNREADABLE_IMAGE) as file:
+        return reader.read_header(file, config.max_image_pixels)
+    return None
 
 
 def _naive_difference(mask: npt.NDArray[np.generic], polygon: Polygon) -> float:
@@ -250,6 +264,7 @@ def _naive_difference(mask: npt.NDArray[np.generic], polygon: Polygon) -> float:
 def _picture(
     source: Source,
     config: Config,
+    contour_files: ContourFiles,
     study: Study,
     number: int,
     findings: Sequence[Row],
@@ -270,8 +285,10 @@ def _picture(
         # Two files may have one number. Then the study has neither, and the findings name them.
         paths = {study.contours[kind].get(number, "")} | {row["path"] for row in about if row["contour"] == kind}
         for path in sorted(paths - {""}):
-            with contextlib.suppress(InputError), opened(source, path, Reason.UNREADABLE_CONTOUR) as file:
-                contours.append((f"{look} bad" if bad else look, read_contour(file, config.contour_origin)))
+            with contextlib.suppress(InputError):
+                header = functools.partial(_header, source, config, study.images.get(number, ""))
+                polygon = contour_files.read(path, header)
+                contours.append((f"{look} bad" if bad else look, polygon))
     pixels: npt.NDArray[np.generic] | None = record[0] if record else None
     image_path = study.images.get(number)
     with contextlib.suppress(InputError):

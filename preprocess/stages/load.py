@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 
 from preprocess.config import Config
@@ -11,7 +12,7 @@ from preprocess.dicom import reader
 from preprocess.findings import Finding, InputError, Reason
 from preprocess.geometry import Polygon
 from preprocess.geometry.grid import Grid
-from preprocess.inputs import contours
+from preprocess.inputs.contour_files import ContourFiles
 from preprocess.inputs.sources import Source, opened
 from preprocess.model import KINDS, ContourKind, Fingerprint, ImageHeader, Key, Pair, Study
 from preprocess.quality.measurements import StudySummary
@@ -58,15 +59,13 @@ def examine(source: Source, config: Config, study: Study) -> Examined:
     confirmed, mismatches = pairing.match_headers(study, headers)
     findings += mismatches
     places = pairing.locate(confirmed)
+    contour_files = ContourFiles(source, config.origin)
     pairs: dict[ContourKind, list[Pair]] = {}
     for kind in KINDS:
         polygons: dict[int, Polygon] = {}
         for number, path in study.contours[kind].items():
-            with (
-                _as_finding(findings, study.study_id, number, kind),
-                opened(source, path, Reason.UNREADABLE_CONTOUR) as file,
-            ):
-                polygons[number] = contours.read_contour(file, config.contour_origin)
+            with _as_finding(findings, study.study_id, number, kind):
+                polygons[number] = contour_files.read(path, functools.partial(headers.get, number))
         pairs[kind] = pairing.pair(study, kind, confirmed, places, fingerprints, grids, polygons)
         findings += pairing.unmatched_contours(study, kind, headers, polygons)
     findings += pairing.unconfirmed(study, pairing.chosen(pairs, config.contours))

@@ -94,6 +94,8 @@ def unmatched_contours(
 
 def unconfirmed(study: Study, pairs: Sequence[Pair]) -> list[Finding]:
     """One finding, or none: how many of a study's pairs the header cannot confirm, or only in part."""
+    if study.patient_ids is None:
+        return []
     absent = {
         "Patient ID (0010,0020)": sum(pair.header.patient_id is None for pair in pairs),
         "Instance Number (0020,0013)": sum(pair.header.instance_number is None for pair in pairs),
@@ -120,14 +122,16 @@ def unlabeled(study: Study, contours: Contours) -> list[Finding]:
 
 def without_image(study_id: str, number: int, image_path: str | None, contour_path: str, kind: ContourKind) -> Finding:
     """The finding for a contour whose image is missing (no path) or cannot be used."""
-    detail = f"its image {image_path} cannot be used" if image_path else f"study {study_id} has no image {number}.dcm"
+    detail = f"its image {image_path} cannot be used" if image_path else f"study {study_id} has no image {number}"
     return Finding(Reason.NO_IMAGE, "contour", contour_path, detail, study_id, number, contour=kind)
 
 
 def _disagreeing(study: Study, number: int, header: ImageHeader) -> str:
     """Names the elements that do not match folder and file, never their values. An absent element matches."""
-    wrong = []
-    if header.patient_id not in (None, study.study_id):
+    wrong: list[str] = []
+    if study.patient_ids is None:
+        return ""
+    if header.patient_id not in (None, *study.patient_ids):
         wrong.append("Patient ID (0010,0020) is not the folder's name")
     if header.instance_number not in (None, number):
         wrong.append("Instance Number (0020,0013) is not the file's number")

@@ -18,9 +18,16 @@ _JUNK_NAME = re.compile(r"\._.*|\.DS_Store|__MACOSX", re.DOTALL)
 
 
 class Unused:
-    """Collects files that are not used, by folder: junk, and files that look like images or contours."""
+    """Collects files that are not used, by folder: junk, and files that look like images or contours.
 
-    def __init__(self) -> None:
+    Args:
+        used: what the layout uses, for messages: an image, a contour or ...
+        names: how its files are named.
+    """
+
+    def __init__(self, used: str, names: str) -> None:
+        self._used = used
+        self._names = names
         self._junk = collections.Counter[str]()
         self._usable: dict[str, list[str]] = collections.defaultdict(list)
 
@@ -47,7 +54,7 @@ class Unused:
         """A finding for each folder and kind of file."""
         findings = []
         for folder, count in sorted(self._junk.items()):
-            detail = f"{counted(count, 'file')} skipped: not named like an image, a contour or link.csv"
+            detail = f"{counted(count, 'file')} skipped: not named like {self._used}"
             findings.append(Finding(Reason.JUNK, "file", folder, detail))
         for folder, names in sorted(self._usable.items()):
             like = (
@@ -55,9 +62,6 @@ class Unused:
             )
             # Escaped: a name may hold line breaks, or bytes that are not UTF-8.
             shown = some([repr(name) for name in names])
-            detail = (
-                f"{counted(len(names), 'file')} {like} not used: {shown}; images are dicoms/STUDY/48.dcm, contours "
-                "contourfiles/STUDY/i-contours/IM-0001-0048-icontour-manual.txt"
-            )
+            detail = f"{counted(len(names), 'file')} {like} not used: {shown}; {self._names}"
             findings.append(Finding(Reason.UNUSED_FILE, "file", folder, detail))
         return findings

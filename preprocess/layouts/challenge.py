@@ -1,4 +1,8 @@
-"""A data directory → studies: ``link.csv`` says which folder of images belongs to which folder of contours."""
+"""The layout of the challenge data: ``link.csv`` says which folder of images belongs to which folder of contours.
+
+The number in a contour's name is that of its image. The authors of the contours state that (0, 0) is the corner of the
+top-left pixel (docs/ANSWERS.md).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,8 @@ from typing import Literal, NamedTuple
 
 from preprocess.findings import DATA_DIR, FatalInputError, Finding, Reason, some
 from preprocess.inputs.sources import Listing
-from preprocess.inputs.unused import Unused
+from preprocess.layouts import numbers
+from preprocess.layouts.unused import Unused
 from preprocess.model import KINDS, ContourKind, Study
 from preprocess.tables import read_rows
 
@@ -22,6 +27,8 @@ _CONTOUR_NAME = re.compile(r"(?-i:([io])-contours)/IM-\d+-(\d{1,9})-\1contour-ma
 _FOLDER_NAME = re.compile(r"(?!\.\.?\Z)[^/\\:\x00-\x1f\x7f]+")
 
 _LINK_COLUMNS = ("patient_id", "original_id")
+
+_USED = "images are dicoms/STUDY/48.dcm, contours contourfiles/STUDY/i-contours/IM-0001-0048-icontour-manual.txt"
 
 # Enough for 100,000 studies.
 _MAX_LINK_BYTES = 1 << 22
@@ -34,6 +41,15 @@ class _Root(NamedTuple):
     folders: Mapping[str, Sequence[str]]
 
 
+def recognize(source: Listing) -> str:
+    """What of this layout is there; empty if nothing is."""
+    folders = {folder for path in source.paths for folder in path.split("/")[:-1]}
+    there = [f"{name}/" for name in ("dicoms", "contourfiles") if name in folders]
+    if any(path.rpartition("/")[2] == "link.csv" for path in source.paths):
+        there.append("link.csv")
+    return ", ".join(there)
+
+
 def discover(source: Listing) -> tuple[list[Study], list[Finding]]:
     """Finds ``dicoms``, ``contourfiles`` and ``link.csv`` at any depth, and the studies they make.
 
@@ -43,7 +59,7 @@ def discover(source: Listing) -> tuple[list[Study], list[Finding]]:
     Raises:
         FatalInputError: one of the three is missing or exists twice, or ``link.csv`` lacks a column.
     """
-    unused = Unused()
+    unused = Unused("an image, a contour or link.csv", _USED)
     paths = unused.without_junk(source.paths)
     dicoms, contourfiles = (_root(source, name, paths, unused) for name in ("dicoms", "contourfiles"))
     # A list: an archive may hold a name twice.
@@ -64,7 +80,7 @@ def discover(source: Listing) -> tuple[list[Study], list[Finding]]:
         findings += problems
         contours, problems = _contours(study_id, contour_id, contourfiles, unused)
         findings += problems
-        studies.append(Study(study_id, contour_id, images, contours))
+        studies.append(Study(study_id, contour_id, images, contours, frozenset([study_id])))
     findings += _unlinked(dicoms, {study_id for study_id, _ in rows}, link)
     findings += _unlinked(contourfiles, {contour_id for _, contour_id in rows}, link)
     return sorted(studies, key=lambda study: study.study_id), [*findings, *unused.findings(), *source.findings]
@@ -164,7 +180,7 @@ def _images(study_id: str, dicoms: _Root, unused: Unused) -> tuple[dict[int, str
             numbered.append((int(match[1]), path))
         else:
             unused.add(path)
-    return _unique(Reason.DUPLICATE_IMAGE, study_id, numbered)
+    return numbers.unique(Reason.DUPLICATE_IMAGE, study_id, numbered)
 
 
 def _contours(
@@ -185,23 +201,6 @@ def _contours(
             unused.add(path)
     contours: dict[ContourKind, dict[int, str]] = {}
     for kind in KINDS:
-        contours[kind], problems = _unique(Reason.DUPLICATE_CONTOUR, study_id, numbered[kind], kind)
+        contours[kind], problems = numbers.unique(Reason.DUPLICATE_CONTOUR, study_id, numbered[kind], kind)
         findings += problems
     return contours, findings
-
-
-def _unique(
-    reason: Reason, study_id: str, numbered: Iterable[tuple[int, str]], contour: str = ""
-) -> tuple[dict[int, str], list[Finding]]:
-    """Paths by number, without the numbers that several files share, because the right file cannot be determined."""
-    paths: dict[int, list[str]] = collections.defaultdict(list)
-    for number, path in numbered:
-        paths[number].append(path)
-    kind = "contour" if contour else "image"
-    findings = [
-        Finding(reason, kind, path, f"{len(same)} files have the number {number}", study_id, number, contour=contour)
-        for number, same in sorted(paths.items())
-        if len(same) > 1
-        for path in same
-    ]
-    return {number: same[0] for number, same in sorted(paths.items()) if len(same) == 1}, findings
