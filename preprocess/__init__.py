@@ -2,7 +2,12 @@
 
 from importlib.util import find_spec
 
-_missing = [name for name in ("absl", "cv2", "pydicom", "shapely", "tensorflow", "tqdm") if find_spec(name) is None]
+# The module google is a namespace, which other packages share.
+_missing = [
+    name
+    for name in ("absl", "cv2", "google.protobuf", "pydicom", "shapely", "tqdm")
+    if find_spec(name.partition(".")[0]) is None or find_spec(name) is None
+]
 if _missing:
     # With a name, python -m prints one line and not a traceback.
     raise ModuleNotFoundError(

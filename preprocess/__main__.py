@@ -149,7 +149,7 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         print(f"preprocess: {error}", file=sys.stderr)
         return 2
-    # Imported late: it imports TensorFlow, which takes seconds.
+    # Imported late, because a wrong flag should be reported at once.
     from preprocess.run import run
 
     try:

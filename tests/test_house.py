@@ -164,6 +164,7 @@ def test_every_test_that_the_documents_name_exists() -> None:
         ("preprocess.geometry.masks", {"cv2"}),
         ("preprocess.dicom.reader", {"pydicom", "tqdm"}),
         ("preprocess.__main__", {"absl"}),
+        ("preprocess.run", {"cv2", "pydicom", "tqdm"}),
     ],
 )
 def test_a_module_loads_only_the_libraries_it_needs(module: str, allowed: set[str]) -> None:

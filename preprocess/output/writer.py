@@ -16,10 +16,7 @@ from pipeline.frames import FRAME_BYTES, frame
 from pipeline.manifest import DatasetInfo, FileInfo, ShardInfo, SplitInfo
 from preprocess.model import Key, Pair
 from preprocess.output import tfds
-from preprocess.output.quiet import standard_error_kept
-
-with standard_error_kept():
-    import tensorflow as tf
+from preprocess.output.example import Example
 
 SHARD_BYTES = 128 << 20
 """About the size of a shard, where their number is not given."""
@@ -202,16 +199,18 @@ def _serialize(pair: Pair, image: npt.NDArray[np.generic], mask: npt.NDArray[Any
         schema.PIXEL_SPACING_MM: pair.header.pixel_spacing_mm,
         schema.SLICE_LOCATION_MM: pair.header.location_mm,
     }
-    features = {feature.name: _encode(feature, values[feature.name]) for feature in schema.FEATURES}
+    example = Example()
+    for feature in schema.FEATURES:
+        _add(example.features.feature[feature.name], feature, values[feature.name])
     # Deterministic: protobuf otherwise leaves the order of a map open, and so the position of the pixels.
-    return bytes(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True))
+    return bytes(example.SerializeToString(deterministic=True))
 
 
-def _encode(feature: schema.Feature, value: Any) -> tf.train.Feature:
+def _add(message: Any, feature: schema.Feature, value: Any) -> None:
+    """Adds the value of a feature to its message."""
     if feature.kind == "bytes":
         data = value.encode("utf-8", "surrogateescape") if feature.dtype == "str" else value.tobytes()
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[data]))
+        message.bytes_list.value.append(data)
+        return
     numbers = value if feature.shape else [value]
-    if feature.kind == "int64":
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=numbers))
-    return tf.train.Feature(float_list=tf.train.FloatList(value=numbers))
+    (message.int64_list if feature.kind == "int64" else message.float_list).value.extend(numbers)
