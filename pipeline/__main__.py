@@ -46,7 +46,9 @@ def describe(records: Records) -> Iterator[str]:
         f"{records.path}: {len(records)} records of {len(records.studies)} studies, {megabytes:.1f} MB in "
         f"{len(shards)} shard{'' if len(shards) == 1 else 's'}"
     )
-    yield f"images {height} × {width}, {np.dtype(info.image_dtype)}; masks {info.mask_dtype}"
+    classes = ", ".join(f"{label} {name}" for label, name in enumerate(info.mask_classes))
+    masks = f"label maps {info.mask_dtype} ({classes})" if classes else f"masks {info.mask_dtype}"
+    yield f"images {height} × {width}, {np.dtype(info.image_dtype)}; {masks}"
     settings = ", ".join(f"{name}={value}" for name, value in info.settings.items())
     yield f"written by version {info.tool_version} with {settings or 'no settings'}"
     yield ""

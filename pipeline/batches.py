@@ -65,10 +65,10 @@ def iterate_batches(
 
     Returns:
         An iterable of ``(images, masks)``: images float32 (or the stored dtype) ``(batch_size, H, W, 1)``, masks bool
-        of that shape; with ``positions``, a third array, int64 ``(batch_size,)``. All are new, writable arrays. Each
-        iteration continues with the next epoch (the next ``epochs`` epochs), also after one that was left early.
-        ``len`` gives the number of batches of the next iteration. ``state_dict`` and ``load_state_dict`` save and
-        restore how far it came.
+        of that shape (label maps: uint8); with ``positions``, a third array, int64 ``(batch_size,)``. All are new,
+        writable arrays. Each iteration continues with the next epoch (the next ``epochs`` epochs), also after one that
+        was left early. ``len`` gives the number of batches of the next iteration. ``state_dict`` and
+        ``load_state_dict`` save and restore how far it came.
 
     Raises:
         TypeError: an argument has the wrong type.

@@ -53,8 +53,8 @@ def make_dataset(
 
     Returns:
         A data set of ``(images, masks)``: images float32 (or the stored dtype) ``(batch_size, H, W, 1)``, masks bool of
-        that shape; with ``positions``, a third tensor, int64 ``(batch_size,)``. Its cardinality is known: infinite, or
-        the number of batches of one iteration.
+        that shape (label maps: uint8); with ``positions``, a third tensor, int64 ``(batch_size,)``. Its cardinality is
+        known: infinite, or the number of batches of one iteration.
 
     Raises:
         ModuleNotFoundError: TensorFlow is not installed.

@@ -138,7 +138,7 @@ class RecordReader:
         self,
         positions: npt.NDArray[np.int64],
         images: npt.NDArray[np.generic],
-        masks: npt.NDArray[np.bool_],
+        masks: npt.NDArray[np.bool_ | np.uint8],
         check_crc: bool = True,
     ) -> None:
         """Fills arrays from the records at ``n`` positions.

@@ -65,9 +65,9 @@ class BatchDataset(torch.utils.data.IterableDataset[Batch]):
         shard: ``(rank, world_size)`` if they are not to be determined as above.
 
     Yields:
-        ``(images, masks)``: images float32 (or the stored dtype) ``(batch_size, H, W, 1)``, masks bool of that shape;
-        with ``positions``, a third tensor, int64 ``(batch_size,)``; index ``Records.table`` by its ``numpy()``.
-        ``DataLoader`` makes a list of them.
+        ``(images, masks)``: images float32 (or the stored dtype) ``(batch_size, H, W, 1)``, masks bool of that shape
+        (label maps: uint8); with ``positions``, a third tensor, int64 ``(batch_size,)``; index ``Records.table`` by its
+        ``numpy()``. ``DataLoader`` makes a list of them.
 
     Raises:
         TypeError: an argument has the wrong type.

@@ -14,6 +14,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import resource
 import struct
 import sys
@@ -25,6 +26,7 @@ from collections.abc import Callable, Sequence
 
 import hypothesis
 import hypothesis.strategies as st
+import numpy as np
 import pydicom
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -34,9 +36,11 @@ from pipeline.index import read_index
 from pipeline.manifest import FileInfo, ShardInfo
 from preprocess.dicom import reader
 from preprocess.findings import FatalInputError, Finding, InputError
-from preprocess.geometry import masks
+from preprocess.geometry import masks, polygons
+from preprocess.geometry.labels import label_map
 from preprocess.inputs import contours
 from preprocess.layouts.challenge import discover
+from preprocess.quality.myocardium import Wall
 
 from .helpers.dicom import get_testdata_file
 
@@ -74,6 +78,41 @@ def read_contour(content: bytes) -> None:
         masks.rasterize(contours.read_contour(io.BytesIO(content)), (256, 256))
     except InputError as error:
         assert error.reason, error
+
+
+_BETWEEN_CONTOURS = b"\n--\n"
+_NUMBERS = re.compile(rb"-?\d{1,6}(\.\d{0,9})? -?\d{1,6}(\.\d{0,9})?")
+
+
+def read_both_contours(content: bytes) -> None:
+    """The inner contour, a separator, the outer contour, without the lines that are not two numbers."""
+    found = []
+    for part in content.split(_BETWEEN_CONTOURS, 1):
+        # Nearly all damage makes some line unreadable, and would end here; the target ``contour`` tries that.
+        lines = [line for line in part.splitlines() if _NUMBERS.fullmatch(line)]
+        try:
+            found.append(contours.read_contour(io.BytesIO(b"\n".join(lines))))
+        except InputError as error:
+            assert error.reason, error
+    if len(found) < 2:
+        return
+    inner, outer = found
+    # Measured whether or not the label map can be drawn.
+    wall = Wall.between(inner, outer, (1.5, 1.25))
+    pixel = 1.5 * 1.25
+    limit = max(polygons.area(inner), polygons.area(outer)) * pixel
+    assert -1e-6 * limit <= wall.area_mm2 <= limit * (1 + 1e-6), wall
+    assert 0 <= wall.thickness_mm < float("inf"), wall
+    try:
+        mask = masks.rasterize(inner, (256, 256))
+        labels = label_map([("blood pool", inner), ("myocardium", outer)], schema.LABEL_CLASSES, (256, 256))
+    except InputError as error:
+        assert error.reason in ("outside_image", "degenerate_contour"), error.reason
+        return
+    assert labels.dtype == np.uint8
+    assert {1, 2} <= set(np.unique(labels).tolist()) <= {0, 1, 2}
+    # More than half of a pixel is most of it.
+    assert (labels[mask] == 1).all()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +210,21 @@ def _contour_seeds() -> list[bytes]:
     return ["".join(f"{x:.2f} {y:.2f}\r\n" for x, y in points).encode(), square, b"1e2,5\n\n.5 7e-1\n9 nan\n8 -inf\n"]
 
 
+def _both_contours_seeds() -> list[bytes]:
+    def ring(points: int, radius: float, x: float = 128) -> bytes:
+        angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
+        return b"".join(b"%.2f %.2f\n" % (x + radius * np.cos(a), 128 + radius * np.sin(a)) for a in angles)
+
+    pairs = [
+        (ring(40, 20), ring(50, 28)),
+        # A thin wall, an inner contour that leaves its outer one, and a copy.
+        (ring(9, 12), ring(9, 12.6)),
+        (ring(12, 10), ring(12, 14, x=137)),
+        (ring(5, 10), ring(5, 10)),
+    ]
+    return [_BETWEEN_CONTOURS.join(pair) for pair in pairs]
+
+
 def _manifest_seeds() -> list[bytes]:
     digest = hashlib.sha256(b"").hexdigest()
     fields = {
@@ -187,12 +241,15 @@ def _manifest_seeds() -> list[bytes]:
         "files": {"audit.csv": {"bytes": 0, "sha256": digest}},
         "sha256": "",
     }
-    return [signed(json.dumps(fields).encode())]
+    labels = {"shape": [6, 5, 1], "dtype": "uint8", "classes": list(schema.LABEL_CLASSES)}
+    binary = {**fields, "schema_version": 1}
+    return [signed(json.dumps(content).encode()) for content in (binary, {**fields, "mask": labels})]
 
 
 TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = {
     "dicom": (read_dicom, _dicom_seeds),
     "contour": (read_contour, _contour_seeds),
+    "both_contours": (read_both_contours, _both_contours_seeds),
     "link": (
         read_link,
         lambda: [

@@ -36,8 +36,8 @@ def expected(phantom_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
     return dict(contents(path))
 
 
-def on_beam(data_dir: pathlib.Path, path: pathlib.Path, arguments: str) -> dict[str, bytes]:
-    flags = [f"--data_dir={data_dir}", f"--output_dir={path}", "--engine=beam", f"--beam_args={arguments}"]
+def on_beam(data_dir: pathlib.Path, path: pathlib.Path, arguments: str, *more: str) -> dict[str, bytes]:
+    flags = [f"--data_dir={data_dir}", f"--output_dir={path}", "--engine=beam", f"--beam_args={arguments}", *more]
     result = subprocess.run(
         [sys.executable, "-m", "preprocess", *flags],
         capture_output=True,
@@ -58,6 +58,14 @@ def test_beam_on_the_direct_runner_writes_the_same_bytes(
 ) -> None:
     arguments = f"--runner=DirectRunner --direct_running_mode={mode} --direct_num_workers=2"
     assert on_beam(phantom_dir, tmp_path / "records", arguments) == expected
+
+
+def test_beam_writes_the_same_label_maps(
+    phantom_dir: pathlib.Path, phantom_label_maps: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    arguments = "--runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=2"
+    flags = "--contours=io", "--split=val=PHANTOM002", "--num_shards=3"
+    assert on_beam(phantom_dir, tmp_path / "records", arguments, *flags) == contents(phantom_label_maps)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import shapely
 
 from pipeline import DatasetInfo, Records, iterate_batches, make_dataset, verify
+from pipeline.__main__ import describe
 from preprocess import phantom
 from preprocess.config import Config
 from preprocess.findings import FatalInputError
@@ -82,6 +84,14 @@ def test_no_pixel_of_the_real_label_maps_is_wrong(real_maps: pathlib.Path, real_
     for key, labels in maps.items():
         assert shortfall(labels, *contours[key]) < 1e-9, key
     assert list(verify.faults(real_maps)) == []
+
+
+def test_the_command_names_the_classes(phantom_label_maps: pathlib.Path, phantom_records: pathlib.Path) -> None:
+    lines = [list(describe(Records(path)))[1] for path in (phantom_label_maps, phantom_records)]
+    assert lines == [
+        "images 256 × 256, int16; label maps uint8 (0 outside, 1 blood pool, 2 myocardium)",
+        "images 256 × 256, int16; masks bool",
+    ]
 
 
 def test_images_are_those_of_the_runs_with_one_contour(
@@ -361,4 +371,9 @@ def test_the_report_shows_both_contours_and_the_edges_of_both_classes(
     assert len(shown) >= 6
     assert all('class="contour own inner"' in figure for figure in shown)
     assert "myocardial mass at end-diastole" in page
+    for text in (page, index.read_text("utf-8")):
+        assert "blood pool" in text
+        # The word is left to names in the style sheet, the script and the markup.
+        shown_text = re.sub(r"<(style|script).*?</\1>|<!--.*?-->|<(?!svg)[^>]*>", " ", text, flags=re.DOTALL)
+        assert not re.search(r"\bmasks?\b", shown_text, re.IGNORECASE)
     assert "The myocardium at end-diastole, by slice." in page

@@ -35,6 +35,7 @@ from pipeline import DatasetInfo, RecordsError, schema, verify
 from pipeline.directory import RecordsDirectory
 from pipeline.index import read_index
 from pipeline.manifest import ShardInfo
+from preprocess import phantom
 from preprocess.config import Config
 from preprocess.dicom import part10, reader
 from preprocess.findings import FatalInputError, InputError
@@ -42,11 +43,13 @@ from preprocess.geometry import masks, polygons
 from preprocess.inputs import archives, contours, folders
 from preprocess.inputs.sources import open_source
 from preprocess.layouts.challenge import discover
+from preprocess.model import Contours
 from preprocess.run import run
 
 from .fuzz import signed
 from .helpers import ROOT
 from .helpers.dicom import LIMIT, changed, get_testdata_file, setting
+from .helpers.records import pairs_of
 from .helpers.synthetic import Synthetic
 from .helpers.tables import audit_of
 from .helpers.trees import contents, contour, image, zipped
@@ -572,27 +575,27 @@ def anywhere(count: int) -> np.ndarray:
     return np.random.default_rng(0).uniform(0, 255, (count, 2))
 
 
-@pytest.mark.parametrize(
-    ("content", "reason", "message"),
-    [
-        (
-            text(anywhere(20_000)),
-            "oversized_contour",
-            r"\d+ pairs of edges overlap in y, at most 1000000",
-        ),
-        (text(anywhere(1_000)), "oversized_contour", r"it meets itself \d+ times, at most 100 expected"),
-        (text(np.tile(anywhere(150), (2, 1))), "oversized_contour", "it meets itself"),
-        (b"1 2\n3 4\n5 0\n" * 40_000, "oversized_contour", "120000 points, at most 100000 expected"),
-        (b"1 2\n" * 1_600_001, "oversized_contour", "over 6400000 bytes"),
-        (b"1 2\n3 4\n5 1e300\n", "outside_image", "point 3 is x 5, y 1e[+]300; at most ±65536 pixels expected"),
-        (b"1 2\n-70000 4\n5 6\n", "outside_image", "point 2 is x -70000, y 4; at most"),
-        (b"1 2\nnan 4\n5 6\n", "nonfinite_contour", "point 2 is not finite"),
-        (b"1 2\n3 -infinity\n5 6\n", "nonfinite_contour", "point 2 is not finite"),
-        (np.random.default_rng(0).bytes(5000), "unreadable_contour", "line 1 is not two numbers"),
-        (b"1" * 2_000_000 + b"x 2\n", "unreadable_contour", "line 1 is not two numbers"),
-        (b"1" + b" " * 2_000_000 + b"x\n", "unreadable_contour", "line 1 is not two numbers"),
-    ],
-)
+HOSTILE_CONTOURS = [
+    (
+        text(anywhere(20_000)),
+        "oversized_contour",
+        r"\d+ pairs of edges overlap in y, at most 1000000",
+    ),
+    (text(anywhere(1_000)), "oversized_contour", r"it meets itself \d+ times, at most 100 expected"),
+    (text(np.tile(anywhere(150), (2, 1))), "oversized_contour", "it meets itself"),
+    (b"1 2\n3 4\n5 0\n" * 40_000, "oversized_contour", "120000 points, at most 100000 expected"),
+    (b"1 2\n" * 1_600_001, "oversized_contour", "over 6400000 bytes"),
+    (b"1 2\n3 4\n5 1e300\n", "outside_image", "point 3 is x 5, y 1e[+]300; at most ±65536 pixels expected"),
+    (b"1 2\n-70000 4\n5 6\n", "outside_image", "point 2 is x -70000, y 4; at most"),
+    (b"1 2\nnan 4\n5 6\n", "nonfinite_contour", "point 2 is not finite"),
+    (b"1 2\n3 -infinity\n5 6\n", "nonfinite_contour", "point 2 is not finite"),
+    (np.random.default_rng(0).bytes(5000), "unreadable_contour", "line 1 is not two numbers"),
+    (b"1" * 2_000_000 + b"x 2\n", "unreadable_contour", "line 1 is not two numbers"),
+    (b"1" + b" " * 2_000_000 + b"x\n", "unreadable_contour", "line 1 is not two numbers"),
+]
+
+
+@pytest.mark.parametrize(("content", "reason", "message"), HOSTILE_CONTOURS)
 def test_a_contour_that_would_take_too_long_is_refused(
     content: bytes, reason: str, message: str, tree: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -601,6 +604,24 @@ def test_a_contour_that_would_take_too_long_is_refused(
     (row,) = [row for row in audit_of(tmp_path / "records") if row["reason"] == reason]
     assert (row["study_id"], row["instance_number"], row["level"]) == ("PHANTOM001", "9", "error")
     assert re.search(message, row["detail"])
+
+
+@pytest.mark.parametrize(("content", "reason", "message"), HOSTILE_CONTOURS)
+def test_a_hostile_outer_contour_costs_its_own_label_map_and_is_named(
+    content: bytes, reason: str, message: str, tree: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    run(Config(tree, tmp_path / "before", contours="io"))
+    outer = tree / "contourfiles" / "PH-1" / "o-contours" / phantom.contour_name(21, "o")
+    outer.write_bytes(content)
+    summary = run(Config(tree, tmp_path / "after", contours="io"))
+    assert (summary.records, summary.left_out) == ({"train": 3}, {reason: 1})
+    (row,) = [row for row in audit_of(tmp_path / "after") if row["reason"] == reason]
+    assert (row["study_id"], row["instance_number"], row["contour"]) == ("PHANTOM001", "21", "o")
+    assert (row["level"], row["path"]) == ("error", outer.relative_to(tree).as_posix())
+    assert re.search(message, row["detail"])
+    others = [pair for pair in pairs_of(tmp_path / "before") if pair[0] != ("PHANTOM001", 21)]
+    assert pairs_of(tmp_path / "after") == others
+    assert list(verify.faults(tmp_path / "after")) == []
 
 
 @pytest.mark.parametrize(("count", "decimals"), [(40, 1), (400, 1), (10_000, 2), (100_000, 2), (100_000, 17)])
@@ -719,17 +740,20 @@ def test_nothing_private_leaves_a_run(tree: pathlib.Path, tmp_path: pathlib.Path
 
 
 @pytest.mark.parametrize("kind", ["folder", "archive"])
-def test_one_hostile_study_changes_no_other(tree: pathlib.Path, tmp_path: pathlib.Path, kind: str) -> None:
+@pytest.mark.parametrize("written", ["i", "io"])
+def test_one_hostile_study_changes_no_other(
+    tree: pathlib.Path, tmp_path: pathlib.Path, kind: str, written: Contours
+) -> None:
     """Several hostile files in one study: the records of the other study are the same bytes."""
     (tree / "link.csv").write_text("patient_id,original_id\nPHANTOM002,PH-2\n")
-    run(Config(tree, tmp_path / "before"))
+    run(Config(tree, tmp_path / "before", contours=written))
     (tree / "link.csv").write_text("patient_id,original_id\nPHANTOM001,PH-1\n../..,/etc\nPHANTOM002,PH-2\n")
     image(tree, 1).write_bytes(os.urandom(3000))
     image(tree, 9).write_bytes(encapsulated(claiming("JPGExtended.dcm", 65535, 65535), JPEGExtended12Bit).getvalue())
     contour(tree, 21).write_bytes(text(anywhere(20_000)))
     contour(tree, 29).write_bytes(b"1 2\n3 4\n5 1e300\n")
     data = zipped(tree, tmp_path / "data.zip", ("../x", b"")) if kind == "archive" else tree
-    run(Config(data, tmp_path / "after"))
+    run(Config(data, tmp_path / "after", contours=written))
     name = "lv-train.tfrecord-00000-of-00001"
     assert contents(tmp_path / "before")[name] == contents(tmp_path / "after")[name]
     assert list(verify.faults(tmp_path / "after")) == []

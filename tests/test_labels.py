@@ -113,6 +113,35 @@ def test_label_maps_of_random_outlines_follow_the_area_rule() -> None:
             assert shortfall(left_ventricle(inner, outer), exact_shares(inner, outer, SHAPE)).max() <= 0.2
 
 
+@st.composite
+def ventricles(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Two valid outlines around nearly the same center, at most a wall apart; the inner one may leave the outer one."""
+    count = draw(st.integers(5, 40))
+    angles = np.linspace(0, 2 * np.pi, count, endpoint=False) + draw(st.floats(0, 1))
+    directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    radii = draw(hnp.arrays(np.float64, (count, 1), elements=st.floats(3, 9, width=16)))
+    wall = draw(hnp.arrays(np.float64, (count, 1), elements=st.floats(-0.5, 4, width=16)))
+    moved = draw(st.tuples(st.floats(-1, 1), st.floats(-1, 1)))
+    inner, outer = 15 + radii * directions, 15 + (radii + wall) * directions + moved
+    if draw(st.booleans()):
+        inner, outer = np.rint(inner * 2) / 2, np.rint(outer * 2) / 2
+    hypothesis.assume(shapely.Polygon(inner).is_valid and shapely.Polygon(outer).is_valid)
+    return inner, outer
+
+
+@hypothesis.given(ventricles())
+def test_label_maps_of_any_ventricle_follow_the_area_rule(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    shares = exact_shares(*pair, SHAPE)
+    try:
+        labels = left_ventricle(*pair)
+    except InputError as error:
+        assert error.reason == "degenerate_contour"
+        assert not all(clear_pixels(label, shares, 0.2) for label in (1, 2))
+    else:
+        assert set(np.unique(labels)) == {0, 1, 2}
+        assert shortfall(labels, shares).max() <= 0.2
+
+
 @hypothesis.given(any_polygon)
 def test_the_label_map_of_one_region_is_its_mask(polygon: np.ndarray) -> None:
     try:

@@ -1,3 +1,5 @@
+import dataclasses
+import json
 import pathlib
 import shutil
 import subprocess
@@ -6,6 +8,7 @@ from collections.abc import Callable
 
 import hypothesis
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -14,7 +17,7 @@ from pipeline.index import Index
 from pipeline.manifest import DatasetInfo
 
 from .helpers import ROOT
-from .helpers.synthetic import Synthetic
+from .helpers.synthetic import Synthetic, synthetic_arrays, write_synthetic
 from .helpers.trees import contents
 
 
@@ -140,6 +143,40 @@ def test_one_flipped_bit_anywhere_is_found(directory: pathlib.Path, data: st.Dat
         (directory / name).write_bytes(content)
 
 
+@pytest.fixture
+def label_maps(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Records whose first label map starts with myocardium, blood pool and outside."""
+    images, _ = synthetic_arrays(10)
+    labels = np.random.default_rng(0).integers(0, 3, images.shape, dtype=np.uint8)
+    labels[0, 0, :3] = 2, 1, 0
+    write_synthetic(tmp_path / "records", images, labels)
+    return tmp_path / "records"
+
+
+def test_whole_label_maps_have_no_faults(label_maps: pathlib.Path) -> None:
+    assert list(verify.faults(label_maps)) == []
+
+
+@pytest.mark.parametrize("label", [0, 1, 3, 255])
+def test_a_changed_byte_of_a_label_map_is_found(label_maps: pathlib.Path, label: int) -> None:
+    """Whether or not the new label is that of a class."""
+    shard = shards(label_maps)[0]
+    content = bytearray(shard.read_bytes())
+    (value,) = (
+        tf.train.Example.FromString(next(iter(tf.data.TFRecordDataset(str(shard)))).numpy())
+        .features.feature["mask"]
+        .bytes_list.value
+    )
+    at = content.index(value)
+    assert content[at] == 2
+    content[at] = label
+    shard.write_bytes(content)
+    assert list(verify.faults(label_maps)) == [
+        f"{shard}: SHA-256 does not match the manifest",
+        f"{shard}: CRC-32C of the record at byte 0 does not match",
+    ]
+
+
 def rewritten(directory: pathlib.Path, change: Callable[[tf.train.Example], object]) -> list[str]:
     """The faults of the first record of a shard, after its example was changed and framed again."""
     shard = shards(directory)[0]
@@ -158,6 +195,44 @@ def test_a_mask_with_other_values_is_found(directory: pathlib.Path) -> None:
         value[0] = b"\x02" + value[0][1:]
 
     assert "the mask has a value above 1" in rewritten(directory, change)[0]
+
+
+def test_a_label_above_the_highest_class_is_found(label_maps: pathlib.Path) -> None:
+    def change(first: tf.train.Example) -> None:
+        value = first.features.feature["mask"].bytes_list.value
+        value[0] = b"\x03" + value[0][1:]
+
+    (fault,) = rewritten(label_maps, change)
+    assert fault == f"{shards(label_maps)[0]}: record at byte 0: the mask has a value above 2"
+
+
+def test_another_label_in_a_valid_record_is_found_by_the_digest(label_maps: pathlib.Path) -> None:
+    def change(first: tf.train.Example) -> None:
+        value = first.features.feature["mask"].bytes_list.value
+        value[0] = b"\x01" + value[0][1:]
+
+    assert rewritten(label_maps, change) == []
+    assert list(verify.faults(label_maps)) == [f"{shards(label_maps)[0]}: SHA-256 does not match the manifest"]
+
+
+@pytest.mark.parametrize("classes", [[], ["outside", "myocardium", "blood pool"], ["outside", "blood pool"]])
+def test_classes_that_were_changed_are_found(label_maps: pathlib.Path, classes: list[str]) -> None:
+    path = label_maps / "manifest.json"
+    fields = json.loads(path.read_bytes())
+    fields["mask"]["classes"] = classes
+    path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
+    (fault,) = verify.faults(label_maps)
+    assert fault == f"{path}: damaged: its digest does not match its text; write the records again"
+
+
+@pytest.mark.parametrize("classes", [(), ("outside", "blood pool")])
+def test_classes_that_do_not_fit_the_records_are_found(label_maps: pathlib.Path, classes: tuple[str, ...]) -> None:
+    """The manifest's own digest matches, so that only the records disagree."""
+    info = DatasetInfo.read(label_maps)
+    (label_maps / "manifest.json").write_bytes(dataclasses.replace(info, mask_classes=classes).dump())
+    found = list(verify.faults(label_maps))
+    assert len(found) == info.cardinality
+    assert all(fault.endswith(": the mask has a value above 1") for fault in found)
 
 
 def test_a_record_of_another_format_is_found(directory: pathlib.Path) -> None:

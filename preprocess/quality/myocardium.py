@@ -9,7 +9,8 @@ from typing import NamedTuple
 from preprocess.geometry import Polygon, polygons
 
 DENSITY_G_PER_ML = 1.05
-"""Of myocardium, in cardiac MRI (Schulz-Menger et al., J Cardiovasc Magn Reson 2020;22:19)."""
+"""Of myocardium, in cardiac MRI (Myerson et al., Hypertension 2002;39:750-755; Schulz-Menger et al., J Cardiovasc Magn
+Reson 2020;22:19). docs/ANSWERS.md says which of the sources could be read."""
 
 
 class Wall(NamedTuple):
@@ -42,11 +43,12 @@ def area_mm2(inner: Polygon, outer: Polygon | None, pixel_spacing_mm: tuple[floa
 def thickness_mm(cavity_mm2: float, myocardium_mm2: float) -> float:
     """Mean wall thickness in mm: the distance between circles that have the areas of both contours.
 
-    ``√(A₁ / π) − √(A₂ / π)`` for the areas A₁ inside the epicardium and A₂ inside the endocardium (Schiller et al.,
-    J Am Soc Echocardiogr 1989;2:358-367). Exact for circles; 0.8 % too large for a wall of 10 mm around an ellipse of
-    56 × 44 mm. On 37 pairs of four real studies it is 0.8 % larger on average (−0.1 % to 3.3 %) than the mean of 100
-    chords across the centerline (Sheehan et al., Circulation 1986;74:293-305). Area divided by mean perimeter is 6 %
-    smaller there, because contours drawn in steps of half a pixel are too long.
+    ``√(A₁ / π) − √(A₂ / π)`` for the areas A₁ inside the epicardium and A₂ inside the endocardium, as in the
+    area-length formula for the mass of the left ventricle (Schiller et al., J Am Soc Echocardiogr 1989;2:358-367).
+    Exact for circles; 0.8 % too large for a wall of 10 mm around an ellipse of 56 × 44 mm. On 37 pairs of four real
+    studies it is 0.8 % larger on average (−0.1 % to 3.3 %) than the mean of 100 chords across the centerline (Sheehan
+    et al., Circulation 1986;74:293-305). Area divided by mean perimeter is 6 % smaller there, because contours drawn in
+    steps of half a pixel are too long.
 
     Args:
         cavity_mm2: area inside the inner contour.

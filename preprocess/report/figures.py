@@ -100,16 +100,22 @@ def registration_map(curve: npt.NDArray[np.float64], peak: Peak) -> Markup:
         return _svg(figure, f"Mean contrast by the contours' move; it peaks at dx {peak.dx:+g}, dy {peak.dy:+g} pixels")
 
 
-def area_differences(ours: Sequence[float], naive: Sequence[float]) -> Markup:
-    """Distribution of mask area against polygon area, in percent, for our masks and for a plain ``cv2.fillPoly``."""
+def area_differences(ours: Sequence[float], naive: Sequence[float], drawn: str) -> Markup:
+    """Distribution of drawn area against polygon area, in percent, for our masks and for a plain ``cv2.fillPoly``.
+
+    Args:
+        ours: for each pair.
+        naive: the same, for a plain ``cv2.fillPoly``.
+        drawn: what was drawn: mask, or blood pool.
+    """
     with _style("differences"):
-        figure, axes = _axes(5.4, "mask area against contour area, %", "pairs")
+        figure, axes = _axes(5.4, f"{drawn} area against contour area, %", "pairs")
         edges = np.linspace(min(0, *ours, *naive) - 0.5, max(0, *ours, *naive) + 0.5, 50).tolist()
         axes.hist(naive, edges, color=_SERIES[1], alpha=0.75, label="cv2.fillPoly, rounded")
         axes.hist(ours, edges, color=_SERIES[0], alpha=0.85, label="this project")
         axes.axvline(0, color=_INK, linewidth=0.8)
         axes.legend()
-        return _svg(figure, "Histogram of mask area against contour area, for this project and for cv2.fillPoly")
+        return _svg(figure, f"Histogram of {drawn} area against contour area, for this project and for cv2.fillPoly")
 
 
 def intensities(by_study: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:

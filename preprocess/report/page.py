@@ -180,7 +180,7 @@ def _index(
         more=more,
         studies=[_study(task, links[task.row["study_id"]][0]) for task in tasks],
         reasons=[reason for reason in Reason if reason.value in names],
-        differences=figures.area_differences(differences, naive),
+        differences=figures.area_differences(differences, naive, "blood pool" if info.mask_classes else "mask"),
         mean_difference=np.mean(differences),
         mean_naive=np.mean(naive),
         intensities=figures.intensities(_intensities(written)),

@@ -45,7 +45,7 @@ _EXTREMES = (
     # column or difference of two columns, sign for which the largest is the worst, what a reader sees
     ("implausibility", 1, "most implausible"),
     ("contrast", -1, "lowest contrast"),
-    ("area_difference_percent", 1, "mask differs most from its contour"),
+    ("area_difference_percent", 1, "area differs most from its contour's"),
 )
 
 
