@@ -23,6 +23,8 @@ from pipeline import DatasetInfo, Records, schema, table
 from pipeline.directory import RecordsDirectory
 from pipeline.index import read_index
 from pipeline.manifest import FileInfo, ShardInfo, SplitInfo
+from preprocess.output import writer
+from preprocess.output.writer import Record, RecordSpec
 
 _PROCESSES = 5
 _OF_STUDY = 40
@@ -63,31 +65,30 @@ def write(path: pathlib.Path, count: int) -> None:
 
 def _write_study(path: pathlib.Path) -> DatasetInfo:
     """Writes the records of one study, whose table has values in the columns that all data sets have."""
-    # Imported here, so that a process that only reads does not load TensorFlow.
-    from preprocess.output.writer import RecordsWriter
-
     shape = (2, 2)
     image, mask = np.zeros(shape, np.int16), np.ones(shape, bool)
     measured = {}
-    with RecordsWriter(path, shape, image.dtype, {"train": _OF_STUDY}, 1) as writer:
-        for number in range(_OF_STUDY):
-            pair = dataclasses.replace(
-                store.synthetic_pair(number, shape),
-                study_id="SCD0000000",
-                contour_id="SC-HF-I-01",
-                slice_index=number // 2,
-                phase_index=number % 2,
-            )
-            measured[pair.key] = {
-                "points": 60,
-                "polygon_area_px": 1000.5,
-                "mask_area_px": 1001,
-                "area_difference_percent": 0.05,
-                "mean_inside": 200.0,
-                "mean_ring": 100.0,
-            }
-            writer.write("train", pair, image, mask)
-        return writer.complete({"train": ["SCD0000000"]}, {}, {}, measured)
+    records = []
+    for number in range(_OF_STUDY):
+        pair = dataclasses.replace(
+            store.synthetic_pair(number, shape),
+            study_id="SCD0000000",
+            contour_id="SC-HF-I-01",
+            slice_index=number // 2,
+            phase_index=number % 2,
+        )
+        measured[pair.key] = {
+            "points": 60,
+            "polygon_area_px": 1000.5,
+            "mask_area_px": 1001,
+            "area_difference_percent": 0.05,
+            "mean_inside": 200.0,
+            "mean_ring": 100.0,
+        }
+        records.append(Record(pair, image, mask))
+    spec = RecordSpec(shape, image.dtype)
+    shards = writer.write_split(path, "train", iter(records), _OF_STUDY, 1, spec)
+    return writer.complete(path, spec, shards, {"train": ["SCD0000000"]}, {}, {}, measured)
 
 
 def measure(path: pathlib.Path) -> dict[str, float]:

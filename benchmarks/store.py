@@ -7,15 +7,15 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.manifest import DatasetInfo
-
-if TYPE_CHECKING:
-    from preprocess.model import Pair
+from preprocess.geometry.grid import Grid
+from preprocess.model import Fingerprint, ImageHeader, Pair
+from preprocess.output import writer
+from preprocess.output.writer import Record, RecordSpec
 
 SHAPE = (256, 256)
 _VARIETY = 64
@@ -48,22 +48,16 @@ def records(root: pathlib.Path, count: int) -> pathlib.Path:
     """A records directory of ``count`` pairs, as ``python -m preprocess`` writes it."""
 
     def write(path: pathlib.Path) -> None:
-        # Imported here, so that a process that only reads does not load TensorFlow.
-        from preprocess.output.writer import RecordsWriter
-
-        with RecordsWriter(path, SHAPE, np.dtype(np.int16), {"train": count}, None) as writer:
-            for position in range(count):
-                writer.write("train", synthetic_pair(position, SHAPE), *pair_of_arrays(position))
-            writer.complete({"train": ["A"]}, {}, {"audit.csv": b""}, {})
+        spec = RecordSpec(SHAPE, np.dtype(np.int16))
+        pairs = (Record(synthetic_pair(position, SHAPE), *pair_of_arrays(position)) for position in range(count))
+        shards = writer.write_split(path, "train", pairs, count, None, spec)
+        writer.complete(path, spec, shards, {"train": ["A"]}, {}, {"audit.csv": b""}, {})
 
     return prepared(root / "records", write)
 
 
 def synthetic_pair(number: int, shape: tuple[int, int]) -> Pair:
     """A pair of study A without files: what a writer of records needs of it."""
-    from preprocess.geometry.grid import Grid
-    from preprocess.model import Fingerprint, ImageHeader, Pair
-
     return Pair(
         study_id="A",
         contour_id="B",

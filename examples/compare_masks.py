@@ -35,8 +35,8 @@ from preprocess.inputs import sources
 from preprocess.inputs.sources import Listing, Source
 from preprocess.layouts import challenge
 from preprocess.model import Pair
-from preprocess.output import dtypes, publication
-from preprocess.output.writer import RecordsWriter
+from preprocess.output import dtypes, publication, writer
+from preprocess.output.writer import Record, RecordSpec
 from preprocess.quality.volumes import Volumes
 from preprocess.run import run
 from preprocess.stages import load, render
@@ -86,22 +86,27 @@ def write_naive(source: Source, config: Config, studies: Mapping[str, Contoured]
         naive: records directory to create.
     """
     info = DatasetInfo.load(config.output_dir)
-    planned = {name: split.count for name, split in info.splits.items()}
-    dtype = np.dtype(info.image_dtype)
+    spec = RecordSpec(info.image_shape[:2], np.dtype(info.image_dtype))
     tables = {name: (config.output_dir / name).read_bytes() for name in info.files if name.endswith(".csv")}
     settings = {**info.settings, "train_masks": "cv2.fillPoly on rounded vertices"}
     with publication.claimed(naive, False) as partial:
         directory = partial / "records"
         directory.mkdir()
-        with RecordsWriter(directory, info.image_shape[:2], dtype, planned, config.num_shards) as records:
-            for name, split in info.splits.items():
-                for pair in (pair for study_id in split.studies for pair in studies[study_id].pairs):
-                    image, mask = render.read_pair(source, config, pair)
-                    if name == "train":
-                        mask = fill_rounded(pair.polygon, mask.shape)
-                    records.write(name, pair, dtypes.to_dtype(image, dtype), mask)
-            records.complete({name: split.studies for name, split in info.splits.items()}, settings, tables, {})
+        shards = []
+        for name, split in info.splits.items():
+            pairs = (pair for study_id in split.studies for pair in studies[study_id].pairs)
+            records = (_naive_record(source, config, pair, spec, name == "train") for pair in pairs)
+            shards += writer.write_split(directory, name, records, split.count, config.num_shards, spec)
+        members = {name: split.studies for name, split in info.splits.items()}
+        writer.complete(directory, spec, shards, members, settings, tables, {})
         publication.publish(directory, naive, False)
+
+
+def _naive_record(source: Source, config: Config, pair: Pair, spec: RecordSpec, naive: bool) -> Record:
+    image, mask = render.read_pair(source, config, pair)
+    if naive:
+        mask = fill_rounded(pair.polygon, mask.shape)
+    return Record(pair, dtypes.to_dtype(image, spec.image_dtype), mask)
 
 
 def compare(

@@ -16,11 +16,11 @@ from preprocess.findings import COLUMNS, Audit, Level, Reason, counts
 from preprocess.inputs import sources
 from preprocess.inputs.exclusions import read_exclusions
 from preprocess.interrupts import interruptible
-from preprocess.output import publication, splits
-from preprocess.output.writer import RecordsWriter
+from preprocess.output import publication, splits, writer
+from preprocess.output.writer import RecordSpec, Shard
 from preprocess.plan import Plan, make_plan, stopped_by
 from preprocess.quality.measurements import PairRow, StudyRow
-from preprocess.stages.render import StudyTables, render
+from preprocess.stages.render import StudyTables, complete, render, tasks
 from preprocess.terminal import progress
 
 _log = logging.getLogger(__name__)
@@ -58,16 +58,16 @@ def run(config: Config) -> Summary:
     audit = Audit()
     with publication.claimed(config.output_dir, config.overwrite) as partial:
         with publication.writing(config.output_dir):
-            staging, directory = partial / "staging", partial / "records"
-            staging.mkdir()
-            directory.mkdir()
+            staging, shards, directory = (partial / name for name in ("staging", "shards", "records"))
+            for folder in (staging, shards, directory):
+                folder.mkdir()
         with (
             sources.unchanged(config.data_dir) as source,
             engines.engine(config, staging) as engine,
             interruptible(),
         ):
             plan = make_plan(source, config, exclusions, engine, audit)
-            info = _write(plan, config, engine, directory, audit)
+            info = _write(plan, config, engine, shards, directory, audit)
         with publication.writing(config.output_dir):
             publication.publish(directory, config.output_dir, config.overwrite)
     return Summary(
@@ -79,56 +79,60 @@ def run(config: Config) -> Summary:
     )
 
 
-def _write(plan: Plan, config: Config, engine: Engine, directory: pathlib.Path, audit: Audit) -> DatasetInfo:
+def _write(
+    plan: Plan, config: Config, engine: Engine, staging: pathlib.Path, directory: pathlib.Path, audit: Audit
+) -> DatasetInfo:
     """Writes all of a records directory, the manifest last."""
-    classes = schema.LABEL_CLASSES if config.contours == "io" else ()
-    with RecordsWriter(directory, plan.shape, plan.dtype, plan.counts, config.num_shards, classes) as writer:
-        studies = _write_records(plan, config, engine, writer, audit)
-        pair_rows: list[PairRow] = []
-        study_rows = []
-        for study in studies:
-            pairs, row, findings = study.complete()
-            pair_rows += pairs
-            study_rows.append(row)
-            audit.add(findings)
-        split_of = plan.split_of
-        written = {(pair.study_id, pair.instance_number) for pair in pair_rows if pair.written}
-        audit.settle(config.contours, plan.contours - written)
-        empty = plan.splits.keys() - {split_of[study_id] for study_id, _ in written}
-        if empty:
-            raise stopped_by(
-                f"no image could be paired with a contour in split {', '.join(sorted(empty))}",
-                config,
-                audit.of_level(Level.ERROR),
-            )
-        if config.strict and audit.left_out():
-            raise stopped_by("not published: errors left inputs out, and --strict is set", config, audit.left_out())
-        files = {
-            schema.AUDIT_FILE: tables.dump(COLUMNS, audit.rows()),
-            schema.PAIRS_FILE: _table(PairRow, pair_rows),
-            schema.STUDIES_FILE: _table(StudyRow, study_rows),
-        }
-        with publication.writing(config.output_dir):
-            measured = {(row.study_id, row.instance_number): vars(row) for row in pair_rows}
-            return writer.complete(plan.splits, plan.settings, files, measured)
-
-
-def _write_records(
-    plan: Plan, config: Config, engine: Engine, writer: RecordsWriter, audit: Audit
-) -> list[StudyTables]:
-    """Writes the record of every pair that can be decoded and drawn; returns the tables of each study."""
+    spec = RecordSpec(plan.shape, plan.dtype, schema.LABEL_CLASSES if config.contours == "io" else ())
+    shards, studies = _render(plan, spec, config, engine, staging, audit)
+    pair_rows: list[PairRow] = []
+    study_rows = []
+    for pairs, row, findings in engine.map(complete, studies):
+        pair_rows += pairs
+        study_rows.append(row)
+        audit.add(findings)
     split_of = plan.split_of
-    tables_of = {selection.study.study_id: StudyTables(selection) for selection in plan.selections}
-    parts = [part for selection in plan.selections for part in selection.parts(config, plan.shape)]
+    written = {(pair.study_id, pair.instance_number) for pair in pair_rows if pair.written}
+    audit.settle(config.contours, plan.contours - written)
+    empty = plan.splits.keys() - {split_of[study_id] for study_id, _ in written}
+    if empty:
+        raise stopped_by(
+            f"no image could be paired with a contour in split {', '.join(sorted(empty))}",
+            config,
+            audit.of_level(Level.ERROR),
+        )
+    if config.strict and audit.left_out():
+        raise stopped_by("not published: errors left inputs out, and --strict is set", config, audit.left_out())
+    files = {
+        schema.AUDIT_FILE: tables.dump(COLUMNS, audit.rows()),
+        schema.PAIRS_FILE: _table(PairRow, pair_rows),
+        schema.STUDIES_FILE: _table(StudyRow, study_rows),
+    }
+    measured = {(row.study_id, row.instance_number): vars(row) for row in pair_rows}
+    with publication.writing(config.output_dir):
+        return writer.complete(directory, spec, shards, plan.splits, plan.settings, files, measured)
+
+
+def _render(
+    plan: Plan, spec: RecordSpec, config: Config, engine: Engine, staging: pathlib.Path, audit: Audit
+) -> tuple[list[Shard], list[StudyTables]]:
+    """Lets workers write the record of every pair that can be decoded and drawn.
+
+    Returns:
+        The shards, and the tables of each study.
+    """
+    studies = {selection.study.study_id: StudyTables(selection) for selection in plan.selections}
+    items = tasks(plan.selections, plan.split_of, spec, config, staging)
+    shards = []
     with progress(sum(plan.counts.values()), "records") as bar:
-        for part, rendered in zip(parts, engine.map(render, parts), strict=True):
-            with publication.writing(config.output_dir):
-                for record in rendered.records:
-                    writer.write(split_of[record[0].study_id], *record)
-            bar.update(len(rendered.records))
+        for task, rendered in zip(items, engine.map(render, items), strict=True):
+            bar.update(len(task.rows))
             audit.add(rendered.findings)
-            tables_of[part.study_id].add(rendered)
-    return list(tables_of.values())
+            if rendered.shard:
+                shards.append(rendered.shard)
+            for study_id, measured in rendered.studies.items():
+                studies[study_id].add(measured)
+    return shards, list(studies.values())
 
 
 def _table(kind: type[PairRow] | type[StudyRow], rows: Iterable[PairRow | StudyRow]) -> bytes:

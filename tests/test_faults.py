@@ -410,12 +410,14 @@ def test_equal_output_for_any_workers_and_any_listing(
 
 
 @pytest.mark.parametrize("contours", ["i", "o"])
-def test_equal_output_for_a_study_in_parts(
+def test_equal_measurements_for_a_study_in_several_shards(
     tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, contours: str
 ) -> None:
     expected = records_of(tree, tmp_path / "expected", contours=contours)
-    monkeypatch.setattr(render, "PART_BYTES", 1)
-    assert records_of(tree, tmp_path / "records", contours=contours, workers=3) == expected
+    monkeypatch.setattr(render, "_MOST_MEASURED", 1)
+    found = records_of(tree, tmp_path / "records", contours=contours, workers=3, num_shards=7)
+    for name in ("pairs.csv", "studies.csv", "audit.csv", "records.npy"):
+        assert found[name] == expected[name]
 
 
 def test_a_study_larger_than_the_memory_of_a_worker_is_written(
@@ -443,8 +445,7 @@ def test_workers_that_are_killed_at_random_cost_nothing(
     tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tasks lose their first process at a random moment."""
-    expected = records_of(tree, tmp_path / "expected")
-    monkeypatch.setattr(render, "PART_BYTES", 1)
+    expected = records_of(tree, tmp_path / "expected", num_shards=9)
     receive = Local._receive
     rng = random.Random(0)
     killed = []
@@ -457,7 +458,7 @@ def test_workers_that_are_killed_at_random_cost_nothing(
             worker.process.kill()
 
     monkeypatch.setattr(Local, "_receive", receive_and_kill)
-    assert records_of(tree, tmp_path / "records", workers=2) == expected
+    assert records_of(tree, tmp_path / "records", workers=2, num_shards=9) == expected
     assert killed
 
 

@@ -8,17 +8,22 @@ import tensorflow as tf
 
 from pipeline import DatasetInfo, schema, verify
 from preprocess.output import writer
-from preprocess.output.writer import RecordsWriter
+from preprocess.output.writer import Record, RecordSpec
 
-from .helpers.synthetic import Synthetic, synthetic_arrays, synthetic_pair, write_small, write_synthetic
+from .helpers.synthetic import (
+    Synthetic,
+    synthetic_arrays,
+    synthetic_pair,
+    write_records,
+    write_small,
+    write_synthetic,
+)
 from .helpers.trees import contents
 
 
 def test_tensorflow_reads_every_feature(tmp_path: pathlib.Path) -> None:
     image, mask = np.arange(30, dtype=np.uint16).reshape(6, 5), np.eye(6, 5, dtype=bool)
-    with RecordsWriter(tmp_path, (6, 5), np.dtype(np.uint16), {"val": 1}, None) as records:
-        records.write("val", synthetic_pair(42), image, mask)
-        records.complete({"val": ["A"]}, {}, {}, {})
+    write_records(tmp_path, [Record(synthetic_pair(42), image, mask)], 1, split="val")
     path = tmp_path / "lv-val.tfrecord-00000-of-00001"
     (data,) = tf.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator()
     features = tf.train.Example.FromString(data).features.feature
@@ -36,9 +41,7 @@ def test_tensorflow_reads_every_feature(tmp_path: pathlib.Path) -> None:
 
 def test_a_missing_instance_number_is_minus_one(tmp_path: pathlib.Path) -> None:
     images, masks = synthetic_arrays(1)
-    with RecordsWriter(tmp_path, (6, 5), np.dtype(np.int16), {"train": 1}, None) as records:
-        records.write("train", synthetic_pair(1, instance_number=None), images[0], masks[0])
-        records.complete({"train": ["A"]}, {}, {}, {})
+    write_records(tmp_path, [Record(synthetic_pair(1, instance_number=None), images[0], masks[0])], 1)
     path = tmp_path / "lv-train.tfrecord-00000-of-00001"
     (data,) = tf.data.TFRecordDataset(os.fspath(path)).as_numpy_iterator()
     assert tf.train.Example.FromString(data).features.feature["meta/instance_number"].int64_list.value[:] == [-1]
@@ -76,14 +79,20 @@ def test_shards_are_cut_by_size(tmp_path: pathlib.Path, monkeypatch: pytest.Monk
     assert [shard.count for shard in DatasetInfo.load(tmp_path / "records").splits["train"].shards] == [3, 3, 4]
 
 
-def test_fewer_records_than_planned_fill_the_first_shards(tmp_path: pathlib.Path) -> None:
-    images, masks = synthetic_arrays(10)
-    with RecordsWriter(tmp_path, (6, 5), np.dtype(np.int16), {"train": 10}, 5) as records:
-        for number in range(5):
-            records.write("train", synthetic_pair(number), images[number], masks[number])
-        records.complete({"train": ["A"]}, {}, {}, {})
-    assert [shard.count for shard in DatasetInfo.load(tmp_path).splits["train"].shards] == [2, 2, 1]
-    assert list(verify.faults(tmp_path)) == []
+def test_a_shard_whose_records_all_failed_is_not_written(tmp_path: pathlib.Path) -> None:
+    """The shards of a split are numbered without it."""
+    images, masks = synthetic_arrays(6)
+    records = [Record(*of) for of in zip(map(synthetic_pair, range(6)), images, masks, strict=True)]
+    spec = RecordSpec((6, 5), images.dtype)
+    planned = {"a": records[:2], "b": [], "c": records[2:]}
+    shards = [writer.write_shard(tmp_path / name, "train", made) for name, made in planned.items()]
+    assert shards[1] is None
+    directory = tmp_path / "records"
+    directory.mkdir()
+    writer.complete(directory, spec, filter(None, shards), {"train": ["A"]}, {}, {}, {})
+    assert [shard.count for shard in DatasetInfo.load(directory).splits["train"].shards] == [2, 4]
+    assert list(verify.faults(directory)) == []
+    assert list(tmp_path.iterdir()) == [directory]
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path: pathlib.Path) -> None:

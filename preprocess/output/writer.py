@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
+import os
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO, Self
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 import pipeline
 from pipeline import schema, table
-from pipeline.frames import FRAME_BYTES, frame
+from pipeline.frames import frame
 from pipeline.manifest import DatasetInfo, FileInfo, ShardInfo, SplitInfo
 from preprocess.model import Key, Pair
 from preprocess.output import tfds
@@ -28,155 +32,173 @@ _KNOWN = (
 )  # fmt: skip
 
 
-class RecordsWriter:
-    """Writes a records directory; no file stays open after a ``with`` block.
+class Record(NamedTuple):
+    """A pair as it is on the grid of the records.
 
-    Args:
-        directory: an empty directory.
+    Attributes:
+        image: ``(H, W)`` of the data set's dtype.
+        mask: ``(H, W)``, bool, or uint8 for a label map.
+    """
+
+    pair: Pair
+    image: npt.NDArray[np.generic]
+    mask: npt.NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A shard that was written, beside its index.
+
+    Attributes:
+        split: the split.
+        path: where it lies; it gets its name when all shards are known.
+        bytes: its size.
+        sha256: hexadecimal digest of its bytes.
+        rows: the columns ``_KNOWN`` of the row of each of its records in the table of records.
+    """
+
+    split: str
+    path: pathlib.Path
+    bytes: int
+    sha256: str
+    rows: Sequence[tuple[Any, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordSpec:
+    """What holds for all records of a directory.
+
+    Attributes:
         shape: rows and columns of every image and mask.
         image_dtype: of every image.
-        planned: how many records each split gets at most; the shards are cut by it.
-        num_shards: per split, or None for about ``SHARD_BYTES`` each. A split has no more shards than records.
         mask_classes: what each value of a label map means; empty for binary masks.
     """
 
-    def __init__(
-        self,
-        directory: pathlib.Path,
-        shape: tuple[int, int],
-        image_dtype: np.dtype[Any],
-        planned: Mapping[str, int],
-        num_shards: int | None,
-        mask_classes: tuple[str, ...] = (),
-    ) -> None:
-        self._directory = directory
-        self._shape = (*shape, 1)
-        self._mask_classes = mask_classes
-        self.image_dtype = image_dtype
-        record_bytes = shape[0] * shape[1] * (image_dtype.itemsize + 1)
-        self._splits = {
-            name: _SplitWriter(directory, name, count, num_shards or -(-count * record_bytes // SHARD_BYTES))
-            for name, count in planned.items()
-        }
-
-    def write(
-        self,
-        split: str,
-        pair: Pair,
-        image: npt.NDArray[np.generic],
-        mask: npt.NDArray[Any],
-    ) -> None:
-        """Adds a record.
-
-        Args:
-            split: name of its split.
-            pair: the pair, as it is on the grid of the records.
-            image: ``(H, W)`` of the data set's dtype.
-            mask: ``(H, W)``, bool, or uint8 for a label map.
-        """
-        data = _serialize(pair, image.astype(self.image_dtype.newbyteorder("<")), mask)
-        self._splits[split].write(data, _known(split, pair))
-
-    def complete(
-        self,
-        studies: Mapping[str, Sequence[str]],
-        settings: Mapping[str, Any],
-        tables: Mapping[str, bytes],
-        measured: Mapping[Key, Mapping[str, Any]],
-    ) -> DatasetInfo:
-        """Completes the directory, the manifest last.
-
-        Args:
-            studies: the studies of each split.
-            settings: what the manifest keeps of the settings.
-            tables: content of the audit and of the tables beside it, by file name.
-            measured: more columns of the table of records, by study and number.
-        """
-        splits = {
-            name: SplitInfo(tuple(studies[name]), writer.complete()) for name, writer in sorted(self._splits.items())
-        }
-        dtype = self.image_dtype.name
-        known = [
-            dict(zip(_KNOWN, row, strict=True)) for _, writer in sorted(self._splits.items()) for row in writer.rows
-        ]
-        rows = [table.row({**measured.get((row["study_id"], row["instance_number"]), {}), **row}) for row in known]
-        files = {
-            **tables,
-            schema.TABLE_FILE: table.dump(table.build(rows)),
-            schema.FEATURES_FILE: tfds.features(self._shape, dtype, bool(self._mask_classes)),
-            schema.DATASET_INFO_FILE: tfds.dataset_info(splits, bool(self._mask_classes)),
-        }
-        for name, content in files.items():
-            (self._directory / name).write_bytes(content)
-        shards = {shard.name for split in splits.values() for shard in split.shards}
-        info = DatasetInfo(
-            image_shape=self._shape,
-            image_dtype=np.dtype(dtype),
-            splits=splits,
-            files={
-                path.name: FileInfo.of(path) for path in sorted(self._directory.iterdir()) if path.name not in shards
-            },
-            settings=settings,
-            tool_version=pipeline.__version__,
-            mask_classes=self._mask_classes,
-        )
-        (self._directory / schema.MANIFEST_FILE).write_bytes(info.dump())
-        return info
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for writer in self._splits.values():
-            writer.close()
+    shape: tuple[int, int]
+    image_dtype: np.dtype[Any]
+    mask_classes: tuple[str, ...] = ()
 
 
-class _SplitWriter:
-    """The shards of one split, one after the other."""
+def cut(count: int, num_shards: int | None, spec: RecordSpec) -> list[slice]:
+    """The records of each shard of a split, spread evenly, at least one each.
 
-    def __init__(self, directory: pathlib.Path, split: str, planned: int, num_shards: int) -> None:
-        self._directory = directory
-        self._split = split
-        self._planned = planned
-        self._num_shards = min(max(1, num_shards), planned)
-        self._sizes: list[list[int]] = []
-        self._file: BinaryIO | None = None
-        self.rows: list[tuple[Any, ...]] = []
+    Args:
+        count: records of the split.
+        num_shards: at most this many, or None for shards of about ``SHARD_BYTES``.
+        spec: shape and dtype of the records.
+    """
+    record_bytes = spec.shape[0] * spec.shape[1] * (spec.image_dtype.itemsize + 1)
+    shards = min(count, num_shards or max(1, -(-count * record_bytes // SHARD_BYTES)))
+    ends = [index * count // shards for index in range(shards + 1)] if shards else []
+    return [slice(*ends_of_one) for ends_of_one in itertools.pairwise(ends)]
 
-    def write(self, data: bytes, row: tuple[Any, ...]) -> None:
-        written = sum(map(len, self._sizes))
-        if written == len(self._sizes) * self._planned // self._num_shards:
-            self._open_next()
-        assert self._file is not None
-        self._file.writelines(frame(data))
-        self._sizes[-1].append(len(data) + FRAME_BYTES)
-        self.rows.append(row)
 
-    def _open_next(self) -> None:
-        self.close()
-        self._file = self._partial_shard(len(self._sizes)).open("wb")
-        self._sizes.append([])
+def write_shard(path: pathlib.Path, split: str, records: Iterable[Record]) -> Shard | None:
+    """Writes one shard and its index, which appear complete or not at all.
 
-    def _partial_shard(self, index: int) -> pathlib.Path:
-        # The names carry the number of shards, which is known only when the last record is written.
-        return self._directory / f"{self._split}-{index:05d}"
+    Args:
+        path: file to create or replace; the index is ``path`` with ``.idx``.
+        split: the split.
+        records: its records, in order.
 
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+    Returns:
+        The shard; None if there are no records, and then no file.
 
-    def complete(self) -> tuple[ShardInfo, ...]:
-        """Gives the shards their names and indexes."""
-        self.close()
-        shards = []
-        for index, sizes in enumerate(self._sizes):
-            path = self._directory / schema.shard_name(self._split, index, len(self._sizes))
-            self._partial_shard(index).rename(path)
-            offsets = np.cumsum([0, *sizes])[:-1]
-            lines = "".join(f"{offset} {size}\n" for offset, size in zip(offsets, sizes, strict=True))
-            (self._directory / schema.index_name(path.name)).write_text(lines, "ascii")
-            shards.append(ShardInfo(path.name, len(sizes), **dataclasses.asdict(FileInfo.of(path))))
-        return tuple(shards)
+    Raises:
+        OSError: it cannot be written.
+    """
+    digest = hashlib.sha256()
+    rows, lines, size = [], [], 0
+    # Another process may write the same shard at the same time: a cluster may repeat a task that is slow.
+    with tempfile.TemporaryDirectory(dir=path.parent) as name:
+        partial = pathlib.Path(name, path.name)
+        with partial.open("wb") as file:
+            for record in records:
+                offset = size
+                for part in frame(_serialize(record)):
+                    file.write(part)
+                    digest.update(part)
+                    size += len(part)
+                lines.append(f"{offset} {size - offset}\n")
+                rows.append(_known(split, record.pair))
+        if not rows:
+            return None
+        index = pathlib.Path(schema.index_name(os.fspath(partial)))
+        index.write_text("".join(lines), "ascii")
+        index.replace(schema.index_name(os.fspath(path)))
+        partial.replace(path)
+    return Shard(split, path, size, digest.hexdigest(), rows)
+
+
+def write_split(
+    directory: pathlib.Path, split: str, records: Iterator[Record], count: int, num_shards: int | None, spec: RecordSpec
+) -> list[Shard]:
+    """Writes the ``count`` records of a split, one shard after the other."""
+    written = (
+        write_shard(directory / f"{split}-{index:05d}", split, itertools.islice(records, part.stop - part.start))
+        for index, part in enumerate(cut(count, num_shards, spec))
+    )
+    return [shard for shard in written if shard]
+
+
+def complete(
+    directory: pathlib.Path,
+    spec: RecordSpec,
+    shards: Iterable[Shard],
+    studies: Mapping[str, Sequence[str]],
+    settings: Mapping[str, Any],
+    tables: Mapping[str, bytes],
+    measured: Mapping[Key, Mapping[str, Any]],
+) -> DatasetInfo:
+    """Makes a records directory of shards, the manifest last.
+
+    Args:
+        directory: an empty directory, on the file system of the shards, which are moved there.
+        spec: of all records.
+        shards: those of each split in order.
+        studies: the studies of each split.
+        settings: what the manifest keeps of the job's settings.
+        tables: content of the audit and of the tables beside it, by file name.
+        measured: more columns of the table of records, by study and number.
+    """
+    of_split: dict[str, list[Shard]] = {name: [] for name in sorted(studies)}
+    for shard in shards:
+        of_split[shard.split].append(shard)
+    splits = {name: SplitInfo(tuple(studies[name]), _named(directory, of)) for name, of in of_split.items()}
+    known = [dict(zip(_KNOWN, row, strict=True)) for of in of_split.values() for shard in of for row in shard.rows]
+    rows = [table.row({**measured.get((row["study_id"], row["instance_number"]), {}), **row}) for row in known]
+    shape, dtype = (*spec.shape, 1), spec.image_dtype.name
+    files = {
+        **tables,
+        schema.TABLE_FILE: table.dump(table.build(rows)),
+        schema.FEATURES_FILE: tfds.features(shape, dtype, bool(spec.mask_classes)),
+        schema.DATASET_INFO_FILE: tfds.dataset_info(splits, bool(spec.mask_classes)),
+    }
+    for name, content in files.items():
+        (directory / name).write_bytes(content)
+    names = {shard.name for split in splits.values() for shard in split.shards}
+    info = DatasetInfo(
+        image_shape=shape,
+        image_dtype=np.dtype(dtype),
+        splits=splits,
+        files={path.name: FileInfo.of(path) for path in sorted(directory.iterdir()) if path.name not in names},
+        settings=settings,
+        tool_version=pipeline.__version__,
+        mask_classes=spec.mask_classes,
+    )
+    (directory / schema.MANIFEST_FILE).write_bytes(info.dump())
+    return info
+
+
+def _named(directory: pathlib.Path, shards: Sequence[Shard]) -> tuple[ShardInfo, ...]:
+    """Moves the shards of a split to a directory, under their names."""
+    named = []
+    for index, shard in enumerate(shards):
+        path = directory / schema.shard_name(shard.split, index, len(shards))
+        shard.path.replace(path)
+        pathlib.Path(schema.index_name(os.fspath(shard.path))).replace(schema.index_name(os.fspath(path)))
+        named.append(ShardInfo(path.name, len(shard.rows), bytes=shard.bytes, sha256=shard.sha256))
+    return tuple(named)
 
 
 def _known(split: str, pair: Pair) -> tuple[Any, ...]:
@@ -187,10 +209,11 @@ def _known(split: str, pair: Pair) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _serialize(pair: Pair, image: npt.NDArray[np.generic], mask: npt.NDArray[Any]) -> bytes:
+def _serialize(record: Record) -> bytes:
+    pair = record.pair
     values = {
-        schema.IMAGE: image,
-        schema.MASK: mask,
+        schema.IMAGE: record.image.astype(record.image.dtype.newbyteorder("<"), copy=False),
+        schema.MASK: record.mask,
         schema.STUDY_ID: pair.study_id,
         schema.CONTOUR_ID: pair.contour_id,
         schema.INSTANCE_NUMBER: -1 if pair.header.instance_number is None else pair.header.instance_number,

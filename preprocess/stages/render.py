@@ -1,10 +1,12 @@
-"""The pairs of one study → images and masks, and their measurements."""
+"""Pairs → shards of images and masks, and the measurements of their studies."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +17,9 @@ from preprocess.dicom import reader
 from preprocess.findings import Finding, InputError, Reason, about
 from preprocess.geometry import labels, masks, polygons
 from preprocess.inputs.sources import Source, opened
-from preprocess.model import Key, Pair, Study
-from preprocess.output import dtypes
+from preprocess.model import Contours, Key, Pair, Study
+from preprocess.output import dtypes, publication, writer
+from preprocess.output.writer import Record, RecordSpec, Shard
 from preprocess.quality import checks, contrast, measurements, myocardium, plausibility
 from preprocess.quality.contrast import Fit
 from preprocess.quality.measurements import PairRow, StudyRow, StudySummary
@@ -25,8 +28,8 @@ from preprocess.quality.registration import Registration
 from preprocess.quality.volumes import Volumes
 from preprocess.stages import pairing
 
-PART_BYTES = 16 << 20
-"""Image and mask bytes of a part: its result fits a worker's memory. 129 pairs of 208 × 208 int16 pixels."""
+_MOST_MEASURED = 100
+"""Images that are only measured in one task."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,103 +59,150 @@ class Selection:
     walls: Mapping[Key, Wall]
 
     @property
+    def records(self) -> list[tuple[Pair, PairRow]]:
+        """The pairs that go into the records, and their rows so far."""
+        rows = self.rows
+        return [(pair, rows[pair.contour_path]) for pair in self.pairs if pair.contour_path in self.written]
+
+    @property
     def rows(self) -> dict[str, PairRow]:
         """The row of each pair before its image is read, by contour path."""
         return {pair.contour_path: measurements.unmeasured(pair, self.outside, self.walls) for pair in self.pairs}
 
-    def parts(self, config: Config, shape: tuple[int, int]) -> list[Part]:
-        """The pairs whose images are read, in parts of at most ``PART_BYTES``, or of one pair if it is larger.
-
-        Args:
-            config: the settings.
-            shape: rows and columns of the records.
-        """
-        read = [pair for pair in self.pairs if pair.contour_path in self.written]
-        if config.contours != "i":
-            read += [pair for pair in self.inner if pair.contour_path not in self.written]
-        size = max(1, PART_BYTES // (shape[0] * shape[1] * (self.dtype.itemsize + 1)))
-        rows = self.rows
-        return [
-            Part(
-                self.study.study_id,
-                pairs,
-                {pair.contour_path: rows[pair.contour_path] for pair in pairs if pair.contour_path in self.written},
-                self.dtype,
-            )
-            for pairs in (read[first : first + size] for first in range(0, len(read), size))
-        ]
+    def measured_only(self, contours: Contours) -> list[Pair]:
+        """The i-contour pairs that are not written, whose images the measurements of the study need."""
+        return [pair for pair in self.inner if contours != "i" and pair.contour_path not in self.written]
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """Pairs of one study that a worker decodes, draws and measures in one task.
+class Task:
+    """Pairs that a worker decodes, draws and measures: those of one shard, or pairs that are not written.
 
     Attributes:
-        study_id: of the study.
         pairs: the pairs whose images are read.
-        rows: the rows, so far, of the pairs that go into the records, by contour path.
+        rows: the row, so far, of each pair; empty where the pairs are not written.
         dtype: of every image in the data set.
+        split: the split of the shard.
+        path: where to write the shard; None where the pairs are not written.
     """
 
-    study_id: str
     pairs: Sequence[Pair]
-    rows: Mapping[str, PairRow]
+    rows: Sequence[PairRow]
     dtype: np.dtype[np.generic]
+    split: str = ""
+    path: pathlib.Path | None = None
+
+
+@dataclasses.dataclass
+class Measured:
+    """What the pairs of one study in a task add to the study.
+
+    Attributes:
+        pair_rows: the rows of the records, in their order.
+        registration: how well the i-contours fit their images.
+        fits: how each i-contour lies on its image, by contour path.
+        failed: contour path of each pair whose image or contour could not be read.
+    """
+
+    pair_rows: list[PairRow] = dataclasses.field(default_factory=list)
+    registration: Registration = dataclasses.field(default_factory=Registration)
+    fits: dict[str, Fit] = dataclasses.field(default_factory=dict)
+    failed: set[str] = dataclasses.field(default_factory=set)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rendered:
-    """The result of a part.
+    """The result of a task; it holds no pixels.
 
     Attributes:
-        records: pair, image ``(H, W)`` of the data set's dtype and mask ``(H, W)``, bool or a label map uint8, by
-            number; all three on the common grid, if there is one.
-        pair_rows: the rows of the records, in the same order.
-        registration: how well the i-contours fit their images.
-        fits: how each i-contour lies on its image, by contour path.
-        failed: contour path of each pair whose image or contour could not be read.
+        shard: the shard; None if there is none.
+        studies: what the pairs add to their studies, by study id.
         findings: why pairs were left out.
     """
 
-    records: Sequence[tuple[Pair, npt.NDArray[np.generic], npt.NDArray[np.generic]]]
-    pair_rows: Sequence[PairRow]
-    registration: Registration
-    fits: Mapping[str, Fit]
-    failed: frozenset[str]
+    shard: Shard | None
+    studies: Mapping[str, Measured]
     findings: Sequence[Finding]
 
 
-def render(source: Source, config: Config, part: Part) -> Rendered:
-    """Decodes the images of a part's pairs, draws their masks, and measures both.
+def tasks(
+    selections: Sequence[Selection],
+    split_of: Mapping[str, str],
+    spec: RecordSpec,
+    config: Config,
+    directory: pathlib.Path,
+) -> list[Task]:
+    """The shards to write, split by split, and then the images that are only measured.
+
+    Args:
+        selections: what to make of each study.
+        split_of: the split of each study that has pairs to write.
+        spec: shape and dtype of the records.
+        config: the settings.
+        directory: where workers write shards.
+    """
+    of_split: dict[str, list[Selection]] = {name: [] for name in sorted(set(split_of.values()))}
+    for selection in selections:
+        if selection.written:
+            of_split[split_of[selection.study.study_id]].append(selection)
+    shards = []
+    for split, members in of_split.items():
+        written = [(pair, row) for selection in members for pair, row in selection.records]
+        for index, part in enumerate(writer.cut(len(written), config.num_shards, spec)):
+            pairs, rows = zip(*written[part], strict=True)
+            shards.append(Task(pairs, rows, spec.image_dtype, split, directory / f"{split}-{index:05d}"))
+    measured = [pair for selection in selections for pair in selection.measured_only(config.contours)]
+    return shards + [Task(pairs, (), spec.image_dtype) for pairs in _batched(measured, _MOST_MEASURED)]
+
+
+def _batched(pairs: Sequence[Pair], size: int) -> list[Sequence[Pair]]:
+    return [pairs[first : first + size] for first in range(0, len(pairs), size)]
+
+
+def render(source: Source, config: Config, task: Task) -> Rendered:
+    """Decodes the images of a task's pairs, draws their masks, measures both, and writes the shard.
 
     Registration is measured on the original images, so it does not depend on the common grid.
     """
-    registration = Registration()
-    records, pair_rows, findings = [], [], []
-    fits = {}
-    failed = {pair.contour_path for pair in part.pairs}
-    for pair in part.pairs:
-        row = part.rows.get(pair.contour_path)
+    studies: dict[str, Measured] = {}
+    findings: list[Finding] = []
+    records = _records(source, config, task, studies, findings)
+    with publication.writing(config.output_dir):
+        shard = writer.write_shard(task.path, task.split, records) if task.path else None
+    # Without a shard, nothing else has read the pairs.
+    for _ in records:
+        pass
+    return Rendered(shard, studies, findings)
+
+
+def _records(
+    source: Source, config: Config, task: Task, studies: dict[str, Measured], findings: list[Finding]
+) -> Iterator[Record]:
+    """Yields the records of a task, and adds what is measured and found."""
+    for pair, row in itertools.zip_longest(task.pairs, task.rows):
+        study = studies.setdefault(pair.study_id, Measured())
+        study.failed.add(pair.contour_path)
         try:
             image, mask = read_pair(source, config, pair)
             # The conversion also checks that values are finite, also for images that are only measured.
             with about(pair.image_path):
-                pixels = dtypes.to_dtype(image, part.dtype if row else np.dtype(np.float32))
-            failed.remove(pair.contour_path)
+                pixels = dtypes.to_dtype(image, task.dtype if row else np.dtype(np.float32))
+            study.failed.remove(pair.contour_path)
             if pair.kind == "i":
-                registration.add(image, mask)
-                fits[pair.contour_path] = contrast.measure(image, pair.polygon, pair.header)
-            if row:
-                record = _on_common_grid(pair, pixels, _written(pair, mask))
-                records.append(record)
-                pair_rows.append(measurements.measured(row, image, mask, record[2] == 1, record[0].polygon))
+                study.registration.add(image, mask)
+                study.fits[pair.contour_path] = contrast.measure(image, pair.polygon, pair.header)
+            if row is None:
+                continue
+            record = Record(*_on_common_grid(pair, pixels, _written(pair, mask)))
+            study.pair_rows.append(measurements.measured(row, image, mask, record.mask == 1, record.pair.polygon))
         except InputError as error:
             findings += _left_out(pair, error)
-    return Rendered(records, pair_rows, registration, fits, frozenset(failed), findings)
+            continue
+        yield record
 
 
 class StudyTables:
-    """Collects the rows of a study. Parts are added in a fixed order, so sums are the same in every run."""
+    """Collects the rows of a study. Tasks are added in a fixed order, so sums are the same in every run."""
 
     def __init__(self, selection: Selection) -> None:
         self._selection = selection
@@ -161,12 +211,17 @@ class StudyTables:
         self._fits: dict[str, Fit] = {}
         self._failed: set[str] = set()
 
-    def add(self, rendered: Rendered) -> None:
-        """Adds the next part."""
-        self._rows |= {row.contour_path: row for row in rendered.pair_rows}
-        self._registration.merge(rendered.registration)
-        self._fits |= rendered.fits
-        self._failed |= rendered.failed
+    @property
+    def study_id(self) -> str:
+        """The study."""
+        return self._selection.study.study_id
+
+    def add(self, measured: Measured) -> None:
+        """Adds what the next task has measured."""
+        self._rows |= {row.contour_path: row for row in measured.pair_rows}
+        self._registration.merge(measured.registration)
+        self._fits |= measured.fits
+        self._failed |= measured.failed
 
     def complete(self) -> tuple[list[PairRow], StudyRow, list[Finding]]:
         """Judges the study, after all parts were added.
@@ -219,6 +274,11 @@ class StudyTables:
             if pair.phase_index == phase >= 0 and phase not in volumes.missing
         }
         return myocardium.volume_ml(list(areas.values()), self._selection.summary.slice_spacing_mm)
+
+
+def complete(source: Source, config: Config, study: StudyTables) -> tuple[list[PairRow], StudyRow, list[Finding]]:
+    """Judges a study, after all its tasks were added: what :meth:`StudyTables.complete` returns."""
+    return study.complete()
 
 
 def read_pair(source: Source, config: Config, pair: Pair) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:

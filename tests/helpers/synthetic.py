@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,8 @@ import numpy as np
 from pipeline import schema
 from preprocess.geometry.grid import Grid
 from preprocess.model import Fingerprint, ImageHeader, Pair
-from preprocess.output import publication
+from preprocess.output import publication, writer
+from preprocess.output.writer import Record, RecordSpec
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
@@ -39,18 +40,22 @@ def synthetic_arrays(
 def write_synthetic(
     path: pathlib.Path, images: np.ndarray, masks: np.ndarray, *, num_shards: int | None = 3, overwrite: bool = False
 ) -> None:
-    from preprocess.output.writer import RecordsWriter
-
     with publication.claimed(path, overwrite) as partial:
         (partial / "records").mkdir()
-        shape = images.shape[1:]
-        classes = schema.LABEL_CLASSES if masks.dtype == np.uint8 else ()
-        planned = {"train": len(images)}
-        with RecordsWriter(partial / "records", shape, images.dtype, planned, num_shards, classes) as writer:
-            for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
-                writer.write("train", synthetic_pair(number), image, mask)
-            writer.complete({"train": ["A"]}, {}, {"audit.csv": b""}, {})
+        pairs = map(synthetic_pair, range(len(images)))
+        write_records(partial / "records", map(Record, pairs, images, masks), len(images), num_shards)
         publication.publish(partial / "records", path, overwrite)
+
+
+def write_records(
+    directory: pathlib.Path, records: Iterable[Record], count: int, num_shards: int | None = None, split: str = "train"
+) -> None:
+    """Writes records of one study, ``A``, as one split."""
+    first, *others = records
+    classes = schema.LABEL_CLASSES if first.mask.dtype == np.uint8 else ()
+    spec = RecordSpec(first.image.shape, first.image.dtype, classes)
+    shards = writer.write_split(directory, split, iter([first, *others]), count, num_shards, spec)
+    writer.complete(directory, spec, shards, {split: ["A"]}, {}, {"audit.csv": b""}, {})
 
 
 def synthetic_pair(number: int, **header: Any) -> Pair:
