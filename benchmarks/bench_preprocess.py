@@ -4,7 +4,7 @@
 
 The studies of a data set are repeated, each time with different ids, one different pixel and one different vertex,
 until there are that many pairs. Every measurement runs in its own process, without the time of imports and of starting
-the workers.
+the workers. "this process" is the time on a processor that the coordinating process takes, as a share of the whole.
 
     bare     pydicom.dcmread(...).pixel_array of the images in pairs, and the headers of the others: the least to read
     script   the usual script: pydicom, Pillow's polygon and np.savez, for the pairs alone
@@ -20,6 +20,7 @@ import re
 import resource
 import tempfile
 import time
+from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -73,7 +74,15 @@ def _copy(source: sources.Source, study: Study, path: pathlib.Path, study_id: st
             (folder / f"IM-0001-{number:04d}-{kind}contour-manual.txt").write_text(text)
 
 
-def _job(data_dir: pathlib.Path, workers: int) -> tuple[float, int]:
+class _Measured(NamedTuple):
+    """Seconds of the run, its pairs, and the processor time that this process took of it, without its workers'."""
+
+    seconds: float
+    pairs: int
+    processor_seconds: float
+
+
+def _job(data_dir: pathlib.Path, workers: int) -> _Measured:
     from preprocess import phantom
     from preprocess.run import run
 
@@ -81,13 +90,15 @@ def _job(data_dir: pathlib.Path, workers: int) -> tuple[float, int]:
         # After this, the server that starts the workers has imported what they need.
         phantom.write_phantom(pathlib.Path(name, "phantom"))
         run(Config(data_dir=pathlib.Path(name, "phantom"), output_dir=pathlib.Path(name, "first"), workers=workers))
-        begin = time.perf_counter()
+        begin, processor = time.perf_counter(), time.process_time()
         summary = run(Config(data_dir=data_dir, output_dir=pathlib.Path(name, "records"), workers=workers))
-        return time.perf_counter() - begin, sum(summary.records.values())
+        processor = time.process_time() - processor
+        return _Measured(time.perf_counter() - begin, sum(summary.records.values()), processor)
 
 
-def _bare(data_dir: pathlib.Path) -> tuple[float, int]:
+def _bare(data_dir: pathlib.Path) -> _Measured:
     begin, pairs = time.perf_counter(), 0
+    processor = time.process_time()
     for study in challenge.discover(sources.open_source(data_dir))[0]:
         for number, path in study.images.items():
             if number in study.contours["i"]:
@@ -95,12 +106,12 @@ def _bare(data_dir: pathlib.Path) -> tuple[float, int]:
                 pairs += 1
             else:
                 pydicom.dcmread(data_dir / path, stop_before_pixels=True)
-    return time.perf_counter() - begin, pairs
+    return _Measured(time.perf_counter() - begin, pairs, time.process_time() - processor)
 
 
-def _script(data_dir: pathlib.Path) -> tuple[float, int]:
+def _script(data_dir: pathlib.Path) -> _Measured:
     images, masks = [], []
-    begin = time.perf_counter()
+    begin, processor = time.perf_counter(), time.process_time()
     for study in challenge.discover(sources.open_source(data_dir))[0]:
         for number, path in study.contours["i"].items():
             # Such a script would fail at a contour without its image; this one must finish.
@@ -114,7 +125,7 @@ def _script(data_dir: pathlib.Path) -> tuple[float, int]:
             masks.append(np.array(mask, bool))
     with tempfile.TemporaryFile(dir=data_dir.parent) as file:
         np.savez(file, images=np.stack(images), masks=np.stack(masks))
-    return time.perf_counter() - begin, len(images)
+    return _Measured(time.perf_counter() - begin, len(images), time.process_time() - processor)
 
 
 _RUNS = {
@@ -136,9 +147,9 @@ def main() -> None:
     parser.add_argument("--measure", help="run only this measurement, on --data_dir as it is")
     arguments = parser.parse_args()
     if arguments.measure:
-        seconds, pairs = _RUNS[arguments.measure](arguments.data_dir)
+        measured = _RUNS[arguments.measure](arguments.data_dir)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": seconds, "pairs": pairs, "peak_mb": peak}))
+        print(json.dumps({**measured._asdict(), "peak_mb": peak}))
         return
     for pairs in arguments.pairs:
         data_dir = _repeated(arguments.data_dir, arguments.root, pairs)
@@ -149,11 +160,12 @@ def main() -> None:
                 runs[name].append(isolated.measured("benchmarks.bench_preprocess", *flags))
         found = {name: isolated.medians(measured) for name, measured in runs.items()}
         print(f"\n{found['bare']['pairs']:,.0f} pairs, {sum(1 for _ in data_dir.glob('dicoms/*/*')):,} images\n")
-        print("| | ms a pair | × bare | peak memory, MB |")
-        print("|---|---|---|---|")
+        print("| | ms a pair | × bare | this process, % | peak memory, MB |")
+        print("|---|---|---|---|---|")
         for name, run in found.items():
             each, bare = (one["seconds"] / one["pairs"] * 1e3 for one in (run, found["bare"]))
-            print(f"| {name} | {each:.2f} | {each / bare:.2f} | {run['peak_mb']:,.0f} |")
+            share = run["processor_seconds"] / run["seconds"]
+            print(f"| {name} | {each:.2f} | {each / bare:.2f} | {share:.1%} | {run['peak_mb']:,.0f} |")
         one, two = (found[f"this job, {workers}"]["seconds"] for workers in ("1 worker", "2 workers"))
         print(f"\ntwo workers are {one / two:.2f} times as fast as one")
 

@@ -136,4 +136,4 @@ def _render(
 
 
 def _table(kind: type[PairRow] | type[StudyRow], rows: Iterable[PairRow | StudyRow]) -> bytes:
-    return tables.dump([field.name for field in dataclasses.fields(kind)], map(dataclasses.astuple, rows))
+    return tables.dump([field.name for field in dataclasses.fields(kind)], (vars(row).values() for row in rows))
