@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -70,6 +71,9 @@ class Selection:
         read = [pair for pair in self.pairs if pair.contour_path in self.written]
         if config.contours != "i":
             read += [pair for pair in self.inner if pair.contour_path not in self.written]
+        contours: dict[str, list[Pair]] = collections.defaultdict(list)
+        for pair in (*self.inner, *self.outer):
+            contours[pair.image_path].append(pair)
         size = max(1, PART_BYTES // (shape[0] * shape[1] * (self.dtype.itemsize + 1)))
         rows = self.rows
         return [
@@ -77,6 +81,7 @@ class Selection:
                 self.study.study_id,
                 pairs,
                 {pair.contour_path: rows[pair.contour_path] for pair in pairs if pair.contour_path in self.written},
+                {pair.image_path: contours[pair.image_path] for pair in pairs},
                 self.dtype,
             )
             for pairs in (read[first : first + size] for first in range(0, len(read), size))
@@ -91,12 +96,14 @@ class Part:
         study_id: of the study.
         pairs: the pairs whose images are read.
         rows: the rows, so far, of the pairs that go into the records, by contour path.
+        contours: the contours of both kinds that are measured on an image, by image path.
         dtype: of every image in the data set.
     """
 
     study_id: str
     pairs: Sequence[Pair]
     rows: Mapping[str, PairRow]
+    contours: Mapping[str, Sequence[Pair]]
     dtype: np.dtype[np.generic]
 
 
@@ -109,7 +116,7 @@ class Rendered:
             number; all three on the common grid, if there is one.
         pair_rows: the rows of the records, in the same order.
         registration: how well the i-contours fit their images.
-        fits: how each i-contour lies on its image, by contour path.
+        fits: how each contour lies on its image, by contour path.
         failed: contour path of each pair whose image or contour could not be read.
         findings: why pairs were left out.
     """
@@ -141,7 +148,8 @@ def render(source: Source, config: Config, part: Part) -> Rendered:
             failed.remove(pair.contour_path)
             if pair.kind == "i":
                 registration.add(image, mask)
-                fits[pair.contour_path] = contrast.measure(image, pair.polygon, pair.header)
+            for contour in part.contours[pair.image_path]:
+                fits[contour.contour_path] = contrast.measure(image, contour.polygon, contour.header, contour.kind)
             if row:
                 record = _on_common_grid(pair, pixels, _written(pair, mask))
                 records.append(record)
