@@ -297,7 +297,7 @@ def _against_neighbors(
     """Compares shapes ``(n, 5)`` with what the others predict.
 
     Returns:
-        How far they are off, ``(n, 5)``; the variances of the predictions and the evidence of each quantity, ``(n, 3)``.
+        How far they are off, ``(n, 5)``; the variances of the predictions and the evidence by quantity, ``(n, 3)``.
     """
     shapes = shapes - np.array([*np.median(shapes[:, :3], axis=0), 0, 0])
     precisions = [np.linalg.inv(_covariance(variation, at)) for variation in _VARIATIONS]
