@@ -11,8 +11,9 @@ of the column "left out". Columns:
 - left out: the same, with each threshold chosen on the other studies alone, by the rule that gave the fixed ones:
   their highest score and 0.5 more, or ¾ of their lowest contrast. The constants of the prediction are the same.
 - others: how many undamaged contours are accused at the same time, on average.
+- instead: how often the undamaged contour of the other kind on the same image is accused, and the damaged one is not.
 
-"A quarter at once" damages a quarter of a study's inner contours, several times; each damaged one is counted.
+"A quarter at once" damages a quarter of a study's contours of a kind, several times; each damaged one is counted.
 
 "Mirrored" is about the middle of the image: x becomes width − x. A program that does this to points reverses the
 direction in which they go around, and the audit sees that; "redrawn" are damages with the usual direction. A heart in
@@ -24,6 +25,7 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import itertools
 import math
 import pathlib
 import tempfile
@@ -84,8 +86,8 @@ class Contoured:
 
     @classmethod
     def of(cls, examined: Examined, pairs: Sequence[Pair], images: Images) -> Contoured:
-        """Measures the inner contours."""
-        fits = {pair.contour_path: _measured(pair, images) for pair in pairs if pair.kind == "i"}
+        """Measures the contours."""
+        fits = {pair.contour_path: _measured(pair, images) for pair in pairs}
         return cls(examined, pairs, fits)
 
     def with_polygons(self, changed: Mapping[str, Polygon], images: Images) -> Contoured:
@@ -94,11 +96,7 @@ class Contoured:
             dataclasses.replace(pair, polygon=changed[pair.contour_path]) if pair.contour_path in changed else pair
             for pair in self.pairs
         ]
-        fits = {
-            pair.contour_path: _measured(pair, images)
-            for pair in pairs
-            if pair.kind == "i" and pair.contour_path in changed
-        }
+        fits = {pair.contour_path: _measured(pair, images) for pair in pairs if pair.contour_path in changed}
         return Contoured(self.examined, pairs, {**self.fits, **fits})
 
     def scores(self) -> dict[str, float]:
@@ -113,7 +111,7 @@ class Contoured:
 
 
 def _measured(pair: Pair, images: Images) -> Fit:
-    return measure(images[pair.image_path], pair.polygon, pair.header)
+    return measure(images[pair.image_path], pair.polygon, pair.header, pair.kind)
 
 
 class Damage(NamedTuple):
@@ -176,21 +174,22 @@ def _damages(
 
 
 def _many_damages(studies: Sequence[Contoured], images: Images, rng: np.random.Generator) -> Iterator[Damage]:
-    """A quarter of a study's inner contours is damaged at once: one row for each of them."""
-    for study in studies:
-        inner = [pair for pair in study.pairs if pair.kind == "i"]
+    """A quarter of a study's contours of a kind is damaged at once: one row for each of them."""
+    kinds: tuple[ContourKind, ...] = ("i", "o")
+    for kind, study in itertools.product(kinds, studies):
+        pairs = [pair for pair in study.pairs if pair.kind == kind]
         others = [other for other in studies if other is not study]
         for name in ("another patient's", "moved by 8 pixels", "scaled by 1.35"):
             for _ in range(_ROUNDS):
                 changed: dict[str, Polygon] = {}
-                for index in rng.choice(len(inner), math.ceil(len(inner) / 4), replace=False):
-                    changed |= dict(_damages(study, inner[index], others, rng)).get(name, {})
+                for index in rng.choice(len(pairs), math.ceil(len(pairs) / 4), replace=False):
+                    changed |= dict(_damages(study, pairs[index], others, rng)).get(name, {})
                 scores = study.with_polygons(changed, images).scores()
                 sound = {path: score for path, score in scores.items() if path not in changed}
                 for path in changed:
                     study_id = study.examined.study.study_id
                     alone = {**sound, path: scores[path]}
-                    yield Damage(f"a quarter at once: {name}", "i", study_id, frozenset([path]), alone)
+                    yield Damage(f"a quarter at once: {name}", kind, study_id, frozenset([path]), alone)
 
 
 def _whole_study(
@@ -235,7 +234,9 @@ def _print_contours(studies: Sequence[Contoured], damages: Sequence[Damage]) -> 
     print("thresholds:", ", ".join(f"{study} left out {threshold:.1f}" for study, threshold in others.items()))
     print(f"fixed threshold: {plausibility.THRESHOLD}\n")
     kind_of = {pair.contour_path: pair.kind for study in studies for pair in study.pairs}
-    print("| contour | damage | tried | found | left out | others |\n|---|---|---|---|---|---|")
+    both = itertools.permutations((pair for study in studies for pair in study.pairs), 2)
+    partner = {one.contour_path: other.contour_path for one, other in both if one.key == other.key}
+    print("| contour | damage | tried | found | left out | others | instead |\n|---|---|---|---|---|---|---|")
     for kind, label in (("i", "inner"), ("o", "outer")):
         scores = [
             (study_id, score)
@@ -247,7 +248,7 @@ def _print_contours(studies: Sequence[Contoured], damages: Sequence[Damage]) -> 
             continue
         accused = [sum(score > limits[study_id] for study_id, score in scores) for limits in (fixed, others)]
         print(f"| {label} | none (false accusations) | {len(scores)} | {_share(accused[0], len(scores))} | ", end="")
-        print(f"{_share(accused[1], len(scores))} | |")
+        print(f"{_share(accused[1], len(scores))} | | |")
         groups: dict[str, list[Damage]] = collections.defaultdict(list)
         for damage in damages:
             if damage.kind == kind:
@@ -263,8 +264,15 @@ def _print_contours(studies: Sequence[Contoured], damages: Sequence[Damage]) -> 
                 for path, score in one.scores.items()
                 if path not in one.paths
             )
+            instead = sum(
+                max(one.scores[path] for path in one.paths) <= plausibility.THRESHOLD
+                and any(
+                    one.scores.get(partner[path], 0) > plausibility.THRESHOLD for path in one.paths & partner.keys()
+                )
+                for one in group
+            )
             print(f"| {label} | {name} | {len(group)} | {_share(found[0], len(group))} | ", end="")
-            print(f"{_share(found[1], len(group))} | {beside / len(group):.2f} |")
+            print(f"{_share(found[1], len(group))} | {beside / len(group):.2f} | {instead} |")
 
 
 def _share(part: int, whole: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import skimage.draw
 
 from benchmarks.bench_audit import Contoured, Images
@@ -43,9 +44,10 @@ def drawn(heart: Heart, phases: Iterable[int], kinds: str = "i") -> list[Pair]:
 
 def fits_of(heart: Heart, pairs: Sequence[Pair]) -> dict[str, Fit]:
     return {
-        pair.contour_path: measure(heart.image(pair.slice_index, pair.phase_index), pair.polygon, pair.header)
+        pair.contour_path: measure(
+            heart.image(pair.slice_index, pair.phase_index), pair.polygon, pair.header, pair.kind
+        )
         for pair in pairs
-        if pair.kind == "i"
     }
 
 
@@ -111,6 +113,58 @@ def test_one_damaged_contour_is_found_and_no_other(name: str) -> None:
         judgements = judged(heart, [*pairs[:index], wrong, *pairs[index + 1 :]])
         assert accused(judgements) == {wrong.contour_path}
         assert re.search(expected, judgements[index].detail), judgements[index].detail
+
+
+@pytest.mark.parametrize("kinds", ["o", "io"])
+@pytest.mark.parametrize(("move", "scale"), [((4, 3), 1.0), ((-5, 0), 1.0), ((0, 0), 0.8), ((0, 0), 1.35)])
+def test_one_damaged_outer_contour_is_found_and_no_other(move: tuple[int, int], scale: float, kinds: str) -> None:
+    heart = Heart(9, 20)
+    pairs = drawn(heart, (ED,), kinds)
+    for index, pair in enumerate(pairs):
+        # The end of the stack is predicted by the contour beside it, right or wrong.
+        if pair.kind == "o" and 1 < pair.slice_index < 7:
+            wrong = dataclasses.replace(pair, polygon=scaled(pair.polygon, scale) + move)
+            judgements = judged(heart, [*pairs[:index], wrong, *pairs[index + 1 :]])
+            assert accused(judgements) == {wrong.contour_path}
+            assert re.search(r"px|standard deviation", judgements[index].detail)
+
+
+def test_the_detail_of_an_outer_contour_says_how_even_its_image_is() -> None:
+    heart = Heart(9, 20)
+    pairs = drawn(heart, (ED,), "io")
+    wrong = dataclasses.replace(pairs[13], polygon=pairs[13].polygon + (5, 0))
+    detail = judged(heart, [*pairs[:13], wrong, *pairs[14:]])[13].detail
+    found = re.search(
+        r"the standard deviation of its image just inside the contour is (0\.\d\d), that of the study's others "
+        r"(0\.\d\d) to (0\.\d\d); it would be (0\.\d\d) if the contour were moved \d px left",
+        detail,
+    )
+    assert found, detail
+    own, least, most, there = map(float, found.groups())
+    assert least <= most < own
+    assert there < own
+
+
+@pytest.mark.parametrize("move", [(5, 0), (0, -8)])
+def test_a_damaged_inner_contour_does_not_accuse_its_outer_contour(move: tuple[int, int]) -> None:
+    heart = Heart(9, 20)
+    pairs = drawn(heart, (ED, ES), "io")
+    for index in range(18):
+        wrong = dataclasses.replace(pairs[index], polygon=pairs[index].polygon + move)
+        found = accused(judged(heart, [*pairs[:index], wrong, *pairs[index + 1 :]]))
+        assert wrong.contour_path in found
+        assert not any(path.startswith("o-") for path in found)
+
+
+def test_an_image_alone_does_not_accuse_an_outer_contour_without_neighbors() -> None:
+    """Elsewhere may be an even region; nothing says that the contour belongs there."""
+    header = header_of(shape=(SIZE, SIZE), pixel_spacing_mm=(1.35, 1.35))
+    image = np.random.default_rng(0).normal(0, 100, (SIZE, SIZE))
+    image[:, 84:] = 0
+    pair = dataclasses.replace(Heart(1, 1).pair(0, 0, "o"), header=header, polygon=circle(80, 80, 10))
+    fit = measure(image, pair.polygon, header, "o")
+    assert fit.moved.max() > fit.own / 2
+    assert accused(plausibility.judge([pair], {pair.contour_path: fit}, 1, 8.0)) == set()
 
 
 def test_exchanged_contours_are_found() -> None:
@@ -217,7 +271,7 @@ def test_contours_of_other_images_are_found_though_they_agree_with_each_other() 
     assert re.fullmatch(r"the median contrast of the images along .* is -?0\.\d\d, at least 0\.24 expected", detail)
     # Each contour on the image of another slice.
     shifted = {
-        pair.contour_path: measure(heart.image(pair.slice_index + 4, pair.phase_index), *rest)
+        pair.contour_path: measure(heart.image(pair.slice_index + 4, pair.phase_index), *rest, "i")
         for pair in pairs[:10]
         for rest in [(pair.polygon, pair.header)]
     }
@@ -244,17 +298,44 @@ def disk_image(x: float, y: float, radius: float) -> np.ndarray:
 @pytest.mark.parametrize(("dx", "dy", "scale"), [(0, 0, 1.0), (4, -2, 1.0), (-6, 6, 1.0), (0, 2, 0.7), (-2, 0, 1.4)])
 def test_the_image_shows_where_a_contour_belongs(dx: float, dy: float, scale: float) -> None:
     header = header_of(shape=(SIZE, SIZE), pixel_spacing_mm=(math.nan, math.nan))
-    fit = measure(disk_image(80 + dx, 70 + dy, 22 * scale), circle(80, 70, 22), header)
+    fit = measure(disk_image(80 + dx, 70 + dy, 22 * scale), circle(80, 70, 22), header, "i")
     best = [int(index) for index in np.unravel_index(fit.moved.argmax(), fit.moved.shape)]
     assert best == [[0.7, 0.85, 1.0, 1.2, 1.4].index(scale), 3 + dy / 2, 3 + dx / 2]
     assert fit.moved.max() == pytest.approx(1, abs=0.05)
-    assert (fit.contrast == fit.moved.max()) == ((dx, dy, scale) == (0, 0, 1.0))
+    assert (fit.own == fit.moved.max()) == ((dx, dy, scale) == (0, 0, 1.0))
+
+
+def test_an_outer_contour_fits_where_the_values_inside_are_even() -> None:
+    header = header_of(shape=(SIZE, SIZE), pixel_spacing_mm=(1.35, 1.35))
+    image = disk_image(80, 70, 32) // 3
+    image[skimage.draw.disk((69.5, 79.5), 22, shape=image.shape)] = 400
+    image[:, 114:] = 300
+    fit = measure(image, circle(80, 70, 32), header, "o")
+    assert fit.own == pytest.approx(0, abs=0.1)
+    assert fit.moved.max() <= fit.own + 0.06
+    unmoved = np.ones(fit.moved.shape[1:], np.bool_)
+    unmoved[2:5, 2:5] = False
+    # Moved by 4 pixels and more.
+    assert fit.moved[2][unmoved].max() < fit.own - 0.06
+    # The standard deviation is that of the image along two circles.
+    angles = np.arange(32) * np.pi / 16
+    for scale, row, column in [(2, 3, 6), (2, 0, 3), (4, 3, 3), (0, 3, 3)]:
+        radius = 32 * [0.7, 0.85, 1, 1.2, 1.4][scale]
+        x, y = 80 + 2 * (column - 3), 70 + 2 * (row - 3)
+        values = [
+            scipy.ndimage.map_coordinates(
+                image.astype(float), [y + r * np.sin(angles) - 0.5, x + r * np.cos(angles) - 0.5], order=1
+            )
+            for r in (radius - 0.5, radius - 1)
+        ]
+        spread = np.subtract(*np.percentile(image[29:112, 39:122], (90, 10)))
+        assert fit.moved[scale, row, column] == pytest.approx(-np.std(values) / spread, abs=0.03)
 
 
 def test_contrast_does_not_depend_on_units_of_values_or_pixels() -> None:
     header = header_of(shape=(SIZE, SIZE), pixel_spacing_mm=(1.35, 1.35))
     image, contour = disk_image(80, 70, 22), circle(83, 70, 22)
-    fit = measure(image, contour, header)
+    fit = measure(image, contour, header, "i")
     for other, polygon, changed in (
         (1000.0 - 2.5 * image, contour, dataclasses.replace(header, monochrome1=True)),
         (image.astype(np.uint16), contour[::-1], header),
@@ -264,8 +345,8 @@ def test_contrast_does_not_depend_on_units_of_values_or_pixels() -> None:
             dataclasses.replace(header, pixel_spacing_mm=(0.675, 0.675)),
         ),
     ):
-        measured = measure(other, polygon, changed)
-        assert measured.contrast == pytest.approx(fit.contrast, abs=0.03)
+        measured = measure(other, polygon, changed, "i")
+        assert measured.own == pytest.approx(fit.own, abs=0.03)
         assert measured.moved == pytest.approx(fit.moved, abs=0.08)
 
 
@@ -273,11 +354,11 @@ def test_a_contour_alone_on_an_image_without_an_edge_is_implausible() -> None:
     heart = Heart(1, 1)
     pair = dataclasses.replace(heart.pair(0, 0), slice_index=-1, phase_index=-1)
     noise = np.random.default_rng(0).normal(100, 5, (SIZE, SIZE))
-    fits = {pair.contour_path: measure(noise, pair.polygon, pair.header)}
+    fits = {pair.contour_path: measure(noise, pair.polygon, pair.header, pair.kind)}
     (judgement,) = plausibility.judge([pair], fits, 0, math.nan)
     assert re.fullmatch(r"the contrast of its image along the contour is -?0\.0\d.*", judgement.detail)
     # A constant image says nothing.
-    fits = {pair.contour_path: measure(np.full((SIZE, SIZE), 7), pair.polygon, pair.header)}
+    fits = {pair.contour_path: measure(np.full((SIZE, SIZE), 7), pair.polygon, pair.header, pair.kind)}
     assert accused(plausibility.judge([pair], fits, 0, math.nan)) == set()
 
 
@@ -297,7 +378,7 @@ def test_the_image_defends_contours_that_moved_with_it() -> None:
     for index, pair in enumerate(pairs):
         moved = dataclasses.replace(pair, polygon=pair.polygon + (4, 0))
         image = np.roll(heart.image(pair.slice_index, pair.phase_index), 4, axis=1)
-        fit = measure(image, moved.polygon, moved.header)
+        fit = measure(image, moved.polygon, moved.header, moved.kind)
         study = [*pairs[:index], moved, *pairs[index + 1 :]]
         by_neighbors += len(accused(plausibility.judge(study, {}, 20, 8.0)))
         by_image_too += len(accused(plausibility.judge(study, {**fits, pair.contour_path: fit}, 20, 8.0)))
@@ -349,9 +430,11 @@ def test_hostile_contours_are_measured_and_judged(shape: tuple[int, int], spacin
         dataclasses.replace(heart.pair(0, index), header=header, polygon=polygon)
         for index, polygon in enumerate(polygons)
     ]
-    fits = {pair.contour_path: measure(pixels, pair.polygon, header) for pair in pairs}
-    judgements = plausibility.judge(pairs, fits, 4, math.nan)
-    assert all(math.isfinite(one.score) for one in judgements)
+    for kind in ("i", "o"):
+        pairs = [dataclasses.replace(pair, kind=kind) for pair in pairs]
+        fits = {pair.contour_path: measure(pixels, pair.polygon, header, pair.kind) for pair in pairs}
+        judgements = plausibility.judge(pairs, fits, 4, math.nan)
+        assert all(math.isfinite(one.score) for one in judgements)
     assert plausibility.judge([], {}, 0, math.nan) == []
 
 

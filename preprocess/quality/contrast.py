@@ -1,6 +1,8 @@
-"""How a contour lies on its image: contrast along it, and along contours of other size and position.
+"""How a contour lies on its image, and how contours of other size and position would lie there.
 
-In cine SSFP images, blood is bright and muscle is dark, so values fall across an inner contour.
+In cine SSFP images, blood is bright and muscle is dark, so values fall across an inner contour. Outside an outer
+contour is blood, fat, lung or liver, brighter or darker than muscle; but just inside is muscle alone, of even values.
+A region whose values are even fits its outline: Chan and Vese, IEEE Trans. Image Process. 10:266, 2001.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocess.geometry import Polygon
-from preprocess.model import ImageHeader
+from preprocess.model import ContourKind, ImageHeader
 
 _STEP_MM = 1.35
 """Lengths are counted in pixels of this size, as in the studies that the constants come from."""
@@ -24,8 +26,11 @@ _STEP_RANGE = 0.25, 8.0
 _POINTS = 32
 """Of an outline along which contrast is taken."""
 
-_DEPTHS = np.array([-2.5, -1.5, 1.5, 2.5])
-"""Where contrast is taken, in steps along the outward normal."""
+_ACROSS = np.array([-2.5, -1.5, 1.5, 2.5])
+"""Where contrast across an inner contour is taken, in steps along the outward normal."""
+
+_JUST_INSIDE = np.array([-1.0, -0.5])
+"""Where values inside an outer contour are taken; nearer than the inner contour where the wall is thin."""
 
 SCALES = np.array([0.7, 0.85, 1.0, 1.2, 1.4])
 MOVES = np.arange(-6.0, 7.0, 2.0)
@@ -40,34 +45,35 @@ _LARGEST_SIDE = (1 << 15) - 2
 
 
 class Fit(NamedTuple):
-    """How a contour lies on its image. Contrast is a share of the range of values around the contour.
+    """How a contour lies on its image, as a share of the range of values around it; higher is better.
 
     Attributes:
-        contrast: mean value just inside the contour minus that just outside; NaN when unknown.
+        own: of an inner contour, the contrast: mean value just inside minus that just outside. Of an outer contour,
+            minus the standard deviation of the values just inside. NaN when unknown.
         exchanged: the same with x and y exchanged.
         moved: the same for contours of other size and position, float32 ``(scales, dy, dx)``.
     """
 
-    contrast: float
+    own: float
     exchanged: float
     moved: npt.NDArray[np.float32]
 
 
-def measure(pixels: npt.NDArray[np.generic], polygon: Polygon, header: ImageHeader) -> Fit:
-    """Measures how a contour lies on its image ``(H, W)``."""
+def measure(pixels: npt.NDArray[np.generic], polygon: Polygon, header: ImageHeader, kind: ContourKind) -> Fit:
+    """Measures how a contour of a kind lies on its image ``(H, W)``."""
     step = step_px(header)
     center = np.array(shape_of(polygon)[1:3])
     points, normals = _outline(polygon)
     # Blood is bright on the screen, where MONOCHROME1 shows low values bright.
-    spread = _spread(pixels, center, _WINDOW * step) * (-1 if header.monochrome1 else 1)
+    spread = _spread(pixels, center, _WINDOW * step) * (-1 if header.monochrome1 and kind == "i" else 1)
     if not spread:
         return Fit(math.nan, math.nan, np.full((len(SCALES), len(MOVES), len(MOVES)), math.nan, np.float32))
     scale, dy, dx = (one.ravel() for one in np.meshgrid(SCALES, MOVES * step, MOVES * step, indexing="ij"))
     about = (points - center).T[:, None]
     moved = about * scale[:, None] + (center[:, None] + (dx, dy))[:, :, None]
-    contrast = _falls(pixels, moved, normals, step) / spread
-    exchanged = _falls(pixels, points.T[::-1, None], normals[:, ::-1], step) / spread
-    grid = contrast.reshape(len(SCALES), len(MOVES), len(MOVES))
+    fit = _falls if kind == "i" else _evenness
+    grid = (fit(pixels, moved, normals, step) / spread).reshape(len(SCALES), len(MOVES), len(MOVES))
+    exchanged = fit(pixels, points.T[::-1, None], normals[:, ::-1], step) / spread
     return Fit(float(grid[UNSCALED, UNMOVED, UNMOVED]), float(exchanged[0]), grid)
 
 
@@ -119,24 +125,41 @@ def _outline(polygon: Polygon) -> tuple[Polygon, Polygon]:
 def _falls(
     pixels: npt.NDArray[np.generic], outlines: npt.NDArray[np.float64], normals: npt.NDArray[np.float64], step: float
 ) -> npt.NDArray[np.float32]:
-    """Mean value just inside minus that just outside, float32 ``(n,)``.
+    """Mean value just inside outlines minus that just outside, float32 ``(n,)``; for arguments see ``_values``."""
+    values = _values(pixels, outlines, normals, _ACROSS * step)
+    return np.asarray((values[..., _ACROSS < 0] - values[..., _ACROSS > 0]).mean(axis=(1, 2)))
+
+
+def _evenness(
+    pixels: npt.NDArray[np.generic], outlines: npt.NDArray[np.float64], normals: npt.NDArray[np.float64], step: float
+) -> npt.NDArray[np.float32]:
+    """Minus the standard deviation of values just inside outlines, float32 ``(n,)``; for arguments see ``_values``."""
+    return np.asarray(-_values(pixels, outlines, normals, _JUST_INSIDE * step).std(axis=(1, 2)))
+
+
+def _values(
+    pixels: npt.NDArray[np.generic],
+    outlines: npt.NDArray[np.float64],
+    normals: npt.NDArray[np.float64],
+    depths: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float32]:
+    """Values at some depths along outlines, float32 ``(n, _POINTS, depths)``.
 
     Args:
         pixels: the image ``(H, W)``.
         outlines: x and y of outlines, ``(2, n, _POINTS)``.
         normals: outward, ``(_POINTS, 2)``.
-        step: in pixels.
+        depths: in pixels along the normals.
     """
     low, high = outlines.min(axis=(1, 2)), outlines.max(axis=(1, 2))
-    margin = _DEPTHS.max() * step
+    margin = np.abs(depths).max()
     part, corner = _part(pixels, low - margin, high + margin)
     # A pixel has its value at its center, half a pixel from its corner.
     starts = (outlines - (corner + 0.5)[:, None, None]).astype(np.float32)
-    ways = np.multiply.outer(normals.T, _DEPTHS * step).astype(np.float32)
+    ways = np.multiply.outer(normals.T, depths).astype(np.float32)
     x, y = ((one[:, :, None] + way).reshape(len(one), -1) for one, way in zip(starts, ways, strict=True))
     values = cv2.remap(part, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    weights = np.tile(np.where(_DEPTHS < 0, 1, -1), _POINTS) * np.float32(2 / len(_DEPTHS) / _POINTS)
-    return np.asarray(values, np.float32) @ weights.astype(np.float32)
+    return np.asarray(values, np.float32).reshape(-1, _POINTS, len(depths))
 
 
 def _spread(pixels: npt.NDArray[np.generic], center: npt.NDArray[np.float64], reach: float) -> float:

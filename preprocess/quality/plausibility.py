@@ -11,9 +11,10 @@ many wrong ones do not hide each other. If a whole study varies more than the pr
 the deviations count less (in the spirit of Hampel's rule with the median absolute deviation: Rousseeuw and Croux, J.
 Am. Stat. Assoc. 88:1273, 1993).
 
-**Image.** In cine SSFP images, blood is bright and muscle is dark, so values fall across an inner contour. The image
-speaks against a contour that has less contrast than the study's others, and against one that would have more contrast
-where its neighbors expect it. It speaks for a contour in the reverse case, which outweighs neighbors that differ.
+**Image.** ``contrast`` has what is measured: contrast across an inner contour, and how even the values are just inside
+an outer one. The image speaks against an inner contour that has less contrast than the study's others, and against any
+contour that would fit better elsewhere, near the place that its neighbors expect. It speaks for a contour that fits
+better than it would there, which outweighs neighbors that differ.
 
 **Direction.** A program that draws contours goes around all of them in one direction. Exchanged axes and mirroring
 reverse the direction of one.
@@ -49,9 +50,20 @@ _SLICE_MM = 9.0
 """Distances are counted in slices of this thickness, that of the studies that the constants come from."""
 
 _GAIN_WEIGHT, _LOSS_WEIGHT = 12.0, 10.0
-"""Evidence of the image: contrast that is gained where the neighbors expect the contour, and the square of the contrast
+"""Evidence of the image of an inner contour: contrast that would be gained elsewhere, and the square of the contrast
 that is missing, as shares of the study's typical contrast. So a contour without any contrast is implausible by itself.
 """
+
+_INDEPENDENT, _LEAST_DEVIATION = 9, 0.05
+"""Independent points along an outer contour, whose likelihood of normally distributed values is the evidence of the
+image; and a part of their standard deviation that the wall has on any image, as a share of the range of values.
+"""
+
+_OUTER_WEIGHT = 0.75
+"""Of all evidence of outer contours, so that the threshold is the same: they vary more than inner ones."""
+
+_PREDICTED = 4.0
+"""Variance up to which a prediction is good enough to say where else a contour may belong, in square steps."""
 
 _TURN_WEIGHT = 100.0
 """Evidence of a direction that is odd; enough by itself."""
@@ -122,7 +134,7 @@ def judge(pairs: Sequence[Pair], fits: Mapping[str, Fit], phases: int, slice_spa
 
     Args:
         pairs: the study's contours of both kinds, those that can be used.
-        fits: what was measured of inner contours, by contour path; others are judged by their neighbors alone.
+        fits: what was measured of contours, by contour path; others are judged by their neighbors alone.
         phases: how many the study has, contoured or not.
         slice_spacing_mm: distance between neighboring slices, NaN when unknown.
 
@@ -133,20 +145,25 @@ def judge(pairs: Sequence[Pair], fits: Mapping[str, Fit], phases: int, slice_spa
     steps = np.array([step_px(pair.header) for pair in pairs])
     expected = shapes.copy()
     evidence = np.zeros((len(pairs), len(_VARIATIONS)))
+    errors = np.full_like(evidence, np.inf)
     placed = [index for index, pair in enumerate(pairs) if pair.slice_index >= 0 and pair.phase_index >= 0]
     placed.sort(key=lambda index: (pairs[index].phase_index, pairs[index].slice_index, pairs[index].kind))
     parts = math.ceil(len(placed) / _MAX_AT_ONCE)
     for some in np.array_split(np.array(placed), parts) if parts else ():
         at = _coordinates([pairs[index] for index in some], phases, slice_spacing_mm)
-        residuals, evidence[some] = _against_neighbors(shapes[some] / steps[some, None], at)
+        residuals, errors[some], evidence[some] = _against_neighbors(shapes[some] / steps[some, None], at)
         expected[some] -= residuals * steps[some, None]
-    image = _against_image(pairs, fits, shapes, expected, steps)
+    image = _against_image(pairs, fits, shapes, expected, errors, steps)
+    weights = np.array([_OUTER_WEIGHT if pair.kind == "o" else 1.0 for pair in pairs])
+    evidence, image = evidence * weights[:, None], image * weights
     turned = _turned(pairs)
     scores = evidence.sum(axis=1) + image + _TURN_WEIGHT * turned
     plausible = [pair for pair, score in zip(pairs, scores, strict=True) if score <= THRESHOLD]
     rows = _Rows.of(plausible)
-    contrasts = [fits[pair.contour_path].contrast for pair in plausible if pair.contour_path in fits]
-    contrasts = [contrast for contrast in contrasts if not math.isnan(contrast)]
+    known: dict[ContourKind, list[float]] = collections.defaultdict(list)
+    for pair in plausible:
+        if pair.contour_path in fits and not math.isnan(fits[pair.contour_path].own):
+            known[pair.kind].append(fits[pair.contour_path].own)
     judgements = []
     for index, pair in enumerate(pairs):
         detail = ""
@@ -157,7 +174,7 @@ def judge(pairs: Sequence[Pair], fits: Mapping[str, Fit], phases: int, slice_spa
                 (evidence[index, 0], _of_size(pair, rows, math.pi * expected[index, 0] ** 2)),
                 (evidence[index, 1], _of_center(shapes[index], expected[index])),
                 (evidence[index, 2], _of_elongation(shapes[index], expected[index])),
-                (image[index], _of_image(fit, contrasts, steps[index]) if fit else ""),
+                (image[index], _of_image(pair.kind, fit, known[pair.kind], steps[index]) if fit else ""),
             ]
             # The strongest reason, and others that nearly suffice alone.
             reasons.sort(key=lambda reason: -reason[0])
@@ -192,7 +209,7 @@ def lowest_contrast(pairs: Sequence[Pair], fits: Mapping[str, Fit]) -> Contrast:
     found = [
         Contrast(where, *(float(np.nanmedian(values)) for values in zip(*[fit[:2] for fit in some], strict=True)))
         for where, some in groups.items()
-        if sum(not math.isnan(fit.contrast) for fit in some) >= _MANY
+        if sum(not math.isnan(fit.own) for fit in some) >= _MANY
     ]
     return min(found, key=lambda one: one.contrast, default=Contrast("", math.nan, math.nan))
 
@@ -276,26 +293,30 @@ def _covariance(variation: _Variation, at: npt.NDArray[np.float64]) -> npt.NDArr
 
 def _against_neighbors(
     shapes: npt.NDArray[np.float64], at: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """How far shapes ``(n, 5)`` are from what the others predict, and the evidence ``(n, 3)`` of each quantity."""
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Compares shapes ``(n, 5)`` with what the others predict.
+
+    Returns:
+        How far they are off, ``(n, 5)``; the variances of the predictions and the evidence by quantity, ``(n, 3)``.
+    """
     shapes = shapes - np.array([*np.median(shapes[:, :3], axis=0), 0, 0])
     precisions = [np.linalg.inv(_covariance(variation, at)) for variation in _VARIATIONS]
     trusted = np.ones(len(shapes), np.bool_)
     while True:
         residuals = np.empty_like(shapes)
-        evidence = np.empty((len(shapes), len(_VARIATIONS)))
+        evidence, errors = np.empty((2, len(shapes), len(_VARIATIONS)))
         for index, (variation, precision) in enumerate(zip(_VARIATIONS, precisions, strict=True)):
             diagonal = np.diag(precision)
             residual = precision @ shapes[:, variation.columns] / diagonal[:, None]
             residuals[:, variation.columns] = residual
             # Noise that was added to a contour to leave it out is not part of the error of its prediction.
-            variance = 1 / diagonal - _LEFT_OUT * ~trusted
-            evidence[:, index] = variation.weight * (residual**2).sum(axis=1) / variance
-        total = evidence.sum(axis=1)
-        evidence /= max(1.0, float(np.median(total[trusted])) / _TYPICAL)
+            errors[:, index] = 1 / diagonal - _LEFT_OUT * ~trusted
+            evidence[:, index] = variation.weight * (residual**2).sum(axis=1) / errors[:, index]
+        excess = max(1.0, float(np.median(evidence.sum(axis=1)[trusted])) / _TYPICAL)
+        evidence, errors = evidence / excess, errors * excess
         worst = int(np.where(trusted, evidence.sum(axis=1), -1).argmax())
         if evidence[worst].sum() <= _FAR_OFF or 2 * trusted.sum() <= len(shapes) + 1:
-            return residuals, evidence
+            return residuals, errors, evidence
         trusted[worst] = False
         for precision in precisions:
             # Sherman and Morrison: the inverse after noise is added to one observation.
@@ -308,24 +329,38 @@ def _against_image(
     fits: Mapping[str, Fit],
     shapes: npt.NDArray[np.float64],
     expected: npt.NDArray[np.float64],
+    errors: npt.NDArray[np.float64],
     steps: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.float64]:
-    """The evidence of the image against each contour; below 0 where the image speaks for it."""
+    """The evidence of the image against each contour; below 0 where the image speaks for it.
+
+    It is the highest, over sizes and positions, of what the image gains there, less what the neighbors say against it.
+    """
     known = {
         index: fits[pair.contour_path]
         for index, pair in enumerate(pairs)
-        if pair.kind == "i" and pair.contour_path in fits and not math.isnan(fits[pair.contour_path].contrast)
+        if pair.contour_path in fits and not math.isnan(fits[pair.contour_path].own)
     }
-    evidence = np.zeros(len(pairs))
-    typical = float(np.median([fit.contrast for fit in known.values()])) if known else 0.0
+    typical = float(np.median([fit.own for index, fit in known.items() if pairs[index].kind == "i"] or [0]))
     typical = max(typical, STUDY_CONTRAST)
+    evidence = np.zeros(len(pairs))
     for index, fit in known.items():
         dx, dy = (expected[index, 1:3] - shapes[index, 1:3]) / steps[index]
-        scale = max(expected[index, 0], 0.0) / shapes[index, 0]
+        scale, radius = max(expected[index, 0], 0.0) / shapes[index, 0], shapes[index, 0] / steps[index]
+        if pairs[index].kind == "i":
+            gain = _GAIN_WEIGHT / typical * (fit.moved - fit.own)
+            loss = _LOSS_WEIGHT * max(0.0, 1 - fit.own / typical) ** 2
+        else:
+            gain = 2 * _INDEPENDENT * np.log((_LEAST_DEVIATION - fit.own) / (_LEAST_DEVIATION - fit.moved))
+            loss = 0.0
+        of_size, of_center = errors[index, :2]
+        # Where the neighbors say little, a better edge nearby may be any other.
+        gain *= min(1.0, _PREDICTED / max(of_size, of_center))
         weights = _weights(scale, SCALES), _weights(dy, MOVES), _weights(dx, MOVES)
-        there = float(np.einsum("sij,s,i,j", fit.moved, *weights))
-        gain, loss = (there - fit.contrast) / typical, max(0.0, 1 - fit.contrast / typical)
-        evidence[index] = _GAIN_WEIGHT * gain + _LOSS_WEIGHT * loss**2
+        there = float(np.einsum("sij,s,i,j", gain, *weights))
+        sizes = ((SCALES - scale) * radius) ** 2 / of_size
+        moves = np.add.outer((MOVES - dy) ** 2, (MOVES - dx) ** 2) / of_center
+        evidence[index] = max(there, float((gain - np.add.outer(sizes, moves)).max())) + loss
     return evidence
 
 
@@ -398,18 +433,25 @@ def _direction(dx: float, dy: float) -> str:
     return ", ".join(parts) or "under 1 px"
 
 
-def _of_image(fit: Fit, contrasts: Sequence[float], step: float) -> str:
-    """Contrast along a contour, that of the study's plausible ones, and where it would be higher."""
-    text = f"the contrast of its image along the contour is {_signed(fit.contrast)}"
-    if contrasts:
-        text += f", that of the study's others {min(contrasts):.2f} to {max(contrasts):.2f}"
+def _of_image(kind: ContourKind, fit: Fit, others: Sequence[float], step: float) -> str:
+    """How a contour lies on its image, how the study's plausible ones do, and where it would fit better."""
+    if kind == "i":
+        text, sign = "the contrast of its image along the contour is", 1
+    else:
+        text, sign = "the standard deviation of its image just inside the contour is", -1
+    text += f" {_signed(sign * fit.own)}"
+    if others:
+        low, high = sorted((sign * min(others), sign * max(others)))
+        text += f", that of the study's others {low:.2f} to {high:.2f}"
     scale, row, column = (int(one) for one in np.unravel_index(fit.moved.argmax(), fit.moved.shape))
     changes = []
     if (row, column) != (UNMOVED, UNMOVED):
         changes.append(f"moved {_direction(MOVES[column] * step, MOVES[row] * step)}")
     if scale != UNSCALED:
         changes.append(f"scaled by {SCALES[scale]:g}")
-    return f"{text}; it would be {fit.moved.max():.2f} if the contour were {' and '.join(changes)}" if changes else text
+    if changes:
+        text += f"; it would be {_signed(sign * fit.moved.max())} if the contour were {' and '.join(changes)}"
+    return text
 
 
 def _signed(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import math
@@ -81,6 +82,7 @@ class Task:
     Attributes:
         pairs: the pairs whose images are read.
         rows: the row, so far, of each pair; empty where the pairs are not written.
+        contours: the contours of both kinds that are measured on an image, by image path.
         dtype: of every image in the data set.
         split: the split of the shard.
         path: where to write the shard; None where the pairs are not written.
@@ -88,6 +90,7 @@ class Task:
 
     pairs: Sequence[Pair]
     rows: Sequence[PairRow]
+    contours: Mapping[str, Sequence[Pair]]
     dtype: np.dtype[np.generic]
     split: str = ""
     path: pathlib.Path | None = None
@@ -100,7 +103,7 @@ class Measured:
     Attributes:
         pair_rows: the rows of the records, in their order.
         registration: how well the i-contours fit their images.
-        fits: how each i-contour lies on its image, by contour path.
+        fits: how each contour lies on its image, by contour path.
         failed: contour path of each pair whose image or contour could not be read.
     """
 
@@ -145,14 +148,26 @@ def tasks(
     for selection in selections:
         if selection.written:
             of_split[split_of[selection.study.study_id]].append(selection)
+    contours: dict[str, list[Pair]] = collections.defaultdict(list)
+    for selection in selections:
+        for pair in (*selection.inner, *selection.outer):
+            contours[pair.image_path].append(pair)
+
+    def task(
+        pairs: Sequence[Pair], rows: Sequence[PairRow] = (), split: str = "", path: pathlib.Path | None = None
+    ) -> Task:
+        return Task(
+            pairs, rows, {pair.image_path: contours[pair.image_path] for pair in pairs}, spec.image_dtype, split, path
+        )
+
     shards = []
     for split, members in of_split.items():
         written = [(pair, row) for selection in members for pair, row in selection.records]
         for index, part in enumerate(writer.cut(len(written), config.num_shards, spec)):
             pairs, rows = zip(*written[part], strict=True)
-            shards.append(Task(pairs, rows, spec.image_dtype, split, directory / f"{split}-{index:05d}"))
+            shards.append(task(pairs, rows, split, directory / f"{split}-{index:05d}"))
     measured = [pair for selection in selections for pair in selection.measured_only(config.contours)]
-    return shards + [Task(pairs, (), spec.image_dtype) for pairs in _batched(measured, _MOST_MEASURED)]
+    return shards + [task(pairs) for pairs in _batched(measured, _MOST_MEASURED)]
 
 
 def _batched(pairs: Sequence[Pair], size: int) -> list[Sequence[Pair]]:
@@ -190,7 +205,10 @@ def _records(
             study.failed.remove(pair.contour_path)
             if pair.kind == "i":
                 study.registration.add(image, mask)
-                study.fits[pair.contour_path] = contrast.measure(image, pair.polygon, pair.header)
+            for contour in task.contours[pair.image_path]:
+                study.fits[contour.contour_path] = contrast.measure(
+                    image, contour.polygon, contour.header, contour.kind
+                )
             if row is None:
                 continue
             record = Record(*_on_common_grid(pair, pixels, _written(pair, mask)))
