@@ -67,6 +67,13 @@ def _made_anew(path: pathlib.Path, count: int) -> Epochs:
     return (iter(iterate_batches(path, prefetch=0)) for _ in itertools.count())
 
 
+def _made_anew_of_records(path: pathlib.Path, count: int) -> Epochs:
+    from pipeline import Records, iterate_batches
+
+    records = Records(path, "train")
+    return (iter(iterate_batches(records, prefetch=0)) for _ in itertools.count())
+
+
 def _make_dataset(**arguments: Any) -> Callable[[pathlib.Path, int], Epochs]:
     def begin(path: pathlib.Path, count: int) -> Epochs:
         from pipeline import make_dataset
@@ -293,6 +300,9 @@ READERS: dict[str, Reader] = {
     ),
     "iterate_batches, as it comes (prefetch=2)": Reader(store.records, _iterate_batches(), ("pipeline.batches",)),
     "iterate_batches, prefetch=0, a new object each epoch": Reader(store.records, _made_anew, ("pipeline.batches",)),
+    "iterate_batches, prefetch=0, a new object each epoch, of one Records": Reader(
+        store.records, _made_anew_of_records, ("pipeline.batches",)
+    ),
     "BatchDataset in a PyTorch DataLoader": Reader(store.records, _torch_batches, ("torch", "pipeline.batches")),
     "Records in a PyTorch DataLoader": Reader(store.records, _torch_records, ("torch", "pipeline.batches")),
     "make_dataset": Reader(store.records, _make_dataset(), ("tensorflow", "pipeline.dataset")),

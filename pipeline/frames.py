@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import google_crc32c
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.errors import RecordsError
 
@@ -26,13 +27,12 @@ FRAME_BYTES = LENGTH_BYTES + CHECKSUM_BYTES
 """Bytes that a frame adds to its data."""
 
 
-def checksum_field(data: bytes | memoryview) -> bytes:
+def checksum_field(data: bytes | npt.NDArray[np.uint8]) -> bytes:
     """The masked CRC-32C of data.
 
     The mask is for data that itself contains checksums (``tensorflow/core/lib/hash/crc32c.h``).
     """
-    # google_crc32c accepts an array without a copy, and of the other buffers only bytes.
-    checksum: int = google_crc32c.value(np.frombuffer(data, np.uint8))
+    checksum: int = google_crc32c.value(data)
     masked = (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF
     return masked.to_bytes(CHECKSUM_BYTES, "little")
 

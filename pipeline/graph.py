@@ -21,11 +21,13 @@ def batches(opened: Opened) -> tf.data.Dataset:
     """The data set that :func:`pipeline.make_dataset` returns."""
     steps = opened.schedule.steps(opened.start)
     dtype = opened.conversion.read_dtype(opened.records.info.image_dtype)
+    reader = TensorReader(opened.records, dtype, opened.check_crc)
+    rows = _positions(opened.schedule, opened.start)
     made = (
-        TensorReader(opened.records, dtype, opened.check_crc)
-        .batches(_positions(opened.schedule, opened.start))
+        reader.batches(rows)
         .map(without_autograph(_finisher(opened)))
-        .prefetch(2)
+        # As many as come at once, so that the next ones are read while the caller uses these.
+        .prefetch(max(2, reader.batches_in_call(rows.element_spec.shape[0])))
         .apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY if steps is None else steps))
     )
     options = tf.data.Options()

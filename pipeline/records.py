@@ -205,7 +205,7 @@ class RecordReader:
         # Last: copying brings the record into the processor's cache, where the checksum takes half the time.
         if check_crc:
             end = offset + size - CHECKSUM_BYTES
-            if content[end : offset + size] != checksum_field(octets[offset + LENGTH_BYTES : end].data):
+            if content[end : offset + size] != checksum_field(octets[offset + LENGTH_BYTES : end]):
                 raise RecordsError("CRC-32C does not match")
 
 

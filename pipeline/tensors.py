@@ -41,6 +41,12 @@ class TensorReader:
         self._dtypes = np.dtype(image_dtype), records.info.mask_dtype
         self._memory = ReusedMemory(), ReusedMemory()
 
+    def batches_in_call(self, width: int) -> int:
+        """How many batches of ``width`` records are read in one call."""
+        features = zip(self._shapes, self._dtypes, strict=True)
+        record_bytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in features)
+        return max(1, min(_RECORDS_IN_CALL, _BYTES_IN_CALL // record_bytes) // width)
+
     def batches(self, rows: tf.data.Dataset) -> tf.data.Dataset:
         """Reads a batch for each row of positions.
 
@@ -54,29 +60,25 @@ class TensorReader:
             tf.errors.InvalidArgumentError: while iterating, as :meth:`pipeline.records.RecordReader.read`; at the batch
                 that cannot be read.
         """
-        width = rows.element_spec.shape[0]
-        features = zip(self._shapes, self._dtypes, strict=True)
-        record_bytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in features)
-        groups = rows.batch(max(1, min(_RECORDS_IN_CALL, _BYTES_IN_CALL // record_bytes) // width))
-
-        def read(rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            return rows, *self._tensors(rows, in_group=True)
+        groups = rows.batch(self.batches_in_call(rows.element_spec.shape[0]))
 
         def read_alone(row: tf.Tensor) -> tuple[tf.Tensor, ...]:
             images, masks = self._tensors(row[tf.newaxis], in_group=False)
             return row, images[0], masks[0]
 
-        def split(rows: tf.Tensor, images: tf.Tensor, masks: tf.Tensor) -> tf.data.Dataset:
+        def read(rows: tf.Tensor) -> tf.data.Dataset:
+            images, masks = self._tensors(rows, in_group=True)
             count = tf.shape(images)[0]
             together = tf.data.Dataset.from_tensor_slices((rows[:count], images, masks))
             return together.concatenate(
                 tf.data.Dataset.from_tensor_slices(rows[count:]).map(without_autograph(read_alone))
             )
 
-        return groups.map(without_autograph(read)).prefetch(1).flat_map(without_autograph(split))
+        # Reading and cutting are one function, because TensorFlow takes 0.1 ms to start one.
+        return groups.flat_map(without_autograph(read))
 
     def _tensors(self, rows: tf.Tensor, *, in_group: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        """Images and masks ``(n, width, H, W, 1)`` of ``n`` rows; with ``in_group`` of none if a record is damaged."""
+        """Images and masks ``(n, width, H, W, 1)`` of ``n`` rows; with ``in_group`` of none if they cannot be read."""
         # TensorFlow keeps the function that it calls until the process ends; the shards must not stay open that long.
         # So the function refers to this object weakly. The data set keeps it alive, and each iterator the data set.
         method = weakref.WeakMethod(self._read)
@@ -85,15 +87,15 @@ class TensorReader:
         @called_by_tensorflow
         def read(rows: Positions) -> Any:
             alive = method()
-            if alive is None:
-                # TensorFlow prints every other error, and an iterator may be deleted while it reads batches.
-                raise StopIteration(
-                    "the data set that read these records was deleted; keep it, or one of its iterators, and make it "
-                    "outside of tf.function and of functions that map data sets"
-                )
             try:
+                if alive is None:
+                    # TensorFlow prints every other error, and an iterator may be deleted while it reads batches.
+                    raise StopIteration(
+                        "the data set that read these records was deleted; keep it, or one of its iterators, and make "
+                        "it outside of tf.function and of functions that map data sets"
+                    )
                 return alive(rows)
-            except RecordsError:
+            except (RecordsError, StopIteration):
                 if not in_group:
                     raise
                 # These rows are then read one by one, so that the error comes with its batch and not before.
