@@ -112,7 +112,8 @@ def _examine(source: Listing, config: Config, engine: Engine, audit: Audit) -> l
     """Reads the headers and contours of every study."""
     studies, findings = discovery.discover(source, config, engine)
     if config.overwrite:
-        missing = {finding.study_id for finding in findings if finding.reason is Reason.MISSING_STUDY}
+        absent = (Reason.MISSING_STUDY, Reason.AMBIGUOUS_STUDY)
+        missing = {finding.study_id for finding in findings if finding.reason in absent}
         publication.check_studies(config.output_dir, missing.union(study.study_id for study in studies))
     audit.add(findings)
     _log.info("%s: %s, %s", source.name, counted(len(studies), "study", "studies"), counted(len(source.paths), "file"))
