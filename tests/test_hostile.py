@@ -667,7 +667,9 @@ def test_no_error_quotes_a_value(keyword: str, value: bytes) -> None:
         dataset[tag] = RawDataElement(tag, text_vr, len(value), value, 0, False, True)
 
     numeric = "InstanceNumber", "RescaleSlope", "RescaleIntercept"
-    valid = keyword in ("SOPClassUID", "PatientID") or (keyword in numeric and value == CANARY_NUMBER.encode())
+    valid = keyword in ("SOPClassUID", "SOPInstanceUID", "PatientID", "SliceThickness") or (
+        keyword in numeric and value == CANARY_NUMBER.encode()
+    )
     file = changed(change)
     for read in READERS:
         file.seek(0)

@@ -154,7 +154,7 @@ def test_every_test_that_the_documents_name_exists() -> None:
         ("pipeline.verify", set()),
         # TensorFlow imports Keras, and Keras imports OpenCV if it is installed.
         ("pipeline.dataset", {"tensorflow", "keras", "absl", "cv2", "tqdm"}),
-        ("preprocess.inputs.challenge", set()),
+        ("preprocess.layouts.challenge", set()),
         ("preprocess.inputs.exclusions", set()),
         ("preprocess.inputs.contours", set()),
         ("preprocess.stages.pairing", set()),

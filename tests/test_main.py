@@ -92,7 +92,7 @@ def test_a_text_that_nobody_reads_to_its_end_ends_quietly(flag: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "preprocess: --data_dir is missing: pass a folder or a zip archive that contains dicoms/, contourf"),
+        ([], "preprocess: --data_dir is missing: pass a folder or a zip archive of studies"),
         (["--data_dir=x"], "preprocess: --output_dir is missing: pass the records directory to create"),
         (["--data_dir=x", "--output_dir=y", "--worker=3"], "Unknown command line flag 'worker'"),
         (["--data_dir=x", "--output_dir=y", "stray"], "unexpected argument 'stray'"),

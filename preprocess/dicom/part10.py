@@ -21,6 +21,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from preprocess.dicom.elements import describe, foreign_code, unreadable, unsupported
+from preprocess.findings import InputError
 
 MAX_HEADER_BYTES = 1 << 19
 """Bytes that may be parsed besides the pixels. Elements that are skipped, such as private ones, do not count."""
@@ -94,7 +95,13 @@ def _parse(file: _Bounded, names: Names) -> Elements:
             raise unreadable(f"{describe(tag)} claims {length} bytes, at most {MAX_VALUE_BYTES} expected")
         return file.at_pixels
 
-    dataset = read_partial(cast(BinaryIO, file), stop, specific_tags=list(wanted))
+    try:
+        dataset = read_partial(cast(BinaryIO, file), stop, specific_tags=list(wanted))
+    except OSError:
+        # Within an item of a sequence, pydicom replaces an exception of the file by one of its own.
+        if file.refusal is None:
+            raise
+        raise file.refusal from None
     return Elements(dataset, reached[0] if reached else None, file.digest())
 
 
@@ -134,10 +141,12 @@ class _Bounded:
 
     Attributes:
         at_pixels: whether the pixels are being read.
+        refusal: the error that a read beyond the limit has raised.
     """
 
     def __init__(self, file: BinaryIO, max_pixel_bytes: int) -> None:
         self.at_pixels = False
+        self.refusal: InputError | None = None
         self.seek = file.seek
         self.tell = file.tell
         self._read = file.read
@@ -161,6 +170,8 @@ class _Bounded:
             return content
         if self.at_pixels:
             detail = f"its pixels take over {self._max_pixel_bytes} bytes"
-            raise unsupported(detail, RAISE_THE_LIMIT)
-        detail = f"its header takes over {MAX_HEADER_BYTES} bytes to parse"
-        raise unsupported(detail, "remove sequences and long texts from it")
+            self.refusal = unsupported(detail, RAISE_THE_LIMIT)
+        else:
+            detail = f"its header takes over {MAX_HEADER_BYTES} bytes to parse"
+            self.refusal = unsupported(detail, "remove sequences and long texts from it")
+        raise self.refusal
