@@ -105,8 +105,54 @@ def _write_study(output_dir: pathlib.Path, study_id: str, contour_id: str, rng: 
             for kind in _CONTOURED.get(phase, ""):
                 folder = output_dir / "contourfiles" / contour_id / f"{kind}-contours"
                 moved = _MOVED_PX if (study_id, number) == MOVED else (0.0, 0.0)
-                lines = (f"{x:.2f} {y:.2f}\n" for x, y in heart.contour(kind, slice_index, phase) + moved)
-                (folder / contour_name(number, kind)).write_text("".join(lines), "ascii")
+                _write_contour(folder / contour_name(number, kind), heart.contour(kind, slice_index, phase) + moved)
+
+
+SUNNYBROOK = {"SCD0000101": "SC-HF-I-1", "SCD0001301": "SC-HF-NI-3", "SCD0003701": "SC-N-2"}
+"""Three patients of the Sunnybrook Cardiac Data, by whose names the layout sunnybrook calls the phantom's studies."""
+
+
+def _write_sunnybrook(output_dir: pathlib.Path, seed: int) -> None:
+    """Writes the studies as the Sunnybrook Cardiac Data is distributed, without flaws.
+
+    Beside the short-axis series lie a long-axis series and contours of papillary muscles, neither of which is used.
+    """
+    for index, (study_id, original) in enumerate(SUNNYBROOK.items()):
+        rng = np.random.default_rng([seed, index])
+        heart = Heart(rng)
+        images = output_dir / f"SCD_IMAGES_{index + 1:02d}" / study_id
+        group, _, member = original.rpartition("-")
+        contours = output_dir / "SCD_ManualContours" / f"{group}-{member:0>2}" / "contours-manual" / "IRCCI-expert"
+        contours.mkdir(parents=True)
+        for series, view, slices in ((3, "CINESAX", SLICES), (4, "CINELAX", 1)):
+            folder = images / f"{view}_{series}00"
+            folder.mkdir(parents=True)
+            for number in range(1, slices * PHASES + 1):
+                slice_index, phase = divmod(number - 1, PHASES)
+                pixels = heart.image(slice_index, phase, rng)
+                dataset = _dataset(study_id, number, slice_index, phase, heart.spacing_mm, pixels)
+                dataset.SeriesDescription, dataset.SeriesNumber = view, series
+                if view == "CINELAX":
+                    normal = np.cross(_ROW, _COLUMN)
+                    dataset.ImageOrientationPatient = [*_ROW, *(round(float(cosine), 4) for cosine in normal)]
+                    dataset.SeriesInstanceUID = generate_uid(entropy_srcs=[study_id, view])
+                    dataset.SOPInstanceUID = generate_uid(entropy_srcs=[study_id, view, str(number)])
+                dataset.save_as(folder / f"IM-{series:04d}-{number:04d}.dcm", enforce_file_format=True)
+        for number in range(1, SLICES * PHASES + 1):
+            slice_index, phase = divmod(number - 1, PHASES)
+            for kind in _CONTOURED.get(phase, ""):
+                points = heart.contour(kind, slice_index, phase)
+                _write_contour(contours / contour_name(number, kind), points)
+                if kind == "i":
+                    center = points.mean(axis=0)
+                    _write_contour(contours / contour_name(number, "p1"), center + (points - center + (20, 30)) / 5)
+    rows = [f"{study_id},{original},,,\n" for study_id, original in SUNNYBROOK.items()]
+    table = "".join(["PatientID,OriginalID,Gender,Age,Pathology\n", *rows])
+    (output_dir / "scd_patientdata.csv").write_text(table, "ascii")
+
+
+def _write_contour(path: pathlib.Path, points: Polygon) -> None:
+    path.write_text("".join(f"{x:.2f} {y:.2f}\n" for x, y in points), "ascii")
 
 
 class Heart:
