@@ -24,7 +24,7 @@ from preprocess.findings import DATA_DIR, FatalInputError, Finding, Level, Reaso
 from preprocess.inputs.sources import Listing
 from preprocess.layouts import numbers
 from preprocess.layouts.sunnybrook_ids import CSV_NAME, PATIENTS, canonical, looks_like_an_id, read_links, spellings
-from preprocess.layouts.sunnybrook_series import Question, Series, ambiguous, choose
+from preprocess.layouts.sunnybrook_series import Question, Series, ambiguous_folders, choose
 from preprocess.layouts.unused import Unused
 from preprocess.model import KINDS, ContourKind, Study
 from preprocess.terminal import progress
@@ -83,8 +83,8 @@ def discover(source: Listing, config: Config, engine: Engine) -> tuple[list[Stud
     """
     unused = Unused(f"an image, a contour or {CSV_NAME}", _USED)
     paths = unused.without_junk(source.paths)
-    tables = [path for path in paths if _name(path).lower() == CSV_NAME]
-    originals, findings = read_links(source, tables)
+    tables = {path for path in paths if _name(path).lower() == CSV_NAME}
+    originals, findings = read_links(source, sorted(tables))
     study_ids = {canonical(name): study_id for study_id, original in originals.items() for name in (study_id, original)}
     files = _sorted_out((path for path in paths if path not in tables), study_ids.keys(), unused)
     _check_complete(source, files)
@@ -99,7 +99,7 @@ def discover(source: Listing, config: Config, engine: Engine) -> tuple[list[Stud
             findings.append(_missing(study_id, originals[study_id], images, contours))
             continue
         if len(contours) > 1:
-            findings.append(ambiguous(study_id, contours[0], f"its contours are in {' and in '.join(contours)}"))
+            findings.append(ambiguous_folders(study_id, "contours", contours))
             continue
         contour_ids[study_id] = _name(contours[0])
         by_kind: dict[ContourKind, dict[int, str]] = {}
@@ -108,12 +108,12 @@ def discover(source: Listing, config: Config, engine: Engine) -> tuple[list[Stud
             by_kind[kind], problems = numbers.unique(Reason.DUPLICATE_CONTOUR, study_id, of_kind, kind)
             findings += problems
         names = spellings(study_id, originals[study_id], contour_ids[study_id])
-        questions.append(Question(study_id, names, _series(images, files.images), by_kind))
+        questions.append(Question(study_id, names, frozenset(study_ids), _series(images, files.images), by_kind))
     findings += _other_contours(files.contours, study_ids)
     studies = []
-    with progress(sum(len(one.images) for question in questions for one in question.series), "series") as bar:
+    with progress(sum(len(question.series) for question in questions), "series") as bar:
         for question, answer in zip(questions, engine.map(choose, questions), strict=True):
-            bar.update(sum(len(one.images) for one in question.series))
+            bar.update(len(question.series))
             findings += answer.findings
             if answer.series is None:
                 continue
