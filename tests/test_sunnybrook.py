@@ -142,6 +142,8 @@ def test_spellings_of_one_name_are_the_same(name: str) -> None:
         ("SCD0009901,../x", ["line 2: an id is missing, or cannot be the name of a folder"]),
         ("SCD0009901,SC-N-98\nSCD0009901,SC-N-99", ["line 2: another row links", "line 3: another row links"]),
         ("SCD0009801,SC-N-99\nSCD0009901,SC-N-099", ["line 2: another row links", "line 3: another row links"]),
+        ("SC-N-98,SC-N-99\nSC-N-99,SC-N-97", ["line 2: another row links", "line 3: another row links"]),
+        ("SC-HF-I-1,SC-N-99", ["line 2: contradicts the published names"]),
         ("SCD0000101,SC-HF-I-01", []),
         (",", []),
     ],
@@ -310,6 +312,15 @@ def test_data_without_any_image_or_contour_is_refused(files: Mapping[str, bytes]
     assert sunnybrook.recognize(Listed(files))
     with pytest.raises(FatalInputError, match=re.escape(message)):
         discover(files)
+
+
+def test_names_of_hostile_length_take_no_time_to_compare() -> None:
+    """An entry of an archive may have 65,535 characters; with a regular expression, this took minutes."""
+    for name in (f"SC-HF-I-{'0' * 60_000}x", f"SC-HF-I-{'0' * 60_000}", f"SC{'-A' * 30_000}", "2" * 60_000):
+        names = [f"x/{name}/{folder}/IM-0001-0001.dcm" for folder in ("DICOM", name)]
+        (study,), findings = discover([*series(f"{IMAGES}/CINESAX_300", 3, [48]), *drawn([48]), *names])
+        assert study.study_id == "SCD0000101"
+        assert {finding.reason.value for finding in findings} <= {"unlinked_study", "unused_file"}
 
 
 def test_the_layout_is_recognized_by_names_alone(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:

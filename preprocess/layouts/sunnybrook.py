@@ -82,7 +82,7 @@ def discover(source: Listing, config: Config, engine: Engine) -> tuple[list[Stud
         FatalInputError: there are no images, or no contours.
     """
     unused = Unused(f"an image, a contour or {CSV_NAME}", _USED)
-    paths = unused.without_junk(source.paths)
+    paths = sorted(unused.without_junk(source.paths))
     tables = {path for path in paths if _name(path).lower() == CSV_NAME}
     originals, findings = read_links(source, sorted(tables))
     study_ids = {canonical(name): study_id for study_id, original in originals.items() for name in (study_id, original)}

@@ -49,6 +49,7 @@ def read_links(source: Listing, tables: Sequence[str]) -> tuple[dict[str, str], 
         The names, and a finding for each row or table that cannot be used.
     """
     known = {canonical(patient): canonical(original) for patient, original in PATIENTS.items()}
+    names = {*known, *known.values()}
     findings, added = [], collections.defaultdict(list)
     for path in tables:
         try:
@@ -63,15 +64,15 @@ def read_links(source: Listing, tables: Sequence[str]) -> tuple[dict[str, str], 
                 continue
             if not (_ID.fullmatch(patient) and _ID.fullmatch(original)):
                 findings.append(_bad_row(where, "an id is missing, or cannot be the name of a folder"))
-            elif ids[0] in known or ids[1] in known.values():
+            elif names.intersection(ids):
                 if known.get(ids[0]) != ids[1]:
                     findings.append(_bad_row(where, "contradicts the published names of the patients, which are used"))
             else:
                 added[ids].append((where, patient, original))
     links = dict(PATIENTS)
-    uses = [collections.Counter(ids[column] for ids in added) for column in (0, 1)]
+    uses = collections.Counter(name for ids in added for name in set(ids))
     for ids, rows_of_link in added.items():
-        if uses[0][ids[0]] > 1 or uses[1][ids[1]] > 1:
+        if any(uses[name] > 1 for name in ids):
             findings += [
                 _bad_row(where, "another row links one of the ids differently") for where, _, _ in rows_of_link
             ]
@@ -114,4 +115,5 @@ def spellings(*names: str) -> frozenset[str]:
 
 def canonical(name: str) -> str:
     """The spelling that two names of one study share: ``sc-hf-i-01`` and ``SC-HF-I-1`` are ``SC-HF-I-1``."""
-    return re.sub(r"-0+(?=\d+$)", "-", name.upper())
+    group, hyphen, number = name.upper().rpartition("-")
+    return f"{group}{hyphen}{number.lstrip('0') or '0'}" if number.isdecimal() else name.upper()
