@@ -56,21 +56,36 @@ class Reason(enum.StrEnum):
     )
     MISSING_STUDY = (
         "missing_study",
-        (Level.ERROR,),
-        "a row of `link.csv` names a study whose DICOM or contour folder is missing",
+        (Level.ERROR, Level.WARNING),
+        "a study whose images or contours are missing: a row of `link.csv` names a folder that is not there, or only "
+        "one of the two is there. A warning for images that have no contours and that no row names",
         "add the files or remove the row",
     )
     UNLINKED_STUDY = (
         "unlinked_study",
         (Level.WARNING,),
-        "no row of `link.csv` names a folder",
+        "no row of `link.csv` names a folder, or its name is of no known patient",
         "add a row if you want the study",
     )
     BAD_LINK = (
         "bad_link",
         (Level.ERROR,),
-        "a row of `link.csv` is repeated, contradicts another one, or has an id that cannot be the name of a folder",
+        "a row of `link.csv` or `scd_patientdata.csv` is repeated, contradicts another one or the published names, or "
+        "has an id that cannot be the name of a folder",
         "correct the row",
+    )
+    AMBIGUOUS_STUDY = (
+        "ambiguous_study",
+        (Level.ERROR,),
+        "which of several series, or of several folders, a study's contours belong to cannot be determined, so nothing "
+        "of the study is used",
+        "keep the right one",
+    )
+    OTHER_CONTOURS = (
+        "other_contours",
+        (Level.INFO,),
+        "contours of papillary muscles, of algorithms or of other experts, which are not used; one row for each study",
+        "",
     )
     UNLABELED_IMAGES = (
         "unlabeled_images",
@@ -88,8 +103,8 @@ class Reason(enum.StrEnum):
     UNCONFIRMED = (
         "unconfirmed",
         (Level.INFO,),
-        "paired images have no Patient ID or no Instance Number, so that only names confirm the pair; "
-        "one row for each study",
+        "paired images have no Patient ID or no Instance Number, or their Patient ID is of no study, so that only "
+        "names confirm the pair; one row for each study",
         "look at the study in the report",
     )
     UNREADABLE_IMAGE = (
@@ -125,8 +140,9 @@ class Reason(enum.StrEnum):
     )
     DUPLICATE_IMAGE = (
         "duplicate_image",
-        (Level.ERROR,),
-        "two images have the same pixels, or two files have the same number",
+        (Level.ERROR, Level.WARNING),
+        "two images have the same pixels, or two files have the same number. A warning for a series that is a copy of "
+        "the one that is used",
         "keep the right one",
     )
     NO_IMAGE = (

@@ -1,9 +1,10 @@
 """The built-in example: three small studies of a beating left ventricle, drawn from formulas and a seed.
 
-    python -m preprocess.phantom --output_dir=phantom
+    python -m preprocess.phantom --output_dir=phantom [--layout=challenge]
 
-It has the layout of real data and one example of each of its flaws: a row of ``link.csv`` whose study is missing, a
-contour without an image, an AppleDouble file beside an image, images without a contour, and a contour beside its heart.
+It has the layout of real data and one example of each of its flaws: a row of ``link.csv`` whose study is missing (only
+in the layout challenge), a contour without an image, an AppleDouble file beside an image, images without a contour, and
+a contour beside its heart. Every layout has the same images and contours.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import argparse
 import math
 import os
 import pathlib
-import shutil
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.sequence import Sequence
+from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage, RTStructureSetStorage, generate_uid
 
 from pipeline import __version__
 from preprocess import terminal
@@ -40,6 +43,14 @@ _CONTOURED = {0: "io", END_SYSTOLE: "i"}
 MOVED = "PHANTOM001", 2 * PHASES + END_SYSTOLE + 1
 """Study and number of the contour that does not lie on its heart."""
 _MOVED_PX = 7.0, 4.5
+
+_MISSING = SLICES * PHASES + 1
+"""Number of the image that the first study lacks, and that has a contour."""
+
+_APPLE_DOUBLE = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        "
+
+ROI_NAMES = {"i": "LV endo", "o": "LV epi"}
+"""Names of the ROIs in RT Structure Sets."""
 
 _SLICE_SPACING_MM = 8.0
 _NOISE = 12.0
@@ -64,24 +75,38 @@ _EMPTY = (
 )
 
 
-def write_phantom(output_dir: pathlib.Path, seed: int = 0) -> None:
-    """Writes ``dicoms``, ``contourfiles`` and ``link.csv`` below ``output_dir``; a seed always gives the same bytes.
+class _Drawn(NamedTuple):
+    """One image of a study, and the contours drawn on it.
+
+    Attributes:
+        number: the Instance Number.
+        dataset: the image.
+        contours: for each kind, float64 ``(N, 2)``, columns x and y in pixels from the outer corner.
+    """
+
+    number: int
+    dataset: pydicom.Dataset
+    contours: Mapping[str, Polygon]
+
+
+def write_phantom(output_dir: pathlib.Path, seed: int = 0, layout: str = "challenge") -> None:
+    """Writes the three studies below ``output_dir``; a seed always gives the same bytes.
+
+    Args:
+        output_dir: the folder.
+        seed: of the shapes and the noise.
+        layout: how the files are arranged, a key of ``LAYOUTS``.
 
     Raises:
-        FatalInputError: ``output_dir`` already contains one of them, or cannot be written.
+        FatalInputError: ``output_dir`` already contains one of the files, or cannot be written.
     """
-    for name in ("dicoms", "contourfiles", "link.csv"):
+    names, write = LAYOUTS[layout]
+    for name in names:
         if os.path.lexists(output_dir / name):
             raise FatalInputError(str(output_dir), f"already contains {name}; choose another --output_dir")
     with publication.writing(output_dir):
         for index, study_id in enumerate(STUDIES):
-            _write_study(output_dir, study_id, f"PH-{index + 1}", np.random.default_rng([seed, index]))
-        rows = [f"{study_id},PH-{number}\n" for number, study_id in enumerate((*STUDIES, "PHANTOM004"), start=1)]
-        (output_dir / "link.csv").write_text("".join(["patient_id,original_id\n", *rows]), "ascii")
-        first = output_dir / "contourfiles" / "PH-1" / "i-contours"
-        shutil.copyfile(first / contour_name(1, "i"), first / contour_name(SLICES * PHASES + 1, "i"))
-        apple_double = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        "
-        (output_dir / "dicoms" / STUDIES[0] / "._1.dcm").write_bytes(apple_double)
+            write(output_dir, study_id, f"PH-{index + 1}", _draw(study_id, np.random.default_rng([seed, index])))
 
 
 def contour_name(number: int, kind: str) -> str:
@@ -89,24 +114,110 @@ def contour_name(number: int, kind: str) -> str:
     return f"IM-0001-{number:04d}-{kind}contour-manual.txt"
 
 
-def _write_study(output_dir: pathlib.Path, study_id: str, contour_id: str, rng: np.random.Generator) -> None:
-    images = output_dir / "dicoms" / study_id
-    images.mkdir(parents=True)
-    for kind in "io":
-        (output_dir / "contourfiles" / contour_id / f"{kind}-contours").mkdir(parents=True)
+def _draw(study_id: str, rng: np.random.Generator) -> Iterator[_Drawn]:
+    """The images of one study, by number, and their contours."""
     heart = Heart(rng)
     for slice_index in range(SLICES):
         for phase in range(PHASES):
             number = slice_index * PHASES + phase + 1
             pixels = heart.image(slice_index, phase, rng)
-            _dataset(study_id, number, slice_index, phase, heart.spacing_mm, pixels).save_as(
-                images / f"{number}.dcm", enforce_file_format=True
-            )
-            for kind in _CONTOURED.get(phase, ""):
-                folder = output_dir / "contourfiles" / contour_id / f"{kind}-contours"
-                moved = _MOVED_PX if (study_id, number) == MOVED else (0.0, 0.0)
-                lines = (f"{x:.2f} {y:.2f}\n" for x, y in heart.contour(kind, slice_index, phase) + moved)
-                (folder / contour_name(number, kind)).write_text("".join(lines), "ascii")
+            moved = _MOVED_PX if (study_id, number) == MOVED else (0.0, 0.0)
+            contours = {kind: heart.contour(kind, slice_index, phase) + moved for kind in _CONTOURED.get(phase, "")}
+            yield _Drawn(number, _dataset(study_id, number, slice_index, phase, heart.spacing_mm, pixels), contours)
+
+
+def _write_challenge(output_dir: pathlib.Path, study_id: str, contour_id: str, drawn: Iterator[_Drawn]) -> None:
+    """Writes a study below ``dicoms`` and ``contourfiles``; the first study also brings ``link.csv`` and the flaws."""
+    images = output_dir / "dicoms" / study_id
+    contours = output_dir / "contourfiles" / contour_id
+    images.mkdir(parents=True)
+    for kind in "io":
+        (contours / f"{kind}-contours").mkdir(parents=True)
+    for number, dataset, polygons in drawn:
+        dataset.save_as(images / f"{number}.dcm", enforce_file_format=True)
+        for kind, polygon in polygons.items():
+            text = "".join(f"{x:.2f} {y:.2f}\n" for x, y in polygon)
+            (contours / f"{kind}-contours" / contour_name(number, kind)).write_text(text, "ascii")
+            if (study_id, number, kind) == (STUDIES[0], 1, "i"):
+                (contours / "i-contours" / contour_name(_MISSING, "i")).write_text(text, "ascii")
+    if study_id == STUDIES[0]:
+        rows = [f"{name},PH-{row}\n" for row, name in enumerate((*STUDIES, "PHANTOM004"), start=1)]
+        (output_dir / "link.csv").write_text("".join(["patient_id,original_id\n", *rows]), "ascii")
+        (images / "._1.dcm").write_bytes(_APPLE_DOUBLE)
+
+
+def _write_rtstruct(output_dir: pathlib.Path, study_id: str, contour_id: str, drawn: Iterator[_Drawn]) -> None:
+    """Writes a study as a folder of images and an RT Structure Set."""
+    images = output_dir / study_id
+    images.mkdir(parents=True)
+    outlines: dict[str, list[pydicom.Dataset]] = {"i": [], "o": []}
+    for number, dataset, polygons in drawn:
+        dataset.save_as(images / f"IM-{number:04d}.dcm", enforce_file_format=True)
+        for kind, polygon in polygons.items():
+            outlines[kind].append(_planar_contour(dataset, polygon, dataset.SOPInstanceUID))
+            if (study_id, number, kind) == (STUDIES[0], 1, "i"):
+                outlines[kind].append(_planar_contour(dataset, polygon, _image_uid(study_id, _MISSING)))
+    structures = _structure_set(dataset, contour_id, outlines)
+    structures.save_as(images / f"RS-{contour_id}.dcm", enforce_file_format=True)
+    if study_id == STUDIES[0]:
+        (images / "._IM-0001.dcm").write_bytes(_APPLE_DOUBLE)
+
+
+SUNNYBROOK = {
+    "PHANTOM001": ("SCD0000101", "SC-HF-I-01"),
+    "PHANTOM002": ("SCD0001301", "SC-HF-NI-03"),
+    "PHANTOM003": ("SCD0003701", "SC-N-02"),
+}
+"""The layout sunnybrook reads only studies with the names of its patients: patient id and original name."""
+
+
+def _write_sunnybrook(output_dir: pathlib.Path, study_id: str, contour_id: str, drawn: Iterator[_Drawn]) -> None:
+    """Writes a study as the Sunnybrook Cardiac Data is distributed.
+
+    Beside the short-axis series lie a long-axis series and contours of papillary muscles, neither of which is used.
+    """
+    patient_id, original = SUNNYBROOK[study_id]
+    part = f"SCD_IMAGES_{STUDIES.index(study_id) + 1:02d}"
+    short_axis, long_axis = (output_dir / part / patient_id / name for name in ("CINESAX_300", "CINELAX_400"))
+    contours = output_dir / "SCD_ManualContours" / original / "contours-manual" / "IRCCI-expert"
+    for folder in (short_axis, long_axis, contours):
+        folder.mkdir(parents=True)
+    for number, dataset, polygons in drawn:
+        dataset.PatientID = patient_id
+        dataset.SeriesDescription = "CINESAX"
+        dataset.save_as(short_axis / f"IM-0003-{number:04d}.dcm", enforce_file_format=True)
+        for kind, polygon in polygons.items():
+            _write_text_contour(contours / contour_name(number, kind), polygon)
+            if kind == "i":
+                center = polygon.mean(axis=0)
+                _write_text_contour(contours / contour_name(number, "p1"), center + (polygon - center + (20, 30)) / 5)
+        if number <= PHASES:
+            dataset.SeriesDescription, dataset.SeriesNumber = "CINELAX", 4
+            dataset.ImageOrientationPatient = [*_ROW, *(round(float(one), 4) for one in np.cross(_ROW, _COLUMN))]
+            dataset.SeriesInstanceUID = generate_uid(entropy_srcs=[study_id, "CINELAX"])
+            dataset.SOPInstanceUID = generate_uid(entropy_srcs=[study_id, "CINELAX", str(number)])
+            dataset.PixelData = dataset.pixel_array.T.tobytes()
+            dataset.save_as(long_axis / f"IM-0004-{number:04d}.dcm", enforce_file_format=True)
+    if study_id == STUDIES[0]:
+        rows = [f"{patient},{name.replace('-0', '-')},,,\n" for patient, name in SUNNYBROOK.values()]
+        table = "".join(["PatientID,OriginalID,Gender,Age,Pathology\n", *rows])
+        (output_dir / "scd_patientdata.csv").write_text(table, "ascii")
+
+
+def _write_text_contour(path: pathlib.Path, polygon: Polygon) -> None:
+    path.write_text("".join(f"{x:.2f} {y:.2f}\n" for x, y in polygon), "ascii")
+
+
+LAYOUTS: Mapping[str, tuple[tuple[str, ...], Callable[[pathlib.Path, str, str, Iterator[_Drawn]], None]]] = {
+    "challenge": (("dicoms", "contourfiles", "link.csv"), _write_challenge),
+    "sunnybrook": (
+        ("SCD_IMAGES_01", "SCD_IMAGES_02", "SCD_IMAGES_03", "SCD_ManualContours", "scd_patientdata.csv"),
+        _write_sunnybrook,
+    ),
+    "rtstruct": (STUDIES, _write_rtstruct),
+}
+"""For each layout the files and folders that it creates, and what writes one study: its id, the id of its contours, and
+its images."""
 
 
 class Heart:
@@ -178,7 +289,7 @@ def _dataset(
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.SOPClassUID = MRImageStorage
-    dataset.SOPInstanceUID = generate_uid(entropy_srcs=[study_id, str(number)])
+    dataset.SOPInstanceUID = _image_uid(study_id, number)
     dataset.StudyInstanceUID = generate_uid(entropy_srcs=[study_id, "study"])
     dataset.SeriesInstanceUID = generate_uid(entropy_srcs=[study_id, "series"])
     dataset.FrameOfReferenceUID = generate_uid(entropy_srcs=[study_id, "frame"])
@@ -211,14 +322,100 @@ def _dataset(
     return dataset
 
 
+def _image_uid(study_id: str, number: int) -> UID:
+    return generate_uid(entropy_srcs=[study_id, str(number)])
+
+
+def _planar_contour(image: pydicom.Dataset, polygon: Polygon, referenced: UID) -> pydicom.Dataset:
+    """An item of Contour Sequence (PS3.3 C.8.8.6): a polygon on an image, in patient coordinates."""
+    row, column = np.reshape(np.array(image.ImageOrientationPatient, float), (2, 3))
+    between_rows, between_columns = image.PixelSpacing
+    # Image Position is the center of the first pixel (PS3.3 C.7.6.2.1.1), half a pixel from its corner.
+    x, y = (polygon - 0.5).T
+    points = (
+        np.array(image.ImagePositionPatient, float)
+        + x[:, None] * (float(between_columns) * row)
+        + y[:, None] * (float(between_rows) * column)
+    )
+    item = pydicom.Dataset()
+    item.ContourImageSequence = [_reference(image.SOPClassUID, referenced)]
+    item.ContourGeometricType = "CLOSED_PLANAR"
+    item.NumberOfContourPoints = len(points)
+    item.ContourData = [f"{value:.4f}" for value in points.ravel()]
+    return item
+
+
+def _structure_set(
+    image: pydicom.Dataset, contour_id: str, outlines: Mapping[str, list[pydicom.Dataset]]
+) -> pydicom.Dataset:
+    """A DICOM data set of the RT Structure Set Storage class (PS3.3 A.19), for the study of an image."""
+    dataset = pydicom.Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = RTStructureSetStorage
+    dataset.SOPInstanceUID = generate_uid(entropy_srcs=[contour_id, "structures"])
+    dataset.StudyInstanceUID = image.StudyInstanceUID
+    dataset.SeriesInstanceUID = generate_uid(entropy_srcs=[contour_id, "series"])
+    dataset.Modality = "RTSTRUCT"
+    dataset.PatientID = image.PatientID
+    dataset.SeriesNumber = 2
+    for keyword in _EMPTY:
+        setattr(dataset, keyword, "")
+    dataset.StructureSetLabel = "LV"
+    dataset.StructureSetDate = dataset.StructureSetTime = ""
+    references = [item.ContourImageSequence[0] for items in outlines.values() for item in items]
+    series = pydicom.Dataset()
+    series.SeriesInstanceUID = image.SeriesInstanceUID
+    series.ContourImageSequence = [
+        _reference(UID(image.SOPClassUID), uid)
+        for uid in dict.fromkeys(reference.ReferencedSOPInstanceUID for reference in references)
+    ]
+    study = _reference(UID("1.2.840.10008.3.1.2.3.1"), image.StudyInstanceUID)
+    study.RTReferencedSeriesSequence = [series]
+    frame = pydicom.Dataset()
+    frame.FrameOfReferenceUID = image.FrameOfReferenceUID
+    frame.RTReferencedStudySequence = [study]
+    dataset.ReferencedFrameOfReferenceSequence = [frame]
+    dataset.StructureSetROISequence = Sequence()
+    dataset.ROIContourSequence = Sequence()
+    dataset.RTROIObservationsSequence = Sequence()
+    for number, (kind, items) in enumerate(outlines.items(), start=1):
+        roi = pydicom.Dataset()
+        roi.ROINumber = number
+        roi.ReferencedFrameOfReferenceUID = image.FrameOfReferenceUID
+        roi.ROIName = ROI_NAMES[kind]
+        roi.ROIGenerationAlgorithm = "MANUAL"
+        dataset.StructureSetROISequence.append(roi)
+        contours = pydicom.Dataset()
+        contours.ROIDisplayColor = [255, 0, 0] if kind == "i" else [0, 255, 0]
+        contours.ContourSequence = items
+        contours.ReferencedROINumber = number
+        dataset.ROIContourSequence.append(contours)
+        observation = pydicom.Dataset()
+        observation.ObservationNumber = observation.ReferencedROINumber = number
+        observation.RTROIInterpretedType = "ORGAN"
+        observation.ROIInterpreter = ""
+        dataset.RTROIObservationsSequence.append(observation)
+    return dataset
+
+
+def _reference(sop_class: UID, sop_instance: UID) -> pydicom.Dataset:
+    item = pydicom.Dataset()
+    item.ReferencedSOPClassUID = sop_class
+    item.ReferencedSOPInstanceUID = sop_instance
+    return item
+
+
 def main() -> int:
     """Writes the phantom to ``--output_dir``; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m preprocess.phantom", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output_dir", required=True, type=pathlib.Path, help="folder to create")
+    parser.add_argument("--layout", choices=LAYOUTS, default="challenge", help="how the files are arranged")
     parser.add_argument("--version", action="version", version=f"cardiac-lv-records {__version__}")
-    output_dir = parser.parse_args().output_dir
+    arguments = parser.parse_args()
+    output_dir = arguments.output_dir
     try:
-        write_phantom(output_dir)
+        write_phantom(output_dir, layout=arguments.layout)
     except FatalInputError as error:
         print(f"preprocess.phantom: {error}", file=sys.stderr)
         return 1

@@ -62,10 +62,7 @@ class Plan:
 
 def make_plan(source: Listing, config: Config, exclusions: Mapping[Key, str], engine: Engine, audit: Audit) -> Plan:
     """Reads every header and contour, and decides what is written."""
-    chosen_layout = discovery.choose(source, config)
-    config = dataclasses.replace(config, layout=chosen_layout.layout)
-    if chosen_layout.why:
-        _log.info("%s: layout %s (%s)", source.name, *chosen_layout)
+    config = _with_layout(source, config)
     examined = _examine(source, config, engine, audit)
     listed = [_contours(examined, kind, audit) for kind in KINDS if kind in config.contours]
     contours = {key: path for key, path in listed[0].items() if all(key in others for others in listed)}
@@ -108,11 +105,23 @@ def make_plan(source: Listing, config: Config, exclusions: Mapping[Key, str], en
     )
 
 
+def _with_layout(source: Listing, config: Config) -> Config:
+    """The settings with the layout of the data set in place of ``auto``."""
+    layout, why = discovery.choose(source, config)
+    if why:
+        _log.info("%s: layout %s (%s)", source.name, layout, why)
+    try:
+        return dataclasses.replace(config, layout=layout)
+    except ValueError as error:
+        raise FatalInputError(source.name, str(error)) from error
+
+
 def _examine(source: Listing, config: Config, engine: Engine, audit: Audit) -> list[Examined]:
     """Reads the headers and contours of every study."""
     studies, findings = discovery.discover(source, config, engine)
     if config.overwrite:
-        missing = {finding.study_id for finding in findings if finding.reason is Reason.MISSING_STUDY}
+        absent = (Reason.MISSING_STUDY, Reason.AMBIGUOUS_STUDY)
+        missing = {finding.study_id for finding in findings if finding.reason in absent}
         publication.check_studies(config.output_dir, missing.union(study.study_id for study in studies))
     audit.add(findings)
     _log.info("%s: %s, %s", source.name, counted(len(studies), "study", "studies"), counted(len(source.paths), "file"))

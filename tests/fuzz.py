@@ -40,9 +40,11 @@ from preprocess.geometry import masks, polygons
 from preprocess.geometry.labels import label_map
 from preprocess.inputs import contours
 from preprocess.layouts.challenge import discover
+from preprocess.layouts.sunnybrook_ids import CSV_NAME, PATIENTS, read_links
 from preprocess.quality.myocardium import Wall
 
 from .helpers.dicom import get_testdata_file
+from .helpers.listed import Listed
 
 MAX_SECONDS = 1.0
 MAX_BYTES = 1 << 30
@@ -143,6 +145,13 @@ def read_link(content: bytes) -> None:
     assert {(study.study_id, study.contour_id) for study in studies} <= {
         (f"S-{one}", f"C-{other}") for one in (1, 2) for other in (1, 2)
     }
+
+
+def read_patients(content: bytes) -> None:
+    links, findings = read_links(Listed({CSV_NAME: content}), [CSV_NAME])
+    assert PATIENTS.items() <= links.items()
+    assert len({*links.values()}) == len(links)
+    assert {finding.reason for finding in findings} <= {"bad_link"}
 
 
 def read_index_file(content: bytes) -> None:
@@ -255,6 +264,13 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = 
         lambda: [
             b"\xef\xbb\xbfpatient_id,original_id\r\nS-1,C-1\r\nS-2,C-2\r\n",
             b'patient_id,original_id\n"S-1","C-2"\n',
+        ],
+    ),
+    "patients": (
+        read_patients,
+        lambda: [
+            b"PatientID,OriginalID,Gender,Age,Pathology\r\nSCD0000101,SC-HF-I-1,Male,77,1\r\nSCD0004601,SC-N-50,,,\r\n",
+            b'PatientID,OriginalID\n"SCD0004601",SC-N-50\nSCD0004701,SC-N-050\n',
         ],
     ),
     "index": (read_index_file, lambda: [b"0 196900\n196900 196900\n393800 196900\n", b"0 590700\n"]),

@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 
+from preprocess import phantom
 from preprocess.config import Config
 from preprocess.findings import FatalInputError
 from preprocess.inputs import sources
@@ -75,6 +76,12 @@ def test_settings_of_one_layout_are_refused_with_another() -> None:
         Config(pathlib.Path("data"), pathlib.Path("unused"), layout="challenge", roi="inner=a")
     with pytest.raises(ValueError, match="contour_origin is not for the layout sunnybrook"):
         Config(pathlib.Path("data"), pathlib.Path("unused"), layout="sunnybrook", contour_origin="corner")
+
+
+def test_an_origin_for_a_layout_that_states_it_ends_the_job_in_one_line(tmp_path: pathlib.Path) -> None:
+    phantom.write_phantom(tmp_path / "data", layout="sunnybrook")
+    with pytest.raises(FatalInputError, match="contour_origin is not for the layout sunnybrook, whose contours state"):
+        run(Config(tmp_path / "data", tmp_path / "records", contour_origin="center"))
 
 
 def parts_of(tree: pathlib.Path, folder: pathlib.Path) -> tuple[pathlib.Path, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -80,6 +80,28 @@ def read_header(file: BinaryIO, max_image_pixels: int) -> ImageHeader:
         InputError: ``unreadable_image`` or ``unsupported_image``.
     """
     return _header(read_elements(file, _HEADER_KEYWORDS, max_image_pixels), max_image_pixels)
+
+
+class SeriesHeader(NamedTuple):
+    """What identifies a series. Both are compared, and never written.
+
+    Attributes:
+        description: Series Description; empty when absent.
+        patient_id: Patient ID; None when absent.
+    """
+
+    description: str
+    patient_id: str | None
+
+
+@silent()
+def read_series_header(file: BinaryIO, max_image_pixels: int) -> SeriesHeader:
+    """Reads what identifies the series of an image; arguments and errors as :func:`read_header`."""
+    dataset = read_elements(file, ("SeriesDescription", "PatientID"), max_image_pixels).dataset
+    return SeriesHeader(
+        read_element(dataset, "SeriesDescription", str) or "",
+        read_element(dataset, "PatientID", lambda value: str(value).strip()) or None,
+    )
 
 
 @silent()
