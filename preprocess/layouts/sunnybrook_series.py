@@ -206,7 +206,7 @@ def _median_contrast(source: Source, config: Config, question: Question, series:
             header = reader.read_header(file, config.max_image_pixels)
             file.seek(0)
             pixels = reader.read_pixels(file, config.max_image_pixels)
-            found.append(contrast.measure(pixels, polygon, header).contrast)
+            found.append(contrast.measure(pixels, polygon, header, "i").own)
     known = [one for one in found if not math.isnan(one)]
     return float(np.median(known)) if len(known) >= _LEAST_CONTOURS else math.nan
 
