@@ -35,6 +35,7 @@ ROOMS = {
         "inputs",
         "quality",
         "tables",
+        "terminal",
     },
     "report": {
         "model",
