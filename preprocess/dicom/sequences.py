@@ -168,7 +168,8 @@ class _Bounded:
         limits.spend("bytes", len(content))
         if size == 8 and content[:4] in _ITEMS:
             limits.spend("items")
-        # pydicom takes the end of the file for the end of the element. Where it looks ahead, it reads fewer bytes.
-        if size >= 8 and 0 < len(content) < size:
+        # pydicom takes the end of the file for the end of the element. Where it looks ahead, it reads fewer bytes; and
+        # it looks for another element, whose tag and length are 8 bytes, until there is none.
+        if len(content) < size and (size > 8 or (size == 8 and content)):
             limits.stop(unreadable("it is cut short, or the length of an element is wrong"))
         return content

@@ -39,8 +39,8 @@ def combined(planar: Sequence[Polygon], xor: Sequence[Polygon]) -> list[Polygon]
     region = shapely.union(region, exclusive)
     outlines = []
     for part in shapely.get_parts(region):
-        # A union may leave lines, where outlines touch.
-        if part.geom_type == "Polygon":
+        # A union may leave lines, where outlines touch, and of nothing it is an empty polygon.
+        if part.geom_type == "Polygon" and not part.is_empty:
             outlines.append(_turned(part.exterior, counterclockwise=True))
             outlines += [_turned(hole, counterclockwise=False) for hole in part.interiors]
     return outlines

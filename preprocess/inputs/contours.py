@@ -114,11 +114,12 @@ def _check_end(data: bytes, numbers: Sequence[str]) -> None:
         raise InputError(Reason.UNREADABLE_CONTOUR, detail, "copy it again")
 
 
-def check_outline(polygon: Polygon) -> None:
+def check_outline(polygon: Polygon, most_crossings: int = MAX_CROSSINGS) -> None:
     """Limits the time that a contour takes to draw and to measure.
 
     Args:
         polygon: as ``check_points`` accepts it.
+        most_crossings: how often it may meet itself.
 
     Raises:
         InputError: ``oversized_contour``.
@@ -128,6 +129,6 @@ def check_outline(polygon: Polygon) -> None:
         detail = f"{side_by_side} pairs of edges overlap in y, at most {MAX_NEIGHBORS} expected of an outline"
         raise InputError(Reason.OVERSIZED_CONTOUR, detail)
     met = self_intersections(polygon)
-    if met > MAX_CROSSINGS:
-        detail = f"it meets itself {met} times, at most {MAX_CROSSINGS} expected of an outline"
+    if met > most_crossings:
+        detail = f"it meets itself {met} times, at most {most_crossings} expected of an outline"
         raise InputError(Reason.OVERSIZED_CONTOUR, detail)

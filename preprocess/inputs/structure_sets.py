@@ -22,7 +22,7 @@ from preprocess.dicom.sequences import Sequences
 from preprocess.findings import InputError, Reason, counted
 from preprocess.geometry import Polygon, regions
 from preprocess.geometry.planes import Plane
-from preprocess.inputs.contours import MAX_POINTS, check_outline, check_points
+from preprocess.inputs.contours import MAX_CROSSINGS, MAX_POINTS, check_outline, check_points
 from preprocess.model import ImageHeader
 
 HEAD_BYTES = 1024
@@ -164,9 +164,7 @@ class StructureSet:
         outlines = self._outlines.get((roi_number, header.sop_instance_uid or ""))
         if not outlines:
             raise InputError(Reason.UNREADABLE_CONTOUR, "it is no longer in the file", "run the job again")
-        if len(outlines) > MAX_PARTS:
-            detail = f"{len(outlines)} outlines on one image, at most {MAX_PARTS} expected"
-            raise InputError(Reason.OVERSIZED_CONTOUR, detail, "draw the contour again, as one outline")
+        _check_parts(len(outlines))
         plane = _plane(header)
         drawn = [(outline.xor, _project(_points(outline.data), plane, header)) for outline in outlines]
         if len(drawn) == 1:
@@ -176,10 +174,18 @@ class StructureSet:
         )
         if not parts:
             raise InputError(Reason.DEGENERATE_CONTOUR, f"its {len(drawn)} outlines leave no region")
+        _check_parts(len(parts))
         polygon = regions.bridged(parts)
         check_points(polygon)
-        check_outline(polygon)
+        # Bridges meet the outlines that they connect, and each other.
+        check_outline(polygon, MAX_PARTS * MAX_CROSSINGS)
         return polygon
+
+
+def _check_parts(count: int) -> None:
+    if count > MAX_PARTS:
+        detail = f"{count} outlines on one image, at most {MAX_PARTS} expected"
+        raise InputError(Reason.OVERSIZED_CONTOUR, detail, "draw the contour again, as one outline")
 
 
 def _roi(

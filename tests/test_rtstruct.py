@@ -1,0 +1,479 @@
+"""The layout of RT Structure Sets: which image is where, which contour is on it, and what is said of the rest."""
+
+import pathlib
+import re
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataelem import RawDataElement
+
+from pipeline import Records, verify
+from preprocess import phantom
+from preprocess.config import Config
+from preprocess.findings import FatalInputError, Finding
+from preprocess.inputs.sources import open_source
+from preprocess.layouts import discovery, rtstruct
+from preprocess.model import Study
+from preprocess.run import run
+
+from .helpers.dicom import get_testdata_file
+from .helpers.shared import shared
+from .helpers.structures import (
+    NORMAL,
+    POSITION,
+    SQUARE,
+    THICKNESS,
+    Here,
+    image,
+    in_patient,
+    outline,
+    ring,
+    saved,
+    structure_set,
+    write,
+)
+from .helpers.tables import audit_of, read_table
+from .helpers.trees import contents, zipped
+
+ROI = "inner=LV endo,outer=LV epi"
+
+SMALL = [(30.0, 25.0), (45.0, 25.0), (45.0, 40.0), (30.0, 40.0)]
+
+
+def discovered(root: pathlib.Path, roi: str = "inner=LV*", **settings: Any) -> tuple[list[Study], list[Finding]]:
+    source = open_source(root)
+    config = Config(root, root / "records", layout="rtstruct", roi=roi, **settings)
+    return rtstruct.discover(source, config, Here(source, config))
+
+
+def findings_of(root: pathlib.Path, roi: str = "inner=LV*") -> list[tuple[str, str, str]]:
+    return [(finding.reason, finding.path, finding.detail) for finding in discovered(root, roi)[1]]
+
+
+def write_study(root: pathlib.Path, folder: str, study: str = "1.2", count: int = 3, **elements: Any) -> None:
+    """A study of one series in one folder, and a structure set with a contour on each image but the last."""
+    uids = [f"{study}.1.{number}" for number in range(1, count + 1)]
+    for number, uid in enumerate(uids, start=1):
+        position = POSITION + 8 * number * NORMAL
+        dataset = image(uid, f"{study}.1", study, position, InstanceNumber=number, SeriesNumber=1, **elements)
+        write(root / folder / f"image{number}", dataset)
+    contours = [ring(uid, SQUARE, position=POSITION + 8 * n * NORMAL) for n, uid in enumerate(uids[:-1], start=1)]
+    write(root / folder / "structures.dcm", structure_set(LV_endo=contours))
+
+
+@pytest.fixture(scope="session")
+def phantom_rtstruct(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    with shared(tmp_path_factory, "phantom-rtstruct") as path:
+        if not path.exists():
+            phantom.write_phantom(path, layout="rtstruct")
+    return path
+
+
+# The phantom.
+
+
+def pairs_of(records: pathlib.Path) -> dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]:
+    found = Records(records)
+    return {
+        (str(row["study_id"]), int(row["instance_number"])): found[position] for position, row in enumerate(found.table)
+    }
+
+
+def test_the_phantom_gives_the_same_pairs_as_in_the_layout_of_the_challenge(
+    phantom_rtstruct: pathlib.Path, phantom_records: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    summary = run(Config(phantom_rtstruct, tmp_path / "records", roi=ROI, split="val=PHANTOM002"))
+    assert summary.left_out == {"no_image": 1}
+    assert summary.warnings == {"implausible_contour": 1}
+    assert list(verify.faults(tmp_path / "records")) == []
+    found, expected = pairs_of(tmp_path / "records"), pairs_of(phantom_records)
+    assert found.keys() == expected.keys()
+    assert len(found) == 36
+    for key, (pixels, mask) in expected.items():
+        assert np.array_equal(found[key][0], pixels)
+        # Vertices are on half pixels, so that a contour halves many pixels exactly.
+        assert np.mean(found[key][1] != mask) < 0.002
+    rows = {(row["study_id"], row["instance_number"]): row for row in read_table(tmp_path / "records" / "pairs.csv")}
+    for row in read_table(phantom_records / "pairs.csv"):
+        same = rows[row["study_id"], row["instance_number"]]
+        assert (same["slice_index"], same["phase_index"]) == (row["slice_index"], row["phase_index"])
+        assert float(same["polygon_area_px"]) == pytest.approx(float(row["polygon_area_px"]), abs=0.02)
+
+
+def test_a_zip_a_folder_and_the_order_of_files_make_no_difference(
+    phantom_rtstruct: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    expected = discovered(phantom_rtstruct, ROI)
+    assert [study.study_id for study in expected[0]] == list(phantom.STUDIES)
+    assert discovered(zipped(phantom_rtstruct, tmp_path / "data.zip"), ROI) == expected
+    # Under names that sort in another order, each number has the same image, as its pixels show.
+    for path in phantom_rtstruct.rglob("*"):
+        if path.is_file() and not path.name.startswith("."):
+            folder = tmp_path / "renamed" / path.parent.name
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, folder / path.name[::-1])
+    studies = discovered(tmp_path / "renamed", ROI)[0]
+    for study, other in zip(expected[0], studies, strict=True):
+        assert study.study_id == other.study_id
+        assert {
+            number: path[::-1] for number, path in ((n, p.rpartition("/")[2]) for n, p in study.images.items())
+        } == {number: path.rpartition("/")[2] for number, path in other.images.items()}
+
+
+def test_it_is_recognized_by_its_content(phantom_rtstruct: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    config = Config(phantom_rtstruct, tmp_path / "records")
+    chosen = discovery.choose(open_source(phantom_rtstruct), config)
+    assert chosen == ("rtstruct", "PHANTOM001/RS-PH-1.dcm is an RT Structure Set")
+    for name in ("a", "b.txt"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(b"DICM" * 300)
+    write(tmp_path / "data" / "c", image("1.2.3"))
+    (tmp_path / "data" / "missing").symlink_to("nowhere")
+    assert rtstruct.recognize(open_source(tmp_path / "data")) == ""
+    write(tmp_path / "data" / "d", structure_set())
+    assert rtstruct.recognize(open_source(tmp_path / "data")) == "d is an RT Structure Set"
+
+
+# ROIs.
+
+
+def test_without_roi_the_names_are_listed_with_their_structure_sets(tmp_path: pathlib.Path) -> None:
+    write(tmp_path / "one", structure_set(LV_endo=[], Rand=[]))
+    write(tmp_path / "two", structure_set(LV_endo=[], Ärger=[], **{"LV epi": []}))
+    with pytest.raises(FatalInputError) as raised:
+        discovered(tmp_path, "")
+    assert str(raised.value) == (
+        f'{tmp_path}: --roi does not name the inner contours; pass --roi=inner="NAME" with names from this list (* and '
+        "? stand for any text and any letter):\n"
+        "  'LV endo' (2 structure sets)\n  'LV epi' (1 structure set)\n  'Rand' (1 structure set)\n"
+        "  'Ärger' (1 structure set)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("roi", "contours", "message"),
+    [
+        ("inner=LV", "i", "no ROI is named 'LV', as --roi says; pass --roi=inner=\"NAME\" with"),
+        ("inner=LV endo,outer=nothing", "i", "no ROI is named 'nothing', as --roi says; pass --roi=inner="),
+        ("inner=LV endo", "io", '--roi does not name the outer contours; pass --roi=inner="NAME",outer="NAME" with'),
+        ("", "o", '--roi does not name the outer contours; pass --roi=outer="NAME" with'),
+    ],
+)
+def test_a_pattern_that_matches_nothing_lists_the_names(
+    tmp_path: pathlib.Path, roi: str, contours: Any, message: str
+) -> None:
+    write_study(tmp_path, "a")
+    with pytest.raises(FatalInputError, match=re.escape(message)) as raised:
+        discovered(tmp_path, roi, contours=contours)
+    assert "\n  'LV endo' (1 structure set)" in str(raised.value)
+
+
+@pytest.mark.parametrize("pattern", ["LV endo", "lv ENDO", " LV endo ", "LV*", "?V e*", "*endo*", "[L]V endo"])
+def test_names_match_patterns_whatever_their_case_and_the_space_around_them(
+    tmp_path: pathlib.Path, pattern: str
+) -> None:
+    write_study(tmp_path, "a")
+    ((study,), _) = discovered(tmp_path, f"inner={pattern}")
+    assert study.contours["i"] == {number: f"a/structures.dcm#roi1-image{number}" for number in (1, 2)}
+    assert study.contours["o"] == {}
+
+
+def test_two_rois_of_one_kind_on_one_image_are_not_guessed(tmp_path: pathlib.Path) -> None:
+    write_study(tmp_path, "a")
+    contours = [ring("1.2.1.1", SMALL), ring("1.2.1.3", SMALL)]
+    write(tmp_path / "a" / "other.dcm", structure_set(LV_endo_2=contours))
+    (study,), findings = discovered(tmp_path)
+    assert list(study.contours["i"]) == [2, 3]
+    assert [(finding.reason, finding.path, finding.instance_number, finding.contour) for finding in findings] == [
+        ("duplicate_contour", "a/other.dcm#roi1-image1", 1, "i"),
+        ("duplicate_contour", "a/structures.dcm#roi1-image1", 1, "i"),
+    ]
+    # The folder names several structure sets.
+    assert study.contour_id == "a"
+
+
+def test_one_data_set_without_structure_sets_is_refused(tmp_path: pathlib.Path) -> None:
+    write(tmp_path / "a", image("1.2.3"))
+    with pytest.raises(FatalInputError, match=r"contains no RT Structure Set that can be read$"):
+        discovered(tmp_path)
+    (tmp_path / "b").write_bytes(saved(structure_set(LV=[ring("1.2.3")]))[:-20])
+    with pytest.raises(FatalInputError, match=r"that can be read; b: it is cut short, or the length of an element"):
+        discovered(tmp_path)
+
+
+# Studies and numbers.
+
+
+def test_ids_are_folders_and_numbers_are_instance_numbers(tmp_path: pathlib.Path) -> None:
+    write_study(tmp_path, "export/A/MR", "1.2")
+    write_study(tmp_path, "export/B", "1.3", PatientID="OTHER")
+    studies, findings = discovered(tmp_path)
+    assert findings == []
+    assert [(study.study_id, study.contour_id, study.patient_ids) for study in studies] == [
+        ("export_A_MR", "export_A_MR_structures", None),
+        ("export_B", "export_B_structures", None),
+    ]
+    assert studies[1].images == {number: f"export/B/image{number}" for number in (1, 2, 3)}
+    assert list(studies[1].contours["i"]) == [1, 2]
+
+
+def test_studies_of_one_folder_are_counted(tmp_path: pathlib.Path) -> None:
+    for study, prefix in (("1.3", "a"), ("1.2", "b")):
+        write(tmp_path / "all" / prefix, image(f"{study}.1.1", f"{study}.1", study, PatientID=study))
+        write(tmp_path / "all" / f"{prefix}.dcm", structure_set(LV=[ring(f"{study}.1.1")]))
+    assert [(study.study_id, study.images) for study in discovered(tmp_path)[0]] == [
+        ("all-1", {1: "all/a"}),
+        ("all-2", {1: "all/b"}),
+    ]
+    assert [(study.study_id, study.images) for study in discovered(tmp_path / "all")[0]] == [
+        ("study-1", {1: "a"}),
+        ("study-2", {1: "b"}),
+    ]
+    # Two folders whose names are the same with _ for /, and one that has the name that they would get.
+    for study, folder in (("2.1", "p/q"), ("2.2", "p_q"), ("2.3", "p_q-1")):
+        write(tmp_path / "more" / folder / "image", image(f"{study}.1.1", f"{study}.1", study, PatientID=study))
+        write(tmp_path / "more" / folder / "rs", structure_set(LV=[ring(f"{study}.1.1")]))
+    assert [(study.study_id, study.images[1]) for study in discovered(tmp_path / "more")[0]] == [
+        ("p_q-1", "p_q-1/image"),
+        ("p_q-2", "p/q/image"),
+        ("p_q-3", "p_q/image"),
+    ]
+
+
+def test_slices_in_a_series_each_are_numbered_by_series_and_instance(tmp_path: pathlib.Path) -> None:
+    """Short-axis stacks often have a series for each slice, in which Instance Numbers start again."""
+    contours = []
+    for series in (10, 9):
+        for number in (2, 1, 11):
+            uid = f"1.2.{series}.{number}"
+            position = POSITION + 8 * series * NORMAL
+            dataset = image(uid, f"1.2.{series}", "1.2", position, SeriesNumber=series, InstanceNumber=number)
+            write(tmp_path / f"{series}" / f"{number}.dcm", dataset)
+        contours.append(ring(f"1.2.{series}.2", position=position))
+    write(tmp_path / "rs", structure_set(LV=contours))
+    (study,), findings = discovered(tmp_path)
+    assert findings == []
+    expected = ["9/1.dcm", "9/2.dcm", "9/11.dcm", "10/1.dcm", "10/2.dcm", "10/11.dcm"]
+    assert study.images == dict(enumerate(expected, start=1))
+    assert list(study.contours["i"]) == [2, 5]
+
+
+@pytest.mark.parametrize("numbers", [(None, 5), (-1, 5), (5, 5)])
+def test_images_without_usable_instance_numbers_are_counted(
+    tmp_path: pathlib.Path, numbers: Sequence[int | None]
+) -> None:
+    for name, number in zip("ab", numbers, strict=True):
+        write(tmp_path / name, image(f"1.2.1.{ord(name)}", InstanceNumber=number))
+    write(tmp_path / "rs", structure_set(LV=[ring("1.2.1.97")]))
+    (study,), _ = discovered(tmp_path)
+    assert list(study.images) == [1, 2]
+    assert set(study.images.values()) == {"a", "b"}
+    (number,) = study.contours["i"]
+    assert study.images[number] == "a"
+
+
+def test_series_and_studies_without_contours_are_counted(tmp_path: pathlib.Path) -> None:
+    write_study(tmp_path, "A/SAX")
+    for number in range(4):
+        write(tmp_path / "A" / "LAX" / f"{number}", image(f"1.2.7.{number}", "1.2.7", InstanceNumber=1))
+    write(tmp_path / "B" / "scout", image("1.5.1.1", "1.5.1", "1.5"))
+    (study,), findings = discovered(tmp_path)
+    assert (study.study_id, list(study.images)) == ("A", [1, 2, 3])
+    assert [(finding.reason, finding.study_id, finding.path, finding.detail) for finding in findings] == [
+        ("unused_series", "A", "A", "4 images of other series not used: no chosen ROI has a contour there"),
+        ("unused_series", "B", "B", "1 image of a study not used: no chosen ROI has a contour there"),
+    ]
+    assert {finding.level for finding in findings} == {"info"}
+
+
+def test_two_studies_of_one_patient_are_reported(tmp_path: pathlib.Path) -> None:
+    write_study(tmp_path, "A", "1.2")
+    write_study(tmp_path, "B", "1.3")
+    write_study(tmp_path, "C", "1.4", PatientID="OTHER")
+    write_study(tmp_path, "D", "1.5", PatientID=None)
+    write_study(tmp_path, "E", "1.6", PatientID=None)
+    studies, (finding,) = discovered(tmp_path)
+    assert len(studies) == 5
+    assert (finding.reason, finding.level, finding.study_id) == ("same_patient", "warning", "A")
+    assert finding.text == (
+        "images of the studies A, B have the same Patient ID (0010,0020); name these studies in one split "
+        "(--split=val=A+B)"
+    )
+
+
+def test_one_instance_in_two_files_is_not_guessed(tmp_path: pathlib.Path) -> None:
+    """Whether the files are the same or not: which one the contour was drawn on is unknown."""
+    write_study(tmp_path, "a")
+    write(tmp_path / "b" / "copy", image("1.2.1.2", InstanceNumber=2))
+    (study,), findings = discovered(tmp_path)
+    assert list(study.images) == [1, 3]
+    assert list(study.contours["i"]) == [1, 2]
+    assert [(finding.reason, finding.path, finding.instance_number) for finding in findings] == [
+        ("duplicate_image", "a/image2", 2),
+        ("duplicate_image", "b/copy", 2),
+    ]
+    summary = run(Config(tmp_path, tmp_path / "records", roi="inner=LV*"))
+    assert (summary.records, summary.left_out) == ({"train": 1}, {"duplicate_image": 1})
+
+
+# Findings.
+
+
+def test_a_structure_set_that_refers_to_other_images_is_one_row(tmp_path: pathlib.Path) -> None:
+    """qurit/rt-utils#82, #63 and #10: one image that is missing ends the reading of all."""
+    write_study(tmp_path, "a")
+    contours = [ring("1.2.1.1"), *(ring(f"9.9.{number}") for number in range(500))]
+    write(tmp_path / "a" / "structures.dcm", structure_set(LV_endo=contours))
+    studies, findings = discovered(tmp_path)
+    assert [list(study.contours["i"]) for study in studies] == [[1]]
+    (finding,) = findings
+    assert (finding.reason, finding.path, finding.study_id, finding.contour) == (
+        "no_image", "a/structures.dcm", "a", "i",
+    )  # fmt: skip
+    assert finding.detail == "500 images with a contour of ROI 1 (inner) are not in the data set"
+
+
+def test_contours_that_cannot_be_used_are_one_row_for_each_problem(tmp_path: pathlib.Path) -> None:
+    write_study(tmp_path, "a")
+    data = in_patient(SQUARE)
+    contours = [
+        ring("1.2.1.1", position=POSITION + 8 * NORMAL),
+        *[outline(None, data) for _ in range(300)],
+        *[outline("1.2.1.2", data, "POINT") for _ in range(200)],
+    ]
+    write(tmp_path / "a" / "structures.dcm", structure_set(LV_endo=contours, LV_epi=[], other=[outline(None, data)]))
+    (study,), findings = discovered(tmp_path, ROI)
+    assert list(study.contours["i"]) == [1]
+    assert [(finding.reason, finding.level, finding.contour, finding.detail) for finding in findings] == [
+        (
+            "unusable_roi", "error", "i",
+            "300 of 501 contours of ROI 1 (inner) do not say on which image they are drawn (Contour Image Sequence "
+            "(3006,0016))",
+        ),
+        (
+            "unusable_roi", "error", "i",
+            "200 of 501 contours of ROI 1 (inner) do not go around a region: they are points or open lines",
+        ),
+        ("unusable_roi", "warning", "o", "ROI 2 (outer) has no contours"),
+    ]  # fmt: skip
+
+
+def test_other_files_are_counted_by_folder(tmp_path: pathlib.Path) -> None:
+    write_study(tmp_path, "a")
+    plan = structure_set()
+    plan.SOPClassUID = "1.2.840.10008.5.1.4.1.1.481.5"
+    write(tmp_path / "a" / "plan.dcm", plan)
+    without_uid = image("1.2.1.9")
+    del without_uid.StudyInstanceUID
+    write(tmp_path / "a" / "without.dcm", without_uid)
+    (tmp_path / "a" / "notes.txt").write_text("x")
+    (tmp_path / "a" / "empty").touch()
+    (tmp_path / "a" / ".DS_Store").touch()
+    (tmp_path / "a" / "cut.dcm").write_bytes(saved(image("1.2.1.8"))[:400])
+    assert findings_of(tmp_path) == [
+        ("junk", "a", "1 file skipped: not named like a DICOM image or an RT Structure Set"),
+        ("junk", "a", "2 files skipped: not DICOM"),
+        (
+            "junk", "a",
+            "3 files skipped: DICOM, but not a DICOM image or an RT Structure Set with UIDs of study, series and "
+            "instance",
+        ),
+    ]  # fmt: skip
+
+
+def test_a_contour_off_its_image_and_one_of_parts_are_rows(tmp_path: pathlib.Path) -> None:
+    write_study(tmp_path, "a", count=4)
+    at = [POSITION + 8 * number * NORMAL for number in (1, 2, 3)]
+    contours = [
+        ring("1.2.1.1", SQUARE, position=at[0]),
+        ring("1.2.1.2", SQUARE, position=at[1], off_mm=THICKNESS),
+        ring("1.2.1.3", SQUARE, position=at[2]),
+        ring("1.2.1.3", SMALL, position=at[2]),
+    ]
+    write(tmp_path / "a" / "structures.dcm", structure_set(LV=contours))
+    summary = run(Config(tmp_path, tmp_path / "records", roi="inner=LV"))
+    assert (summary.records, summary.left_out) == ({"train": 2}, {"off_plane_contour": 1})
+    rows = {row["reason"]: row for row in audit_of(tmp_path / "records")}
+    assert rows["off_plane_contour"]["detail"].startswith("it lies up to 6 mm off the plane of its image, at most 3 mm")
+    assert rows["off_plane_contour"]["path"] == "a/structures.dcm#roi1-image2"
+    assert rows["several_parts"]["instance_number"] == "3"
+    assert "self_intersecting" not in rows
+    masks = {number: mask for (_, number), (_, mask) in pairs_of(tmp_path / "records").items()}
+    assert masks[1].sum() - masks[3].sum() == 15 * 15
+
+
+# Privacy.
+
+
+def test_no_text_of_a_header_reaches_an_output(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Canaries in every text element, identifiers included, of images that are used and not used, and of contours."""
+    canary = "CANARY"
+    keywords = "StudyDescription", "SeriesDescription", "ProtocolName", "InstitutionName", "StudyID"
+    texts: dict[str, Any] = dict.fromkeys(keywords, canary)
+    root = tmp_path / "data"
+    uids = {number: f"1.2.77777.{number}" for number in range(1, 6)}
+    for number, uid in uids.items():
+        dataset = image(uid, "1.2.77777.100", "1.2.77777.200", POSITION, InstanceNumber=number, **texts)
+        dataset.PatientID, dataset.PatientName = canary, f"{canary}^NAME"
+        dataset.FrameOfReferenceUID = "1.2.77777.300"
+        dataset.preamble = canary.encode().ljust(128)
+        dataset.private_block(0x0011, canary, create=True).add_new(1, "LO", canary)
+        write(root / "study" / f"{number}.dcm", dataset)
+    write(root / "study" / "copy", image(uids[5], "1.2.77777.100", "1.2.77777.200", PatientID=canary, **texts))
+    write(root / "other" / "1", image("1.2.77777.9", "1.2.77777.8", "1.2.77777.7", PatientID=canary, **texts))
+    contours = [
+        ring(uids[1], SMALL),
+        ring(uids[2], SQUARE),
+        ring(uids[3], SMALL, off_mm=50),
+        ring(uids[5], SMALL),
+        ring("1.2.77777.55"),
+        outline(None, in_patient(SQUARE)),
+        outline(uids[4], ["1", "2", "3"]),
+        outline(uids[4], in_patient(SMALL), canary),
+    ]
+    dataset = structure_set(**{f"{canary} endo": contours, f"{canary} epi": [ring(uids[1], SQUARE)]})
+    values = dataset.ROIContourSequence[0].ContourSequence[-2]
+    values[0x30060050] = RawDataElement(pydicom.tag.Tag(0x30060050), "DS", 6, canary.encode(), 0, False, True)
+    dataset.StructureSetLabel = dataset.StructureSetName = dataset.StructureSetDescription = canary
+    dataset.PatientID, dataset.PatientName, dataset.SeriesDescription = canary, canary, canary
+    dataset.StructureSetROISequence[0].ROIDescription = canary
+    dataset.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = "1.2.77777.300"
+    write(root / "study" / "rs", dataset)
+    broken = structure_set(**{f"{canary} endo": []})
+    number = pydicom.tag.Tag(0x30060022)
+    broken.StructureSetROISequence[0][number] = RawDataElement(number, "IS", 6, canary.encode(), 0, False, True)
+    write(root / "study" / "broken", broken)
+    caplog.set_level("DEBUG")
+    summary = run(Config(root, tmp_path / "records", roi="inner=*endo,outer=*epi"))
+    assert summary.records == {"train": 2}
+    reasons = {row["reason"] for row in audit_of(tmp_path / "records")}
+    assert {"off_plane_contour", "no_image", "unusable_roi", "unreadable_contour", "duplicate_image"} <= reasons
+    written = contents(tmp_path / "records") | {
+        "log": caplog.text.encode(),
+        "terminal": "".join(capfd.readouterr()).encode(),
+    }
+    for name, content in written.items():
+        assert canary.encode() not in content, name
+        assert b"1.2.77777" not in content, name
+    assert b"study" in written["audit.csv"]
+
+
+# Other people's files.
+
+
+@pytest.mark.parametrize(
+    "sample", ["rtplan.dcm", "rtdose.dcm", "DICOMDIR", "reportsi.dcm", "MR_small.dcm", "rtstruct.dcm"]
+)
+def test_sample_files_of_pydicom_beside_a_study_change_nothing(tmp_path: pathlib.Path, sample: str) -> None:
+    write_study(tmp_path, "a")
+    expected = discovered(tmp_path)[0]
+    shutil.copy(get_testdata_file(sample), tmp_path / "sample.dcm")
+    studies, findings = discovered(tmp_path)
+    assert studies == expected
+    assert len(findings) == 1
