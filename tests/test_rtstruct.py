@@ -1,26 +1,33 @@
 """The layout of RT Structure Sets: which image is where, which contour is on it, and what is said of the rest."""
 
+import io
 import pathlib
 import re
 import shutil
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import pydicom
 import pytest
+import shapely
 from pydicom.dataelem import RawDataElement
 
+from benchmarks.exact import pixel_areas
 from pipeline import Records, verify
 from preprocess import phantom
 from preprocess.config import Config
+from preprocess.dicom.reader import read_header
 from preprocess.findings import FatalInputError, Finding
+from preprocess.geometry import polygons
 from preprocess.inputs.sources import open_source
+from preprocess.inputs.structure_sets import StructureSet
 from preprocess.layouts import discovery, rtstruct
 from preprocess.model import Study
 from preprocess.run import run
 
-from .helpers.dicom import get_testdata_file
+from .helpers.dicom import LIMIT, get_testdata_file
 from .helpers.shared import shared
 from .helpers.structures import (
     NORMAL,
@@ -477,3 +484,147 @@ def test_sample_files_of_pydicom_beside_a_study_change_nothing(tmp_path: pathlib
     studies, findings = discovered(tmp_path)
     assert studies == expected
     assert len(findings) == 1
+
+
+# The four real studies.
+
+
+def laid_out(real_data: pathlib.Path, root: pathlib.Path) -> None:
+    """The real studies as images and structure sets. Points are computed from the standard's equation alone.
+
+    Contours in pixels from the corner of the first pixel, whose center is Image Position (PS3.3 C.7.6.2.1.1).
+    """
+    for study_id, contour_id in REAL.items():
+        headers = {}
+        for path in sorted((real_data / "dicoms" / study_id).glob("*.dcm")):
+            headers[int(path.stem)] = pydicom.dcmread(path, stop_before_pixels=True)
+            (root / study_id).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, root / study_id / f"MR{path.stem}")
+        rois: dict[str, list[pydicom.Dataset]] = {"endo": [], "epi": []}
+        for kind, name in (("i", "endo"), ("o", "epi")):
+            for path in sorted((real_data / "contourfiles" / contour_id / f"{kind}-contours").glob("*.txt")):
+                header = headers[int(path.name[8:12])]
+                rows, columns = map(float, header.PixelSpacing)
+                along_row, along_column = np.reshape(np.array(header.ImageOrientationPatient, float), (2, 3))
+                data: list[str] = []
+                for x, y in np.loadtxt(path):
+                    point = np.array(header.ImagePositionPatient, float)
+                    point = point + (x - 0.5) * columns * along_row + (y - 0.5) * rows * along_column
+                    data += [f"{value:.10g}" for value in point]
+                rois[name].append(outline(header.SOPInstanceUID, data))
+        write(root / study_id / "RS", structure_set(**rois))
+
+
+REAL = {"SCD0000101": "SC-HF-I-1", "SCD0000201": "SC-HF-I-2", "SCD0000301": "SC-HF-I-4", "SCD0000401": "SC-HF-I-5"}
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_the_real_studies_as_structure_sets_give_the_same_records(
+    real_data: pathlib.Path, real_records: pathlib.Path, tmp_path: pathlib.Path, archive: bool
+) -> None:
+    # Some UIDs there have parts that begin with 0.
+    with pydicom.config.disable_value_validation():
+        laid_out(real_data, tmp_path / "data")
+    data = zipped(tmp_path / "data", tmp_path / "data.zip") if archive else tmp_path / "data"
+    summary = run(Config(data, tmp_path / "records", roi="inner=ENDO,outer=epi"))
+    assert (summary.records, summary.left_out) == ({"train": 74}, {})
+    found, expected = pairs_of(tmp_path / "records"), pairs_of(real_records)
+    assert found.keys() == expected.keys()
+    for (study_id, number), (pixels, mask) in expected.items():
+        image_found, mask_found = found[study_id, number]
+        assert image_found.tobytes() == pixels.tobytes()
+        folder = real_data / "contourfiles" / REAL[study_id] / "i-contours"
+        polygon = np.loadtxt(folder / f"IM-0001-{number:04d}-icontour-manual.txt")
+        clear = np.abs(pixel_areas(polygon, pixels.shape[:2]) - 0.5) > 1e-6
+        assert np.array_equal(mask_found[clear], mask[clear])
+    # Slices, phases, volumes and what the audit says of contours are the same, too.
+    compared = "slice_index", "phase_index", "mean_inside", "implausibility"
+    for name in ("pairs.csv", "studies.csv"):
+        ours, theirs = (read_table(path / name) for path in (tmp_path / "records", real_records))
+        for row, other in zip(ours, theirs, strict=True):
+            for column in row.keys() & {*compared, "slices", "phases", "edv_ml", "esv_ml"}:
+                assert float(row[column]) == pytest.approx(float(other[column]), abs=0.5), (name, column)
+
+
+# rt-utils, an independent writer and reader. It uses what pydicom 3 deprecates.
+
+
+def one_phase(phantom_rtstruct: pathlib.Path, root: pathlib.Path) -> list[pydicom.FileDataset]:
+    """The end-diastolic images of a study of the phantom: rt-utils reads stacks of one phase only."""
+    root.mkdir(parents=True)
+    for slice_index in range(phantom.SLICES):
+        name = f"IM-{slice_index * phantom.PHASES + 1:04d}.dcm"
+        shutil.copy(phantom_rtstruct / "PHANTOM002" / name, root / name)
+    return [pydicom.dcmread(path) for path in sorted(root.iterdir())]
+
+
+def in_order(images: Sequence[pydicom.FileDataset]) -> list[pydicom.FileDataset]:
+    """As rt-utils orders the layers of its masks: along the normal."""
+
+    def location(dataset: pydicom.FileDataset) -> float:
+        row, column = np.reshape(np.array(dataset.ImageOrientationPatient, float), (2, 3))
+        return float(np.cross(row, column) @ np.array(dataset.ImagePositionPatient, float))
+
+    return sorted(images, key=location)
+
+
+@pytest.mark.clients
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_structure_set_by_rt_utils_is_read(phantom_rtstruct: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """It draws outlines through the centers of a mask's outermost pixels."""
+    rt_utils = pytest.importorskip("rt_utils", reason="make test-clients installs it")
+    root = tmp_path / "data"
+    images = in_order(one_phase(phantom_rtstruct, root / "A"))
+    rows, columns = np.mgrid[:256, :256]
+    masks = np.stack(
+        [(rows - 120) ** 2 / 1.5 + (columns - 140 - 3 * layer) ** 2 < (20 + layer) ** 2 for layer in range(6)], axis=-1
+    )
+    masks[110:125, 130:150, 2] = False
+    masks[20:40, 30:45, 3] = True
+    written = rt_utils.RTStructBuilder.create_new(str(root / "A"))
+    written.add_roi(mask=masks, name="LV")
+    written.save(str(tmp_path / "data" / "rs.dcm"))
+    (study,), findings = discovered(root, "inner=LV")
+    assert findings == []
+    found = StructureSet.read((root / "rs.dcm").open("rb"))
+    for layer, dataset in enumerate(images):
+        header = read_header(io.BytesIO((root / study.images[int(dataset.InstanceNumber)]).read_bytes()), LIMIT)
+        polygon = found.polygon(1, header)
+        outlines, _ = cv2.findContours(masks[..., layer].astype(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+        expected = shapely.Polygon()
+        for outline_px in outlines:
+            expected = shapely.symmetric_difference(expected, shapely.Polygon(outline_px[:, 0] + 0.5))
+        # The same region, but for a strip as narrow as rt-utils' float32.
+        difference = shapely.symmetric_difference(polygons.region(polygon), expected)
+        assert shapely.area(difference) < 1e-3 * shapely.length(expected)
+        assert shapely.area(expected) > 1000
+
+
+@pytest.mark.clients
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_rt_utils_reads_the_structure_set_of_the_phantom(
+    phantom_rtstruct: pathlib.Path, phantom_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """It rounds vertices to pixels and fills the outline, too: equal, but for pixels within one of the contour."""
+    rt_utils = pytest.importorskip("rt_utils", reason="make test-clients installs it")
+    images = in_order(one_phase(phantom_rtstruct, tmp_path / "A"))
+    there = {dataset.SOPInstanceUID for dataset in images}
+    dataset = pydicom.dcmread(phantom_rtstruct / "PHANTOM002" / "RS-PH-2.dcm")
+    # It refuses references to images of other phases.
+    series = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
+    series.ContourImageSequence = [
+        item for item in series.ContourImageSequence if item.ReferencedSOPInstanceUID in there
+    ]
+    dataset.save_as(tmp_path / "rs.dcm")
+    read = rt_utils.RTStructBuilder.create_from(str(tmp_path / "A"), str(tmp_path / "rs.dcm"))
+    assert read.get_roi_names() == ["LV endo", "LV epi"]
+    centers = shapely.points(*(np.mgrid[:256, :256][::-1] + 0.5))
+    for kind, name in phantom.ROI_NAMES.items():
+        masks = read.get_roi_mask_by_name(name)
+        for layer, image_of in enumerate(images):
+            file = phantom.contour_name(int(image_of.InstanceNumber), kind)
+            polygon = shapely.Polygon(np.loadtxt(phantom_dir / "contourfiles" / "PH-2" / f"{kind}-contours" / file))
+            clear = shapely.distance(centers, polygon.exterior) > 1
+            expected = shapely.contains(polygon, centers)
+            assert expected.sum() > 500
+            assert np.array_equal(masks[..., layer][clear], expected[clear])
