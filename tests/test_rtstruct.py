@@ -586,7 +586,7 @@ def test_a_structure_set_by_rt_utils_is_read(phantom_rtstruct: pathlib.Path, tmp
     written.save(str(tmp_path / "data" / "rs.dcm"))
     (study,), findings = discovered(root, "inner=LV")
     assert findings == []
-    found = StructureSet.read((root / "rs.dcm").open("rb"))
+    found = StructureSet.read(io.BytesIO((root / "rs.dcm").read_bytes()))
     for layer, dataset in enumerate(images):
         header = read_header(io.BytesIO((root / study.images[int(dataset.InstanceNumber)]).read_bytes()), LIMIT)
         polygon = found.polygon(1, header)
