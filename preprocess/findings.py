@@ -169,7 +169,7 @@ class Reason(enum.StrEnum):
     OVERSIZED_CONTOUR = (
         "oversized_contour",
         (Level.ERROR,),
-        "a contour has too many points, or meets itself too often, to be an outline",
+        "a contour has too many points, parts or crossings to be an outline, or a structure set is too large",
         "draw the contour again, with fewer points",
     )
     OUTSIDE_IMAGE = (

@@ -111,24 +111,33 @@ def test_the_phantom_gives_the_same_pairs_as_in_the_layout_of_the_challenge(
         assert float(same["polygon_area_px"]) == pytest.approx(float(row["polygon_area_px"]), abs=0.02)
 
 
-def test_a_zip_a_folder_and_the_order_of_files_make_no_difference(
+def test_the_phantom_has_the_same_bytes_each_time_and_replaces_nothing(
     phantom_rtstruct: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    expected = discovered(phantom_rtstruct, ROI)
-    assert [study.study_id for study in expected[0]] == list(phantom.STUDIES)
-    assert discovered(zipped(phantom_rtstruct, tmp_path / "data.zip"), ROI) == expected
-    # Under names that sort in another order, each number has the same image, as its pixels show.
-    for path in phantom_rtstruct.rglob("*"):
-        if path.is_file() and not path.name.startswith("."):
-            folder = tmp_path / "renamed" / path.parent.name
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, folder / path.name[::-1])
-    studies = discovered(tmp_path / "renamed", ROI)[0]
-    for study, other in zip(expected[0], studies, strict=True):
-        assert study.study_id == other.study_id
-        assert {
-            number: path[::-1] for number, path in ((n, p.rpartition("/")[2]) for n, p in study.images.items())
-        } == {number: path.rpartition("/")[2] for number, path in other.images.items()}
+    phantom.write_phantom(tmp_path / "again", layout="rtstruct")
+    assert contents(tmp_path / "again") == contents(phantom_rtstruct)
+    with pytest.raises(FatalInputError, match="again: already contains PHANTOM001; choose another --output_dir"):
+        phantom.write_phantom(tmp_path / "again", layout="rtstruct")
+
+
+def test_a_zip_and_a_folder_give_the_same_studies(tmp_path: pathlib.Path) -> None:
+    for folder, study in (("b", "1.2"), ("a", "1.3")):
+        write_study(tmp_path / "data", folder, study, PatientID=study)
+    expected = discovered(tmp_path / "data")
+    assert [study.study_id for study in expected[0]] == ["a", "b"]
+    assert discovered(zipped(tmp_path / "data", tmp_path / "data.zip")) == expected
+
+
+def test_names_of_files_make_no_difference(phantom_rtstruct: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    original, renamed = phantom_rtstruct / "PHANTOM002", tmp_path / "data" / "PHANTOM002"
+    renamed.mkdir(parents=True)
+    for path in original.iterdir():
+        # These names sort in another order.
+        (renamed / path.name[::-1]).symlink_to(path)
+    (study,), findings = discovered(tmp_path / "data", ROI)
+    assert findings == []
+    assert study.images == {number: f"PHANTOM002/{f'IM-{number:04d}.dcm'[::-1]}" for number in range(1, 121)}
+    assert list(study.contours["o"]) == list(range(1, 121, phantom.PHASES))
 
 
 def test_it_is_recognized_by_its_content(phantom_rtstruct: pathlib.Path, tmp_path: pathlib.Path) -> None:
