@@ -412,6 +412,19 @@ def test_a_wrong_contour_is_one_error(data: Sequence[str], reason: str, message:
     assert len(found.polygon(1, header_of(image(B)))) == 4
 
 
+def test_a_sequence_of_another_kind_is_empty_or_refused() -> None:
+    """Found by fuzzing: an empty element of VR SS is None."""
+    content = saved(structure_set(LV=[ring(A)]))
+    start = content.index(b"\x06\x30\x20\x00SQ")
+    with pytest.raises(InputError, match="it has contours of ROI 1, and no such ROI"):
+        StructureSet.read(io.BytesIO(content[:start] + b"\x06\x30\x20\x00SS\0\0" + content[start + 12 + 28 :]))
+    name = content.index(b"\x06\x30\x26\x00LO")
+    sequence = b"\x06\x30\x26\x00SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    with pytest.raises(InputError) as raised:
+        StructureSet.read(io.BytesIO(content[:name] + sequence + content[name + 10 :]))
+    assert raised.value.reason == "unreadable_contour"
+
+
 @pytest.fixture
 def allocated() -> Iterator[Callable[[], int]]:
     """The most bytes that Python had allocated at once since the test started."""

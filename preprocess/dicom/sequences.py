@@ -80,7 +80,8 @@ class Sequences:
         with self._parsing(f"{describe(keyword)} cannot be read"):
             element: Any = dataset.get_item(_tag(keyword))
             if not isinstance(element, RawDataElement):
-                return cast(Sequence[pydicom.Dataset], element.value)
+                # Of undefined length, or empty.
+                return element.value if isinstance(element.value, pydicom.Sequence) else ()
             content = element.value or b""
             return read_sequence(
                 cast(BinaryIO, _Bounded(io.BytesIO(content), self._limits)),
@@ -102,6 +103,8 @@ class Sequences:
             raise unreadable(f"{describe(keyword)} has over {MAX_VALUE_BYTES} bytes")
         with self._parsing(f"{describe(keyword)} cannot be read"):
             value = dataset[_tag(keyword)].value
+            if isinstance(value, pydicom.Sequence):
+                raise unreadable(f"{describe(keyword)} is a sequence")
             return None if value is None or value == "" else convert(value)
 
     def content(self, dataset: pydicom.Dataset, keyword: str) -> bytes:
