@@ -44,6 +44,7 @@ verify: $(READY) ## check every byte of a records directory: OUT=directory
 bench: $(READY) $(if $(DATA),,$(PHANTOM)) ## run the benchmarks, about an hour: masks, preprocessing and audit of DATA= (two studies or more; default: the phantom), reading, the order
 	@$(RUN) -m benchmarks.bench_masks --data_dir="$(or $(DATA),$(PHANTOM))"
 	@$(RUN) -m benchmarks.bench_preprocess --data_dir="$(or $(DATA),$(PHANTOM))"
+	@$(RUN) -m benchmarks.bench_scan
 	@$(RUN) -m benchmarks.bench_audit --data_dir="$(or $(DATA),$(PHANTOM))"
 	@$(RUN) -m benchmarks.bench_read
 	@$(RUN) -m benchmarks.bench_order

@@ -100,6 +100,18 @@ class Reason(enum.StrEnum):
         "one row for each study",
         "draw the other contour, if you want these images",
     )
+    SAME_PATIENT = (
+        "same_patient",
+        (Level.WARNING,),
+        "images of several studies have the same Patient ID, and a split may divide them",
+        "name these studies in one split (--split=val=A+B)",
+    )
+    UNUSED_SERIES = (
+        "unused_series",
+        (Level.INFO,),
+        "images of series, or of whole studies, on which no chosen ROI has a contour; one row for each study",
+        "",
+    )
     UNCONFIRMED = (
         "unconfirmed",
         (Level.INFO,),
@@ -173,7 +185,7 @@ class Reason(enum.StrEnum):
     OVERSIZED_CONTOUR = (
         "oversized_contour",
         (Level.ERROR,),
-        "a contour has too many points, or meets itself too often, to be an outline",
+        "a contour has too many points, parts or crossings to be an outline, or a structure set is too large",
         "draw the contour again, with fewer points",
     )
     OUTSIDE_IMAGE = (
@@ -182,10 +194,29 @@ class Reason(enum.StrEnum):
         "a vertex lies more than a pixel outside the image",
         "check that the contour belongs to this image",
     )
+    OFF_PLANE_CONTOUR = (
+        "off_plane_contour",
+        (Level.ERROR,),
+        "a contour of an RT Structure Set lies more than half of Slice Thickness off the plane of its image",
+        "check which image the contour belongs to, and export it again",
+    )
+    UNUSABLE_ROI = (
+        "unusable_roi",
+        (Level.ERROR, Level.WARNING),
+        "contours of a chosen ROI do not say on which image they are drawn, or are points or open lines; a warning if "
+        "the ROI has no contours. One row for each ROI of a structure set",
+        "export the ROI again, as closed contours that refer to their images",
+    )
     SELF_INTERSECTING = (
         "self_intersecting",
         (Level.WARNING,),
         "a contour crosses itself; every part that it goes around is inside (nonzero winding rule)",
+        "look at it in the report",
+    )
+    SEVERAL_PARTS = (
+        "several_parts",
+        (Level.WARNING,),
+        "a contour has several parts or a hole",
         "look at it in the report",
     )
     OPEN_CONTOUR = (

@@ -28,7 +28,7 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pydicom
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from pipeline import DatasetInfo, RecordsError, schema
 from pipeline.directory import RecordsDirectory
@@ -39,12 +39,14 @@ from preprocess.findings import FatalInputError, Finding, InputError
 from preprocess.geometry import masks, polygons
 from preprocess.geometry.labels import label_map
 from preprocess.inputs import contours
+from preprocess.inputs.structure_sets import StructureSet
 from preprocess.layouts.challenge import discover
 from preprocess.layouts.sunnybrook_ids import CSV_NAME, PATIENTS, read_links
 from preprocess.quality.myocardium import Wall
 
 from .helpers.dicom import get_testdata_file
 from .helpers.listed import Listed
+from .helpers.structures import image, ring, saved, structure_set
 
 MAX_SECONDS = 1.0
 MAX_BYTES = 1 << 30
@@ -73,6 +75,21 @@ def read_dicom(content: bytes) -> None:
             read(io.BytesIO(content))
         except InputError as error:
             assert error.reason in ("unreadable_image", "unsupported_image"), error.reason
+
+
+def read_structure_set(content: bytes) -> None:
+    try:
+        found = StructureSet.read(io.BytesIO(content))
+    except InputError as error:
+        assert error.reason in ("unreadable_contour", "oversized_contour"), error.reason
+        return
+    for roi in found.rois:
+        for instance in roi.images:
+            header = dataclasses.replace(_IMAGE, sop_instance_uid=instance)
+            try:
+                masks.rasterize(found.polygon(roi.number, header), header.shape)
+            except InputError as error:
+                assert error.reason, error
 
 
 def read_contour(content: bytes) -> None:
@@ -255,10 +272,34 @@ def _manifest_seeds() -> list[bytes]:
     return [signed(json.dumps(content).encode()) for content in (binary, {**fields, "mask": labels})]
 
 
+_IMAGE = dataclasses.replace(
+    reader.read_header(io.BytesIO(saved(image("1.2.1.1"))), MAX_IMAGE_PIXELS), slice_thickness_mm=1e5
+)
+"""The image on which the contours of the seeds are drawn, from so far away that damaged ones still are."""
+
+
+def _structure_set_seeds() -> list[bytes]:
+    small, inside = [(20.0, 15.0), (50.0, 15.0), (35.0, 45.0)], [(30.0, 18.0), (40.0, 18.0), (35.0, 30.0)]
+    dataset = structure_set(
+        one=[ring("1.2.1.1", small)],
+        two=[ring("1.2.1.2", small), ring("1.2.1.2", inside)],
+        xor=[ring("1.2.1.3", points, "CLOSEDPLANAR_XOR") for points in (small, inside)],
+    )
+    seeds = [saved(dataset)]
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    seeds.append(saved(dataset))
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    for element in dataset.iterall():
+        if element.VR == "SQ":
+            element.is_undefined_length = True
+    return [*seeds, saved(dataset)]
+
+
 TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = {
     "dicom": (read_dicom, _dicom_seeds),
     "contour": (read_contour, _contour_seeds),
     "both_contours": (read_both_contours, _both_contours_seeds),
+    "structure_set": (read_structure_set, _structure_set_seeds),
     "link": (
         read_link,
         lambda: [

@@ -374,6 +374,12 @@ def test_every_reason_is_provoked() -> None:
         "incomplete_volumes",
         "contours_of_other_images",
         "single_contour",
+        # tests/test_rtstruct.py
+        "off_plane_contour",
+        "same_patient",
+        "several_parts",
+        "unusable_roi",
+        "unused_series",
     }
     assert provoked | own_tests == set(Reason)
 

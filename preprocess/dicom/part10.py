@@ -73,8 +73,9 @@ def read_elements(file: BinaryIO, names: Names, max_image_pixels: int) -> Elemen
     with foreign_code("it cannot be read as a DICOM file"):
         try:
             elements = _parse(_Bounded(file, max_pixel_bytes), names)
-        except _DeflatedError as deflated:
-            inflated = _inflate(file, deflated.start, MAX_HEADER_BYTES + max_pixel_bytes)
+        except DeflatedError as deflated:
+            limit = MAX_HEADER_BYTES + max_pixel_bytes
+            inflated = inflate(file, deflated.start, limit, RAISE_THE_LIMIT)
             elements = _parse(_Bounded(inflated, max_pixel_bytes), names)
         if elements.dataset.file_meta.get("TransferSyntaxUID"):
             return elements
@@ -110,21 +111,31 @@ def _tags(names: Names) -> frozenset[int]:
     return frozenset(map(Tag, names))
 
 
-def _inflate(file: BinaryIO, start: int, limit: int) -> BinaryIO:
-    """The same file with its elements inflated (PS3.5 A.5)."""
+def inflate(file: BinaryIO, start: int, limit: int, remedy: str) -> BinaryIO:
+    """The same file with its elements inflated (PS3.5 A.5).
+
+    Args:
+        file: a deflated DICOM file.
+        start: where its deflated elements start.
+        limit: how many bytes they may inflate to.
+        remedy: what to do if they are more.
+
+    Raises:
+        InputError: ``unsupported_image``, there are more; ``unreadable_image``, they are cut short.
+    """
     file.seek(0)
     uid = DeflatedExplicitVRLittleEndian.encode()
     head = file.read(start).replace(uid, ExplicitVRLittleEndian.encode().ljust(len(uid), b"\0"))
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     content = inflater.decompress(file.read(), limit + 1)
     if len(content) > limit:
-        raise unsupported(f"it inflates to over {limit} bytes", RAISE_THE_LIMIT)
+        raise unsupported(f"it inflates to over {limit} bytes", remedy)
     if not inflater.eof:
         raise unreadable("its deflated elements are cut short")
     return io.BytesIO(head + content)
 
 
-class _DeflatedError(Exception):
+class DeflatedError(Exception):
     """pydicom asks for all the rest of a file, which it does only to inflate it.
 
     An exception, because pydicom reads the transfer syntax and inflates in one call. A look at the syntax beforehand
@@ -161,7 +172,7 @@ class _Bounded:
 
     def read(self, size: int = -1) -> bytes:
         if size < 0:
-            raise _DeflatedError(self.tell())
+            raise DeflatedError(self.tell())
         # One byte over the limit shows that there are more, and a length of 4 GB is never allocated.
         content = self._read(min(size, self._left + 1))
         self._left -= len(content)

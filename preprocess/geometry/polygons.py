@@ -22,7 +22,7 @@ MAX_NEIGHBORS = 1_000_000
 
 def area(polygon: Polygon) -> float:
     """Area of the region inside, in square pixels."""
-    return float(_region(polygon).area)
+    return float(region(polygon).area)
 
 
 def crosses_itself(polygon: Polygon) -> bool:
@@ -53,8 +53,8 @@ def self_intersections(polygon: Polygon) -> int:
 
 def share_outside(inner: Polygon, outer: Polygon) -> float:
     """Share of the inner polygon's area that lies outside the outer one, from 0 to 1."""
-    region = _region(inner)
-    return float(shapely.difference(region, _region(outer)).area / region.area) if region.area else 1.0
+    inside = region(inner)
+    return float(shapely.difference(inside, region(outer)).area / inside.area) if inside.area else 1.0
 
 
 def rings(polygon: Polygon) -> list[Polygon]:
@@ -64,11 +64,12 @@ def rings(polygon: Polygon) -> list[Polygon]:
     """
     if not crosses_itself(polygon):
         return [polygon]
-    parts = shapely.get_rings(shapely.get_parts(_region(polygon)))
+    parts = shapely.get_rings(shapely.get_parts(region(polygon)))
     return [shapely.get_coordinates(ring)[:-1] for ring in parts]
 
 
-def _region(polygon: Polygon) -> shapely.Geometry:
+def region(polygon: Polygon) -> shapely.Geometry:
+    """The region inside, as a geometry of shapely."""
     shape = shapely.Polygon(polygon)
     if shapely.is_valid(shape):
         return shape

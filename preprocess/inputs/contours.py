@@ -56,8 +56,8 @@ def read_contour(file: BinaryIO, origin: Origin = "corner") -> Polygon:
     if points > MAX_POINTS:
         raise InputError(Reason.OVERSIZED_CONTOUR, f"{points} points, at most {MAX_POINTS} expected")
     polygon = np.array([float(number) for number in numbers], np.float64).reshape(-1, 2)
-    _check_points(polygon)
-    _check_outline(polygon)
+    check_points(polygon)
+    check_outline(polygon)
     return polygon + 0.5 if origin == "center" else polygon
 
 
@@ -74,8 +74,15 @@ def _parse(data: bytes) -> list[str]:
     return numbers
 
 
-def _check_points(polygon: Polygon) -> None:
-    """Checks that points are finite, within the largest possible image, and not all on one line."""
+def check_points(polygon: Polygon) -> None:
+    """Checks that points are finite, within the largest possible image, and not all on one line.
+
+    Args:
+        polygon: float64 ``(N, 2)``, in pixels.
+
+    Raises:
+        InputError: ``nonfinite_contour``, ``outside_image`` or ``degenerate_contour``.
+    """
     if not np.isfinite(polygon).all():
         bad = int(np.flatnonzero(~np.isfinite(polygon).all(axis=1))[0])
         raise InputError(Reason.NONFINITE_CONTOUR, f"point {bad + 1} is not finite")
@@ -107,13 +114,21 @@ def _check_end(data: bytes, numbers: Sequence[str]) -> None:
         raise InputError(Reason.UNREADABLE_CONTOUR, detail, "copy it again")
 
 
-def _check_outline(polygon: Polygon) -> None:
-    """Limits the time that a contour takes to draw and to measure."""
+def check_outline(polygon: Polygon, most_crossings: int = MAX_CROSSINGS) -> None:
+    """Limits the time that a contour takes to draw and to measure.
+
+    Args:
+        polygon: as ``check_points`` accepts it.
+        most_crossings: how often it may meet itself.
+
+    Raises:
+        InputError: ``oversized_contour``.
+    """
     side_by_side = neighbors(polygon)
     if side_by_side > MAX_NEIGHBORS:
         detail = f"{side_by_side} pairs of edges overlap in y, at most {MAX_NEIGHBORS} expected of an outline"
         raise InputError(Reason.OVERSIZED_CONTOUR, detail)
     met = self_intersections(polygon)
-    if met > MAX_CROSSINGS:
-        detail = f"it meets itself {met} times, at most {MAX_CROSSINGS} expected of an outline"
+    if met > most_crossings:
+        detail = f"it meets itself {met} times, at most {most_crossings} expected of an outline"
         raise InputError(Reason.OVERSIZED_CONTOUR, detail)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from preprocess.findings import Finding, Level, Reason, counted, some
-from preprocess.geometry import polygons
+from preprocess.geometry import polygons, regions
 from preprocess.model import Key, Pair
 from preprocess.quality.measurements import StudyRow
 from preprocess.quality.plausibility import Judgement
@@ -31,10 +31,15 @@ OPEN_STEPS = 3.0
 
 
 def self_intersecting(pairs: Iterable[Pair]) -> list[Finding]:
-    """Contours that cross themselves."""
-    detail = "the polygon crosses itself; every part that it goes around is inside (nonzero winding rule)"
+    """Contours that cross themselves, and those of several parts or with a hole."""
+    crossing = "the polygon crosses itself; every part that it goes around is inside (nonzero winding rule)"
+    parts = "it has several parts or a hole; the inner and the outer wall of a ventricle are one closed line each"
     return [
-        _of_contour(Reason.SELF_INTERSECTING, pair, detail) for pair in pairs if polygons.crosses_itself(pair.polygon)
+        _of_contour(Reason.SEVERAL_PARTS, pair, parts)
+        if regions.has_bridges(pair.polygon)
+        else _of_contour(Reason.SELF_INTERSECTING, pair, crossing)
+        for pair in pairs
+        if polygons.crosses_itself(pair.polygon)
     ]
 
 
