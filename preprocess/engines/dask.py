@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import importlib.util
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, Self, TypeVar
 
@@ -38,11 +40,13 @@ class Dask:
             )
         import distributed
 
+        # Its errors are raised, too; without this it also prints their tracebacks.
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         self._config = config
         try:
             self._client = distributed.Client(config.scheduler, set_as_default=False)
         except (OSError, ValueError) as error:
-            detail = f"cannot be reached ({_first_line(error)}); pass the address that dask scheduler prints"
+            detail = f"cannot be reached ({_one_line(error)}); pass the address that dask scheduler prints"
             raise FatalInputError(f"--scheduler={config.scheduler}", detail) from error
 
     def map(self, work: Work[_Item, _Result], items: Sequence[_Item]) -> Iterator[_Result]:
@@ -58,8 +62,10 @@ class Dask:
         return self
 
     def __exit__(self, *error: object) -> None:
-        # The cluster outlives the job. Workers that are lost end their processes themselves.
-        self._client.run(isolated.end, on_error="ignore")
+        # The cluster outlives the job. The processes of a worker that is lost end by themselves.
+        if self._client.status == "running":
+            with contextlib.suppress(OSError):
+                self._client.run(isolated.end, on_error="ignore")
         self._client.close()
 
 
@@ -73,12 +79,12 @@ def _result(future: Any) -> Any:
         result = future.result()
     # Errors of the task itself are results; these are the cluster's.
     except Exception as error:
-        detail = f"the cluster failed: {type(error).__name__}: {_first_line(error)}; its logs say more"
+        detail = f"the cluster failed: {type(error).__name__}: {_one_line(error)}; its logs say more"
         raise FatalInputError("--engine=dask", detail) from error
     if isinstance(result, FatalInputError):
         raise result
     return result
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
