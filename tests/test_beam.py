@@ -22,6 +22,7 @@ from preprocess.stages.load import examine
 from .helpers import PATIENCE_SECONDS, ROOT, codecs
 from .helpers.clusters import dask_cluster
 from .helpers.trees import contents
+from .helpers.work import inverse
 
 pytestmark = [pytest.mark.beam, pytest.mark.filterwarnings("default")]
 
@@ -119,6 +120,14 @@ def test_an_item_that_is_worked_on_twice_has_one_result(tree: pathlib.Path, tmp_
     found = [content.study.study_id for content in beam.map(examine, twice)]
     assert found == [study.study_id for study in twice]
     assert [path for path in tmp_path.iterdir() if path != tree] == []
+
+
+def test_a_bug_ends_a_job_on_beam_in_one_line(tmp_path: pathlib.Path) -> None:
+    config = Config(tmp_path, tmp_path / "records", engine="beam")
+    expected = r"^worker process: ZeroDivisionError at .*; this is a bug, please report it$"
+    with Beam(config, tmp_path) as engine, pytest.raises(FatalInputError, match=expected):
+        list(engine.map(inverse, [1, 0]))
+    assert os.listdir(tmp_path) == []
 
 
 def test_without_beam_an_error_says_what_to_install(tree: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

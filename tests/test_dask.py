@@ -24,7 +24,7 @@ from .helpers import PATIENCE_SECONDS, codecs
 from .helpers.clusters import dask_cluster
 from .helpers.commands import preprocess
 from .helpers.trees import contents
-from .helpers.work import slow_first
+from .helpers.work import inverse, slow_first
 
 
 def on_a_cluster(test: Callable[..., None]) -> Callable[..., None]:
@@ -112,10 +112,6 @@ def test_a_codec_that_does_not_do_its_work_costs_one_image_on_dask(
     assert contents(tmp_path / "records") == contents(tmp_path / "expected")
 
 
-def fail(source: Source, config: Config, item: int) -> int:
-    return 1 // item
-
-
 @on_a_cluster
 def test_results_of_dask_come_in_order_and_nothing_of_the_job_stays_on_the_cluster(
     tmp_path: pathlib.Path, scheduler: str, monkeypatch: pytest.MonkeyPatch
@@ -128,7 +124,7 @@ def test_results_of_dask_come_in_order_and_nothing_of_the_job_stays_on_the_clust
         processes = {process for _, process in found}
         assert len(processes) <= 3
         with pytest.raises(FatalInputError, match=r"^worker process: ZeroDivisionError at .*; this is a bug"):
-            list(engine.map(fail, [1, 0]))
+            list(engine.map(inverse, [1, 0]))
     for process in processes:
         with pytest.raises(ProcessLookupError):
             os.kill(process, 0)
