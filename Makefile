@@ -29,7 +29,7 @@ test: $(READY) ## run the tests; those of real data need CARDIAC_DATA, or ../sha
 test-slow: $(READY) ## run the tests that make test leaves out
 	@$(PYTEST) -m slow $(FLAGS)
 
-test-beam: $(VENV)/.beam ## run the tests on Apache Beam and a Dask cluster
+test-beam: $(VENV)/.beam ## run the tests on Apache Beam and on Dask clusters
 	@$(RUN) -m pytest -m beam $(FLAGS)
 
 test-clients: $(VENV)/.clients ## run the tests with other people's readers (TFDS, tfrecord, PyTorch)

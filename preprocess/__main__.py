@@ -24,13 +24,13 @@ import pathlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from absl import app, flags, logging
 
 from pipeline import __version__
 from preprocess import interrupts, terminal
-from preprocess.config import Config
+from preprocess.config import Config, EngineName
 from preprocess.findings import FatalInputError, counted
 from preprocess.inputs import sources
 from preprocess.model import Contours, Origin
@@ -106,10 +106,20 @@ _MAX_IMAGE_PIXELS = flags.DEFINE_integer(
 _WORKERS = flags.DEFINE_integer(
     "workers", None, "Number of processes on this machine (default: one for each available core)."
 )
+_FILE_TIMEOUT_S = flags.DEFINE_float(
+    "file_timeout_s",
+    60,
+    "Seconds that reading and decoding one file may take. A file that takes longer twice is left out, like one that "
+    "ends its process twice.",
+)
 _ENGINE = flags.DEFINE_enum(
-    "engine", "local", ["local", "beam"], "Where the work runs: on this machine, or on Apache Beam."
+    "engine",
+    "local",
+    ["local", "beam", "dask"],
+    "Where the work runs: on this machine, on Apache Beam, or on a Dask cluster.",
 )
 _BEAM_ARGS = flags.DEFINE_string("beam_args", "", "Arguments for Beam, in one string; docs/SCALE.md has examples.")
+_SCHEDULER = flags.DEFINE_string("scheduler", "", "Address of the Dask cluster's scheduler, tcp://HOST:8786.")
 _STRICT = flags.DEFINE_bool("strict", False, "Publish nothing if an error left a pair, a study or another input out.")
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite",
@@ -143,8 +153,10 @@ def main(argv: Sequence[str]) -> int:
             strict=_STRICT.value,
             overwrite=_OVERWRITE.value,
             workers=len(os.sched_getaffinity(0)) if _WORKERS.value is None else _WORKERS.value,
-            engine=cast(Literal["local", "beam"], _ENGINE.value),
+            file_timeout_s=_FILE_TIMEOUT_S.value,
+            engine=cast(EngineName, _ENGINE.value),
             beam_args=_BEAM_ARGS.value,
+            scheduler=_SCHEDULER.value,
         )
     except ValueError as error:
         print(f"preprocess: {error}", file=sys.stderr)

@@ -15,6 +15,9 @@ from preprocess.output import splits
 Layout = Literal["challenge", "sunnybrook", "rtstruct"]
 """How the files of a data set are arranged: the modules of :mod:`preprocess.layouts`."""
 
+EngineName = Literal["local", "beam", "dask"]
+"""Where the work runs: the engines of :mod:`preprocess.engines`."""
+
 _KIND: dict[str, ContourKind] = {"inner": "i", "outer": "o"}
 
 
@@ -29,6 +32,7 @@ class Config:
         image_size: rows and columns of the common grid (see ``grid``), or None.
         pixel_spacing_mm: edge length of its pixels, or None.
         num_shards: shards per split, or None for shards of about 128 MiB.
+        file_timeout_s: how long a worker may take to read one file, decoding included.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -49,16 +53,15 @@ class Config:
     strict: bool = False
     overwrite: bool = False
     workers: int = 1
-    engine: Literal["local", "beam"] = "local"
+    file_timeout_s: float = 60
+    engine: EngineName = "local"
     beam_args: str = ""
+    scheduler: str = ""
 
     def __post_init__(self) -> None:
         if self.num_shards is not None and not 1 <= self.num_shards <= 99_999:
             raise ValueError(f"num_shards is {self.num_shards}, 1 to 99999 expected")
-        if self.workers < 1:
-            raise ValueError(f"workers is {self.workers}, at least 1 expected")
-        if self.beam_args and self.engine != "beam":
-            raise ValueError("beam_args needs the engine beam; add --engine=beam")
+        self._check_engine()
         if self.roi and self.layout not in ("auto", "rtstruct"):
             raise ValueError(f"roi is for the layout rtstruct, not for {self.layout}")
         _ = self.rois
@@ -75,6 +78,22 @@ class Config:
         if self.pixel_spacing_mm is not None and not 0.001 <= self.pixel_spacing_mm <= 1000:
             raise ValueError(f"pixel_spacing_mm is {self.pixel_spacing_mm:g}, 0.001 to 1000 expected")
         splits.check(self.split)
+
+    def _check_engine(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}, at least 1 expected")
+        # A timer of the system cannot be set to more than a few years, and 0 switches it off.
+        if not 0.001 <= self.file_timeout_s <= 1_000_000:
+            raise ValueError(f"file_timeout_s is {self.file_timeout_s:g}, 0.001 to 1000000 expected")
+        if self.beam_args and self.engine != "beam":
+            raise ValueError("beam_args needs the engine beam; add --engine=beam")
+        if self.scheduler and self.engine != "dask":
+            raise ValueError("scheduler needs the engine dask; add --engine=dask")
+        if self.engine == "dask" and not self.scheduler:
+            raise ValueError(
+                "the engine dask needs the address of a scheduler: pass --scheduler=tcp://HOST:8786, or use this "
+                "machine's cores with --engine=local"
+            )
 
     @property
     def origin(self) -> Origin:

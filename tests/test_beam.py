@@ -1,27 +1,28 @@
 """The same bytes on Apache Beam, with ``requirements-beam.txt``: make test-beam."""
 
-import contextlib
 import os
 import pathlib
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from pipeline import verify
-from preprocess import engines
 from preprocess.config import Config
+from preprocess.engines.beam import Beam
+from preprocess.engines.local import Local
 from preprocess.findings import FatalInputError
 from preprocess.inputs import sources
 from preprocess.layouts import challenge
 from preprocess.run import run
 from preprocess.stages.load import examine
 
-from .helpers import PATIENCE_SECONDS, ROOT
+from .helpers import PATIENCE_SECONDS, ROOT, codecs
+from .helpers.clusters import dask_cluster
 from .helpers.trees import contents
+from .helpers.work import inverse
 
 pytestmark = [pytest.mark.beam, pytest.mark.filterwarnings("default")]
 
@@ -68,38 +69,11 @@ def test_beam_writes_the_same_label_maps(
     assert on_beam(phantom_dir, tmp_path / "records", arguments, *flags) == contents(phantom_label_maps)
 
 
-@contextlib.contextmanager
-def dask_cluster(folder: pathlib.Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A scheduler and two worker processes on loopback: its address, and the workers."""
-    address = folder / "scheduler.json"
-    processes = []
-
-    def start(*arguments: str) -> None:
-        command = [sys.executable, "-m", "distributed.cli." + arguments[0], *arguments[1:]]
-        output = subprocess.DEVNULL
-        processes.append(subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT))
-
-    start("dask_scheduler", "--host=127.0.0.1", "--port=0", "--no-dashboard", f"--scheduler-file={address}")
-    try:
-        for _ in range(2):
-            options = ["--no-nanny", "--nthreads=1", "--no-dashboard", f"--local-directory={folder}"]
-            start("dask_worker", f"--scheduler-file={address}", *options)
-        import distributed
-
-        with distributed.Client(scheduler_file=str(address), timeout=PATIENCE_SECONDS) as client:
-            client.wait_for_workers(2, timeout=PATIENCE_SECONDS)
-            yield client.scheduler.address, processes[1:]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-
-
 def test_beam_on_a_dask_cluster_writes_the_same_bytes(
     phantom_dir: pathlib.Path, tmp_path: pathlib.Path, expected: dict[str, bytes]
 ) -> None:
     (tmp_path / "dask").mkdir()
-    with dask_cluster(tmp_path / "dask") as (address, _):
+    with dask_cluster(tmp_path / "dask", 2, "--no-nanny") as (address, _):
         assert on_beam(phantom_dir, tmp_path / "out" / "records", f"{_DASK}={address}") == expected
 
 
@@ -108,7 +82,7 @@ def test_a_dask_worker_that_is_killed_costs_nothing(
 ) -> None:
     (tmp_path / "dask").mkdir()
     path = tmp_path / "out" / "records"
-    with dask_cluster(tmp_path / "dask") as (address, workers):
+    with dask_cluster(tmp_path / "dask", 2, "--no-nanny") as (address, workers):
         flags = [f"--data_dir={phantom_dir}", f"--output_dir={path}", "--engine=beam", f"--beam_args={_DASK}={address}"]
         with subprocess.Popen([sys.executable, "-m", "preprocess", *flags], cwd=ROOT) as job:
             staging = path.parent / ".records.partial" / "staging"
@@ -124,15 +98,36 @@ def test_a_dask_worker_that_is_killed_costs_nothing(
     assert os.listdir(path.parent) == ["records"]
 
 
+@pytest.mark.parametrize("codec", ["never_return", "kill", "allocate"])
+def test_a_codec_that_does_not_do_its_work_costs_one_image_on_beam(
+    tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, codec: str
+) -> None:
+    codecs.compress(tree, 9)
+    for engine in (Local, Beam):
+        codecs.install(monkeypatch, engine, codec)
+    run(Config(tree, tmp_path / "expected"))
+    arguments = "--runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=2"
+    run(Config(tree, tmp_path / "records", engine="beam", beam_args=arguments))
+    assert contents(tmp_path / "records") == contents(tmp_path / "expected")
+
+
 def test_an_item_that_is_worked_on_twice_has_one_result(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """A runner does so when it takes a slow worker for a lost one."""
     config = Config(data_dir=tree, output_dir=tmp_path / "records", engine="beam")
     studies = challenge.discover(sources.open_source(tree))[0]
-    beam = engines.Beam(config, tmp_path)
+    beam = Beam(config, tmp_path)
     twice = [*studies, *studies]
     found = [content.study.study_id for content in beam.map(examine, twice)]
     assert found == [study.study_id for study in twice]
     assert [path for path in tmp_path.iterdir() if path != tree] == []
+
+
+def test_a_bug_ends_a_job_on_beam_in_one_line(tmp_path: pathlib.Path) -> None:
+    config = Config(tmp_path, tmp_path / "records", engine="beam")
+    expected = r"^worker process: ZeroDivisionError at .*; this is a bug, please report it$"
+    with Beam(config, tmp_path) as engine, pytest.raises(FatalInputError, match=expected):
+        list(engine.map(inverse, [1, 0]))
+    assert os.listdir(tmp_path) == []
 
 
 def test_without_beam_an_error_says_what_to_install(tree: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from pipeline import frames
 from preprocess.config import Config
 from preprocess.engines.local import Local
 from preprocess.findings import FatalInputError
 from preprocess.inputs.sources import Source
 
-from .helpers import PATIENCE_SECONDS, ROOT
+from .helpers import PATIENCE_SECONDS, ROOT, codecs
+from .helpers.tables import audit_of
 from .helpers.work import slow_first
 
 
@@ -84,10 +86,86 @@ def test_a_file_that_ends_its_process_twice_is_lost_alone(
     items = [["a"], ["b", "c"], ["d", "b", "e"], ["f"], ["a", "f", "b", "c"]]
     with caplog.at_level(logging.WARNING), Local(config) as engine:
         found = list(engine.map(obey, items))
-    lost = "the process that read it died, twice"
+    lost = f"the process that read it died twice ({how})"
     assert found == [["a"], [lost, "c"], ["d", lost, "e"], [lost], ["a", lost, lost, "c"]]
     assert f"b: the process that read it died ({how}); another one reads it" in caplog.messages
     assert f"b: the process that read it died again ({how}); the file is left out" in caplog.messages
+
+
+def wait_while_it_is_open(source: Source, config: Config, path: str) -> str:
+    try:
+        with source.open(path):
+            time.sleep(PATIENCE_SECONDS)
+    except OSError as error:
+        return str(error)
+    return "read"
+
+
+def test_a_file_that_is_read_for_too_long_is_lost(config: Config, caplog: pytest.LogCaptureFixture) -> None:
+    # Nothing else is read, because a slow machine takes longer than this limit for any file.
+    config = dataclasses.replace(config, file_timeout_s=0.05)
+    (folder_of(config) / "a").touch()
+    with caplog.at_level(logging.WARNING), Local(config) as engine:
+        (found,) = engine.map(wait_while_it_is_open, ["a"])
+    how = "it took longer than --file_timeout_s"
+    assert found == f"the process that read it died twice ({how})"
+    assert caplog.messages == [
+        f"a: the process that read it died ({how}); another one reads it",
+        f"a: the process that read it died again ({how}); the file is left out",
+    ]
+
+
+def clocks(source: Source, config: Config, item: int) -> list[float]:
+    """Seconds that are left before, in, between and after two files."""
+    found = [signal.getitimer(signal.ITIMER_REAL)[0]]
+    for path in ("a", "b"):
+        with source.open(path):
+            # As if all this time had passed: more than a file has.
+            left, _ = signal.setitimer(signal.ITIMER_REAL, 1000)
+        found += [left, signal.getitimer(signal.ITIMER_REAL)[0]]
+    return found
+
+
+def test_each_file_has_the_same_time_and_nothing_else_is_timed(config: Config) -> None:
+    (folder_of(config) / "a").touch()
+    (folder_of(config) / "b").touch()
+    with Local(dataclasses.replace(config, file_timeout_s=100)) as engine:
+        ((before, first, between, second, after),) = engine.map(clocks, [0])
+    assert (before, between, after) == (0, 0, 0)
+    assert 0 < first <= 100
+    assert 0 < second <= 100
+
+
+def kept(records: pathlib.Path) -> list[bytes]:
+    (shard,) = records.glob("*.tfrecord-?????-of-?????")
+    return [data for _, data in frames.scan(shard)]
+
+
+@pytest.mark.parametrize(
+    ("codec", "how"),
+    [
+        ("never_return", "the process that read it died twice (it took longer than --file_timeout_s)"),
+        ("kill", "the process that read it died twice (SIGSEGV)"),
+        ("allocate", "the pixels cannot be decoded (RuntimeError)"),
+    ],
+)
+def test_a_codec_that_does_not_do_its_work_costs_one_image(
+    tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, codec: str, how: str
+) -> None:
+    from preprocess.run import run
+
+    run(Config(tree, tmp_path / "expected", workers=2))
+    expected = kept(tmp_path / "expected")
+    codecs.compress(tree, 9)
+    codecs.install(monkeypatch, Local, codec)
+    run(Config(tree, tmp_path / "records", workers=2))
+    found = kept(tmp_path / "records")
+    assert found == [data for data in expected if data in found]
+    assert len(found) == len(expected) - 1
+    of_contour, of_image = (row for row in audit_of(tmp_path / "records") if row["level"] == "error")
+    assert (of_contour["reason"], of_contour["instance_number"]) == ("no_image", "9")
+    assert (of_image["reason"], of_image["path"]) == ("unreadable_image", "dicoms/PHANTOM001/9.dcm")
+    assert how in of_image["detail"]
 
 
 def kill_once(marker: pathlib.Path, value: object = None) -> object:

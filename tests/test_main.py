@@ -98,6 +98,9 @@ def test_a_text_that_nobody_reads_to_its_end_ends_quietly(flag: str) -> None:
         (["--data_dir=x", "--output_dir=y", "stray"], "unexpected argument 'stray'"),
         (["--data_dir=x", "--output_dir=y", "--contours=e"], "value should be one of <i|o|io>"),
         (["--data_dir=x", "--output_dir=y", "--num_shards=0"], "num_shards is 0, 1 to 99999 expected"),
+        (["--data_dir=x", "--output_dir=y", "--file_timeout_s=0"], "file_timeout_s is 0, 0.001 to 1000000 expected"),
+        (["--data_dir=x", "--output_dir=y", "--file_timeout_s=nan"], "file_timeout_s is nan, 0.001 to"),
+        (["--data_dir=x", "--output_dir=y", "--engine=dask"], "needs the address of a scheduler: pass --scheduler="),
         (
             ["--data_dir=x", "--output_dir=y", "--image_size=9x"],
             "image_size is '9x', ROWSxCOLUMNS or one number expected",

@@ -1,26 +1,24 @@
-"""Where the work runs: on this machine's cores, or on Apache Beam.
+"""Where the work runs: on this machine's cores, on Apache Beam, or on a Dask cluster.
 
 An engine calls a function ``work(source, config, item)`` for each item, in other processes, and yields the results in
 the order of the items. So the output depends on the items alone, not on the engine or its number of processes.
+
+Every engine works in processes of :class:`Local`. So a file that ends its process, or is read for too long, is refused
+on every engine in the same way.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import os
 import pathlib
-import pickle
-import shlex
-import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from preprocess.config import Config
+from preprocess.engines.beam import Beam
+from preprocess.engines.dask import Dask
 from preprocess.engines.local import Local
 from preprocess.engines.worker import Work
-from preprocess.findings import FatalInputError
-from preprocess.inputs import sources
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -40,55 +38,16 @@ def engine(config: Config, staging: pathlib.Path) -> Iterator[Engine]:
     Args:
         config: the settings.
         staging: an empty directory; for Beam, one that all workers can access.
+
+    Raises:
+        FatalInputError: its library is not installed, or its cluster does not answer.
     """
     if config.engine == "beam":
-        yield Beam(config, staging)
+        with Beam(config, staging) as beam:
+            yield beam
+    elif config.engine == "dask":
+        with Dask(config) as dask:
+            yield dask
     else:
         with Local(config) as local:
             yield local
-
-
-class Beam:
-    """Apache Beam, on the runner that its arguments name.
-
-    Items and results are files that are renamed into place. So an item still has one result if the runner works on it
-    twice, because a worker was lost or slow.
-
-    Args:
-        config: the settings; ``beam_args`` are passed to Beam.
-        staging: a directory that all workers can access.
-
-    Raises:
-        FatalInputError: Beam is not installed.
-    """
-
-    def __init__(self, config: Config, staging: pathlib.Path) -> None:
-        if importlib.util.find_spec("apache_beam") is None:
-            raise FatalInputError(
-                "--engine=beam", "Apache Beam is not installed; run pip install -r requirements-beam.txt"
-            )
-        self._config = config
-        self._staging = staging
-
-    def map(self, work: Work[_Item, _Result], items: Sequence[_Item]) -> Iterator[_Result]:
-        import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
-
-        with tempfile.TemporaryDirectory(dir=self._staging) as name:
-            directory = pathlib.Path(name)
-            for number, item in enumerate(items):
-                (directory / f"{number}.item").write_bytes(pickle.dumps(item))
-            with beam.Pipeline(options=PipelineOptions(shlex.split(self._config.beam_args))) as pipeline:
-                numbers = pipeline | beam.Create(range(len(items))) | beam.Reshuffle()
-                _ = numbers | beam.Map(_work_on_file, directory, work, self._config)
-            for number in range(len(items)):
-                yield pickle.loads((directory / f"{number}.result").read_bytes())
-
-
-def _work_on_file(number: int, directory: pathlib.Path, work: Work[Any, Any], config: Config) -> None:
-    """Reads an item from its file, works on it, and writes the result beside it."""
-    item = pickle.loads((directory / f"{number}.item").read_bytes())
-    result = work(sources.reopen(config.data_dir), config, item)
-    with tempfile.NamedTemporaryFile(dir=directory, delete=False) as file:
-        pickle.dump(result, file)
-    os.replace(file.name, directory / f"{number}.result")

@@ -1,7 +1,9 @@
 """Worker processes of this machine.
 
 A worker may die at any moment: a codec may crash it, the system may kill it for its memory, or an operator may. Another
-worker then repeats its task. A file is refused only if it was the last file opened at two deaths of the same task.
+worker then repeats its task. A file is refused only if it was the last file opened at two deaths of the same task. A
+worker that has a file open for too long ends itself; that is a death, too, and gets a second try, because storage can
+stall for a moment and a job can be stopped and continued.
 
 No library's process pool is used, because none reports which file a worker opened last, and because their workers share
 one pipe, which a worker that is killed while it sends a result blocks forever. Here each worker has its own.
@@ -125,11 +127,17 @@ class Local:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends all processes; the next :meth:`map` starts others."""
         workers = [*self._idle, *self._busy.values()]
         for worker in workers:
             worker.process.kill()
         for worker in workers:
             worker.end()
+        self._idle.clear()
+        self._busy.clear()
 
 
 @dataclasses.dataclass
@@ -139,17 +147,14 @@ class _Task:
     Attributes:
         number: position of the item among all.
         deaths: for each process that died while it worked on the item, the file that it opened last; None without one.
+        refused: the files that were the last opened at two deaths, and how the second process died.
     """
 
     number: int
     work: Work[Any, Any]
     item: Any
     deaths: list[str | None] = dataclasses.field(default_factory=list)
-
-    @property
-    def refused(self) -> set[str | None]:
-        """The files that were the last opened at two deaths."""
-        return {path for path in self.deaths if self.deaths.count(path) > 1}
+    refused: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def died(self, opened: str | None, how: str) -> None:
         """Notes that a process died, the file that it opened last, and how it ended.
@@ -168,6 +173,7 @@ class _Task:
         if opened is not None and times == 1:
             _log.warning("%s: the process that read it died (%s); another one reads it", opened, how)
         elif opened is not None:
+            self.refused[opened] = how
             _log.warning("%s: the process that read it died again (%s); the file is left out", opened, how)
 
 
@@ -198,6 +204,8 @@ class _Worker:
         code = self.process.exitcode or 0
         if code == OUT_OF_MEMORY:
             return "out of memory"
+        if code == -signal.SIGALRM:
+            return "it took longer than --file_timeout_s"
         if code >= 0:
             return f"exit status {code}"
         return next((known.name for known in signal.Signals if known == -code), f"signal {-code}")

@@ -10,7 +10,7 @@ import pathlib
 import resource
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from typing import Any, BinaryIO, TypeVar
 
@@ -40,11 +40,15 @@ class Done:
 def serve(connection: Connection, config: Config, worker_bytes: int) -> None:
     """The main function of a worker process.
 
-    For each task it receives the function, the item and the paths that are refused. It sends the path of each file
-    before it opens it, None when it is done with its files, and last :class:`Done`, or a FatalInputError.
+    For each task it receives the function, the item, and the paths that are refused with the reasons. It sends the path
+    of each file before it opens it, None when it is done with its files, and last :class:`Done`, or a FatalInputError.
+
+    SIGALRM ends it if a file stays open for longer than ``config.file_timeout_s``.
     """
     # Ctrl-C goes to all processes of a terminal; the coordinating process ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The system's own action, because Python's handlers wait for a codec that never returns.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     cv2.setNumThreads(1)
     # The other end closes when the coordinating process ends.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
@@ -53,7 +57,7 @@ def serve(connection: Connection, config: Config, worker_bytes: int) -> None:
             source = sources.reopen(config.data_dir)
             while True:
                 work, item, refused = connection.recv()
-                result = _call(work, _ReportingSource(source, connection, refused), config, item)
+                result = _call(work, _Watched(source, connection, refused, config.file_timeout_s), config, item)
                 connection.send(None)
                 connection.send(Done(result))
         except FatalInputError as error:
@@ -87,15 +91,30 @@ def _call(work: Work[_Item, _Result], source: Source, config: Config, item: _Ite
 
 
 @dataclasses.dataclass(frozen=True)
-class _ReportingSource:
-    """A source that reports each file before it opens it, and refuses some files."""
+class _Watched:
+    """A source that reports each file before it opens it, and limits how long it is open.
+
+    Attributes:
+        source: the data set.
+        connection: to the coordinating process.
+        refused: how the process that read a file died the second time, by path.
+        timeout_s: how long a file may stay open.
+    """
 
     source: Source
     connection: Connection
-    refused_paths: frozenset[str]
+    refused: Mapping[str, str]
+    timeout_s: float
 
-    def open(self, path: str) -> BinaryIO:
-        if path in self.refused_paths:
-            raise OSError("the process that read it died, twice")
+    @contextlib.contextmanager
+    def open(self, path: str) -> Iterator[BinaryIO]:
+        if path in self.refused:
+            raise OSError(f"the process that read it died twice ({self.refused[path]})")
         self.connection.send(path)
-        return self.source.open(path)
+        # What follows the last file, such as measuring and writing, is not reading: the clock stops with each file.
+        signal.setitimer(signal.ITIMER_REAL, self.timeout_s)
+        try:
+            with self.source.open(path) as file:
+                yield file
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)

@@ -19,8 +19,12 @@ from preprocess.inputs.folders import Folder
 class Source(Protocol):
     """Files by path. Paths are relative to the folder or archive, with forward slashes."""
 
-    def open(self, path: str) -> BinaryIO:
-        """Opens a file; raises OSError if that fails, or it is over ``folders.MAX_FILE_BYTES``."""
+    def open(self, path: str) -> contextlib.AbstractContextManager[BinaryIO]:
+        """Opens a file for a ``with`` block.
+
+        Raises:
+            OSError: that fails, or the file is over ``folders.MAX_FILE_BYTES``.
+        """
 
 
 class Listing(Source, Protocol):
@@ -61,7 +65,7 @@ class Combined:
     name: str
     parts: Mapping[str, Source]
 
-    def open(self, path: str) -> BinaryIO:
+    def open(self, path: str) -> contextlib.AbstractContextManager[BinaryIO]:
         first, _, rest = path.partition("/")
         return self.parts[first].open(rest) if first in self.parts else self.parts[""].open(path)
 

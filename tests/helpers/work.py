@@ -14,5 +14,9 @@ def slow_first(source: Source, config: Config, item: int) -> tuple[int, int]:
     return item, os.getpid()
 
 
+def inverse(source: Source, config: Config, item: int) -> float:
+    return 1 / item
+
+
 def limits(source: Source, config: Config, item: int) -> tuple[int, int]:
     return resource.getrlimit(resource.RLIMIT_AS)
