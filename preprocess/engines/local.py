@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import ctypes
 import dataclasses
 import logging
 import multiprocessing
@@ -26,7 +27,7 @@ from typing import Any, Self, TypeVar
 
 from preprocess import interrupts
 from preprocess.config import Config
-from preprocess.engines.worker import OUT_OF_MEMORY, Done, Work, serve
+from preprocess.engines.worker import OUT_OF_MEMORY, PATH_BYTES, PATH_ENCODING, SharedPath, Work, serve
 from preprocess.findings import FatalInputError
 
 _log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ class Local:
                 task.died(None, f"cannot be started: {getattr(error, 'strerror', None) or error}")
                 tasks.appendleft(task)
                 return
-            worker.task, worker.opened = task, None
+            worker.task, worker.opened.value = task, b""
             self._busy[worker.connection] = worker
             # Sending fails if the worker has ended; reading from it then reports that.
             with contextlib.suppress(OSError):
@@ -105,23 +106,19 @@ class Local:
         return None
 
     def _receive(self, worker: _Worker, tasks: collections.deque[_Task], results: dict[int, Any]) -> None:
-        """Handles one message from a worker, or its end."""
+        """Handles the result of a worker, or its end."""
         try:
             message = worker.connection.recv()
         # OSError: the worker ended within a message.
         except (EOFError, OSError):
             del self._busy[worker.connection]
-            worker.task.died(worker.opened, worker.end())
+            worker.task.died(worker.opened.value.decode(*PATH_ENCODING) or None, worker.end())
             tasks.appendleft(worker.task)
             return
-        match message:
-            case FatalInputError():
-                raise message
-            case Done(result):
-                self._idle.append(self._busy.pop(worker.connection))
-                results[worker.task.number] = result
-            case path:
-                worker.opened = path
+        if isinstance(message, FatalInputError):
+            raise message
+        self._idle.append(self._busy.pop(worker.connection))
+        results[worker.task.number] = message.result
 
     def __enter__(self) -> Self:
         return self
@@ -179,12 +176,18 @@ class _Task:
 
 @dataclasses.dataclass
 class _Worker:
-    """A process, its task, and the last file that it opened for the task."""
+    """A process and its task.
+
+    Attributes:
+        connection: to the process.
+        opened: path of the last file that it opened for the task, in memory that both share: a message for each file
+            would take this process more time than all its other work.
+    """
 
     process: ForkServerProcess
     connection: multiprocessing.connection.Connection
+    opened: SharedPath
     task: _Task = dataclasses.field(init=False)
-    opened: str | None = None
 
     @classmethod
     def start(cls, context: ForkServerContext, config: Config, worker_bytes: int) -> Self:
@@ -192,10 +195,11 @@ class _Worker:
         ours, theirs = context.Pipe()
         # The first start also starts the server. It would start the tracker, too, which unblocks Ctrl-C afterwards.
         multiprocessing.resource_tracker.ensure_running()
-        process = context.Process(target=serve, args=(theirs, config, worker_bytes), daemon=True)
+        opened = context.RawArray(ctypes.c_char, PATH_BYTES)
+        process = context.Process(target=serve, args=(theirs, opened, config, worker_bytes), daemon=True)
         with theirs, interrupts.kept_from_children():
             process.start()
-        return cls(process, ours)
+        return cls(process, ours, opened)
 
     def end(self) -> str:
         """Waits for the process; returns how it ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import errno
 import os
@@ -30,6 +31,15 @@ OUT_OF_MEMORY = errno.ENOMEM
 """Exit status of a worker that cannot allocate memory."""
 
 
+PATH_BYTES = 1 << 17
+"""Room for the longest path. A name in an archive has at most 65,535 bytes."""
+
+PATH_ENCODING = "utf-8", "surrogatepass"
+
+SharedPath = ctypes.Array[ctypes.c_char]
+"""A path that two processes see."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Done:
     """The result of a task."""
@@ -37,11 +47,11 @@ class Done:
     result: Any
 
 
-def serve(connection: Connection, config: Config, worker_bytes: int) -> None:
+def serve(connection: Connection, opened: SharedPath, config: Config, worker_bytes: int) -> None:
     """The main function of a worker process.
 
-    For each task it receives the function, the item, and the paths that are refused with the reasons. It sends the path
-    of each file before it opens it, None when it is done with its files, and last :class:`Done`, or a FatalInputError.
+    For each task it receives the function, the item, and the paths that are refused with the reasons. It notes the path
+    of each file in ``opened`` before it opens it, and sends :class:`Done`, or a FatalInputError.
 
     SIGALRM ends it if a file stays open for longer than ``config.file_timeout_s``.
     """
@@ -57,8 +67,8 @@ def serve(connection: Connection, config: Config, worker_bytes: int) -> None:
             source = sources.reopen(config.data_dir)
             while True:
                 work, item, refused = connection.recv()
-                result = _call(work, _Watched(source, connection, refused, config.file_timeout_s), config, item)
-                connection.send(None)
+                result = _call(work, _Watched(source, opened, refused, config.file_timeout_s), config, item)
+                opened.value = b""
                 connection.send(Done(result))
         except FatalInputError as error:
             connection.send(error)
@@ -96,13 +106,13 @@ class _Watched:
 
     Attributes:
         source: the data set.
-        connection: to the coordinating process.
+        opened: where the coordinating process finds the path.
         refused: how the process that read a file died the second time, by path.
         timeout_s: how long a file may stay open.
     """
 
     source: Source
-    connection: Connection
+    opened: SharedPath
     refused: Mapping[str, str]
     timeout_s: float
 
@@ -110,7 +120,7 @@ class _Watched:
     def open(self, path: str) -> Iterator[BinaryIO]:
         if path in self.refused:
             raise OSError(f"the process that read it died twice ({self.refused[path]})")
-        self.connection.send(path)
+        self.opened.value = path.encode(*PATH_ENCODING)
         # What follows the last file, such as measuring and writing, is not reading: the clock stops with each file.
         signal.setitimer(signal.ITIMER_REAL, self.timeout_s)
         try:
