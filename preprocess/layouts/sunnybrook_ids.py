@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import re
 from collections.abc import Sequence
 
@@ -113,6 +114,8 @@ def spellings(*names: str) -> frozenset[str]:
     return frozenset([*names, *map(canonical, names), *padded])
 
 
+# Thousands of files lie in folders of few names.
+@functools.lru_cache(maxsize=1024)
 def canonical(name: str) -> str:
     """The spelling that two names of one study share: ``sc-hf-i-01`` and ``SC-HF-I-1`` are ``SC-HF-I-1``."""
     group, hyphen, number = name.upper().rpartition("-")
