@@ -4,6 +4,10 @@ import collections
 import os
 import pathlib
 import re
+import signal
+import subprocess
+import sys
+import threading
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +22,7 @@ from preprocess.inputs import sources, stores
 from preprocess.inputs.folders import Folder
 from preprocess.layouts import challenge
 
+from .helpers import PATIENCE_SECONDS, ROOT
 from .helpers import stores as served
 from .helpers.commands import preprocess
 from .helpers.stores import BUCKET, KEY, SECRET, Answer, Fault, Proxy
@@ -68,16 +73,28 @@ def s3_tree(s3: Proxy, s3_client: Any, tree: pathlib.Path) -> str:
 
 
 @pytest.fixture
-def gs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A client of a Cloud Storage server, which the programs that a test runs use."""
+def gs_port() -> Iterator[int]:
     pytest.importorskip("gcp_storage_emulator", reason="make test-clients installs it")
     start = ("start", "--host=127.0.0.1", "--port=PORT", "--in-memory", f"--default-bucket={BUCKET}")
     with served.serving("-m", "gcp_storage_emulator", *start) as port:
-        for name, value in served.gs_environment(f"http://127.0.0.1:{port}").items():
+        yield port
+
+
+@pytest.fixture
+def gs(gs_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy before a Cloud Storage server, which the programs that a test runs use."""
+    with Proxy(gs_port) as proxy:
+        for name, value in served.gs_environment(proxy.url).items():
             monkeypatch.setenv(name, value)
-        # Imported here, because it reads the environment.
-        gcsfs = pytest.importorskip("gcsfs", reason="make test-clients installs it")
-        yield gcsfs.GCSFileSystem(token="anon", endpoint_url=f"http://127.0.0.1:{port}", use_listings_cache=False)
+        yield proxy
+
+
+@pytest.fixture
+def gs_client(gs: Proxy, gs_port: int) -> Any:
+    """The Cloud Storage server, without the proxy."""
+    # Imported here, because it reads the environment.
+    gcsfs = pytest.importorskip("gcsfs", reason="make test-clients installs it")
+    return gcsfs.GCSFileSystem(token="anon", endpoint_url=f"http://127.0.0.1:{gs_port}", use_listings_cache=False)
 
 
 def published(data_dir: object, output_dir: pathlib.Path, *flags: str) -> dict[str, bytes]:
@@ -162,14 +179,48 @@ def test_parts_of_a_data_set_lie_in_a_store_and_on_this_machine(
 
 
 def test_folder_and_archive_in_cloud_storage_give_the_bytes_of_local_ones(
-    gs: Any, phantom_dir: pathlib.Path, tmp_path: pathlib.Path
+    gs_client: Any, phantom_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    served.upload(gs, phantom_dir, "deep/phantom")
+    served.upload(gs_client, phantom_dir, "deep/phantom")
     path = zipped(phantom_dir, tmp_path / "phantom.zip")
-    gs.pipe_file(f"{BUCKET}/phantom.zip", path.read_bytes())
+    gs_client.pipe_file(f"{BUCKET}/phantom.zip", path.read_bytes())
     local = published(phantom_dir, tmp_path / "local")
     assert published(f"gs://{BUCKET}/deep/phantom", tmp_path / "folder") == local
     assert published(f"gs://{BUCKET}/phantom.zip", tmp_path / "archive") == local
+
+
+@pytest.mark.parametrize("fault", [served.broken, served.cut])
+def test_cloud_storage_that_fails_often_changes_no_byte(
+    fault: Fault, gs: Proxy, gs_client: Any, tree: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    served.upload(gs_client, tree, "tree")
+    gs.fault = fault
+    assert published(f"gs://{BUCKET}/tree", tmp_path / "stored") == published(tree, tmp_path / "local")
+
+
+@pytest.mark.parametrize(
+    ("data_dir", "status", "detail"),
+    [
+        (f"gs://{BUCKET}/no-such-folder", None, "it is not there; pass a folder or a zip archive"),
+        ("gs://no-such-bucket/studies", None, "it is not there; pass a folder or a zip archive"),
+        (f"gs://{BUCKET}/tree", 403, "access is denied"),
+        (f"gs://{BUCKET}/tree", 401, "access is denied"),
+    ],
+)
+def test_cloud_storage_that_refuses_is_named_with_what_to_do(
+    data_dir: str,
+    status: int | None,
+    detail: str,
+    gs: Proxy,
+    gs_client: Any,
+    tree: pathlib.Path,
+    tmp_path: pathlib.Path,
+) -> None:
+    served.upload(gs_client, tree, "tree")
+    if status:
+        gs.fault = lambda number, path, right: (status, {}, f'{{"error": {{"message": "{SECRET}"}}}}'.encode())
+    line = refusal(data_dir, tmp_path / "records")
+    assert line.startswith(f"preprocess: {data_dir}: {detail}")
 
 
 @pytest.mark.parametrize("fault", [served.broken, served.busy, served.cut, served.closed, served.slow])
@@ -312,6 +363,44 @@ def test_a_file_that_is_no_archive_is_named(s3: Proxy, s3_client: Any, tmp_path:
     s3_client.pipe_file(f"{BUCKET}/studies.tar.gz", b"\x1f\x8b" + bytes(100))
     line = refusal(f"s3://{BUCKET}/studies.tar.gz", tmp_path / "records")
     assert line.startswith(f"preprocess: s3://{BUCKET}/studies.tar.gz: is a gzip file; unpack it")
+
+
+def test_a_report_shows_images_from_a_store_as_from_a_local_folder(
+    s3: Proxy, s3_tree: str, tree: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    published(tree, tmp_path / "records")
+    for name, data_dir in (("local", tree), ("stored", s3_tree)):
+        flags = f"--records_dir={tmp_path / 'records'}", f"--output_dir={tmp_path / name}"
+        result = preprocess(f"--data_dir={data_dir}", *flags, module="preprocess.report")
+        assert result.returncode == 0, result.stderr
+    local, stored = contents(tmp_path / "local"), contents(tmp_path / "stored")
+    assert stored.pop("index.html").replace(s3_tree.encode(), str(tree).encode()) == local.pop("index.html")
+    assert stored == local
+    assert len(local) == 2
+
+
+def test_an_interrupted_job_waits_for_no_store(s3: Proxy, s3_tree: str, tmp_path: pathlib.Path) -> None:
+    interrupted, released = threading.Event(), threading.Event()
+
+    def waiting(number: int, path: str, answer: Answer) -> Answer:
+        if number > 12:
+            interrupted.set()
+            released.wait(PATIENCE_SECONDS)
+        return answer
+
+    s3.fault = waiting
+    command = [sys.executable, "-m", "preprocess", f"--data_dir={s3_tree}", f"--output_dir={tmp_path / 'records'}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as job:
+        try:
+            assert interrupted.wait(PATIENCE_SECONDS)
+            job.send_signal(signal.SIGTERM)
+            _, errors = job.communicate(timeout=PATIENCE_SECONDS)
+        finally:
+            job.kill()
+            released.set()
+    assert job.returncode == 1
+    assert errors.splitlines()[-1] == "preprocess: interrupted; nothing was published"
+    assert not list(tmp_path.glob("*records*"))
 
 
 @pytest.fixture

@@ -26,10 +26,10 @@ from preprocess.inputs.folders import check_size
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 """What opens each kind of URL; the extras of this project have the names of the schemes."""
 
-# A try may take 60 seconds. S3: three tries of botocore; s3fs repeats them up to five times, also for an answer that is
-# cut off. gcsfs tries six times.
+# S3: three tries of botocore, which wait 15 seconds for each part of an answer. s3fs repeats them up to five times, and
+# where an answer is cut off, too. gcsfs tries six times, at most 60 seconds each.
 _SETTINGS: dict[str, dict[str, Any]] = {
-    "s3": {"config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 3}, "read_timeout": 60}},
+    "s3": {"config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 3}}},
     "gs": {"requests_timeout": 60},
 }
 
@@ -155,6 +155,8 @@ class StoreFolder:
         """Turns an error of a store into OSError; into one that ends the job if the store answers nothing else."""
         try:
             yield
+        except MemoryError:
+            raise
         except Exception as error:
             is_folder(self.root)
             raise OSError(_WHAT[_kind(error)].format(_named(error))) from error
@@ -251,7 +253,7 @@ def _essential(url: Url) -> Iterator[None]:
     """Turns an error of a store into one that ends the job, where the job cannot go on without ``url``."""
     try:
         yield
-    except FatalInputError:
+    except (FatalInputError, MemoryError):
         raise
     except Exception as error:
         detail = f"{_WHAT[_kind(error)].format(_named(error))}; {_REMEDY[_kind(error)]}"

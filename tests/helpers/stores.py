@@ -70,7 +70,9 @@ class Proxy:
                 self.end_headers()
                 if self.command != "HEAD":
                     self.close_connection = len(body) < length
-                    self.wfile.write(body)
+                    # A job that is killed waits for no answer.
+                    with contextlib.suppress(ConnectionError):
+                        self.wfile.write(body)
 
             do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass_on  # noqa: N815
 
