@@ -166,9 +166,9 @@ def _start(filesystem: Any, name: str) -> bytes:
     """The first ``_FIRST_BYTES`` of an object."""
     try:
         return bytes(filesystem.cat_file(name, start=0, end=_FIRST_BYTES))
-    except Exception:
-        # Stores refuse a range of an empty object.
-        if filesystem.size(name) == 0:
+    except Exception as error:
+        # Only an empty object has no range that starts at 0.
+        if _code(error) in ("InvalidRange", "416"):
             return b""
         raise
 
@@ -302,7 +302,7 @@ def _code(error: Exception) -> str:
     # botocore's error is the cause of the one of s3fs.
     response = getattr(error.__cause__ or error, "response", None)
     code = response.get("Error", {}).get("Code", "") if isinstance(response, dict) else getattr(error, "code", "")
-    return str(code) if re.fullmatch(r"[A-Za-z0-9.]{1,60}", str(code)) and code is not None else ""
+    return str(code) if code is not None and re.fullmatch(r"[A-Za-z0-9.]{1,60}", str(code)) else ""
 
 
 def _not_a_path(count: int) -> Finding:
