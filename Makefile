@@ -32,7 +32,7 @@ test-slow: $(READY) ## run the tests that make test leaves out
 test-beam: $(VENV)/.beam ## run the tests on Apache Beam and on Dask clusters
 	@$(RUN) -m pytest -m beam $(FLAGS)
 
-test-clients: $(VENV)/.clients ## run the tests with other people's readers (TFDS, tfrecord, PyTorch)
+test-clients: $(VENV)/.clients ## run the tests with other people's readers (TFDS, tfrecord, PyTorch) and with stores (S3, Cloud Storage)
 	@$(RUN) -m pytest -m clients $(FLAGS)
 
 fuzz: $(READY) ## feed damaged files to each reader: FLAGS="COUNT SEED TARGET" (default: 100000, a random seed, all)

@@ -32,7 +32,7 @@ from pipeline import __version__
 from preprocess import interrupts, terminal
 from preprocess.config import Config, EngineName
 from preprocess.findings import FatalInputError, counted
-from preprocess.inputs import sources
+from preprocess.inputs import sources, stores
 from preprocess.model import Contours, Origin
 
 if TYPE_CHECKING:
@@ -43,8 +43,9 @@ _Value = TypeVar("_Value")
 _DATA_DIR = flags.DEFINE_multi_string(
     "data_dir",
     None,
-    "Folder or .zip of studies, in one of the layouts below, at any depth; or a folder of .zip files. Pass it several "
-    "times for a data set in several folders or archives.",
+    "Folder or .zip of studies, in one of the layouts below, at any depth; or a folder of .zip files. A path, or a URL "
+    "as s3://bucket/studies or gs://bucket/studies.zip. Pass it several times for a data set in several folders or "
+    "archives.",
 )
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Records directory to create; it must not exist, unless --overwrite is set."
@@ -139,7 +140,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         config = Config(
             data_dir=sources.data_dir(_required(_DATA_DIR, "a folder or a zip archive of studies")),
-            output_dir=pathlib.Path(_required(_OUTPUT_DIR, "the records directory to create")),
+            output_dir=stores.local(_required(_OUTPUT_DIR, "the records directory to create"), "--output_dir"),
             layout=cast(Any, _LAYOUT.value),
             roi=_ROI.value,
             contours=cast(Contours, _CONTOURS.value),
@@ -147,7 +148,7 @@ def main(argv: Sequence[str]) -> int:
             split=_SPLIT.value,
             image_size=_parse_image_size(_IMAGE_SIZE.value) if _IMAGE_SIZE.value is not None else None,
             pixel_spacing_mm=_PIXEL_SPACING_MM.value,
-            exclude=pathlib.Path(_EXCLUDE.value) if _EXCLUDE.value else None,
+            exclude=stores.local(_EXCLUDE.value, "--exclude") if _EXCLUDE.value else None,
             num_shards=_NUM_SHARDS.value,
             max_image_pixels=_MAX_IMAGE_PIXELS.value,
             strict=_STRICT.value,

@@ -446,18 +446,19 @@ def test_workers_that_are_killed_at_random_cost_nothing(
 ) -> None:
     """Tasks lose their first process at a random moment."""
     expected = records_of(tree, tmp_path / "expected", num_shards=9)
-    receive = Local._receive
+    hand_out = Local._hand_out
     rng = random.Random(0)
     killed = []
 
-    def receive_and_kill(local: Local, worker: Any, *arguments: Any) -> None:
-        receive(local, worker, *arguments)
-        task = worker.task.work, worker.task.number
-        if task not in killed and rng.random() < 0.2:
-            killed.append(task)
-            worker.process.kill()
+    def hand_out_and_kill(local: Local, *arguments: Any) -> None:
+        hand_out(local, *arguments)
+        for worker in local._busy.values():
+            task = worker.task.work, worker.task.number
+            if task not in killed and rng.random() < 0.2:
+                killed.append(task)
+                worker.process.kill()
 
-    monkeypatch.setattr(Local, "_receive", receive_and_kill)
+    monkeypatch.setattr(Local, "_hand_out", hand_out_and_kill)
     assert records_of(tree, tmp_path / "records", workers=2, num_shards=9) == expected
     assert killed
 

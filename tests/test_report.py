@@ -533,7 +533,7 @@ def test_the_reasons_that_occur_are_explained(page: pathlib.Path) -> None:
     explained = dict(re.findall(r"<dt>(\w+)</dt>\n<dd>(.*)</dd>", text))
     explained = {name: what for name, what in explained.items() if name in set(Reason)}
     assert explained.keys() == set(re.findall(r'<td data-name="reason">(\w+)</td>', text))
-    assert explained["missing_study"].startswith("a row of <code>link.csv</code> names a study")
+    assert explained["missing_study"].startswith("a study whose images or contours are missing")
     assert explained["missing_study"].endswith(f" <strong>What to do:</strong> {Reason.MISSING_STUDY.remedy}.")
     assert "What to do" not in explained["unlabeled_images"]
 

@@ -374,6 +374,9 @@ def test_every_reason_is_provoked() -> None:
         "incomplete_volumes",
         "contours_of_other_images",
         "single_contour",
+        # tests/test_sunnybrook.py
+        "ambiguous_study",
+        "other_contours",
         # tests/test_rtstruct.py
         "off_plane_contour",
         "same_patient",

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import io
 import os
-import pathlib
 import re
 import stat
 import struct
@@ -19,7 +18,9 @@ import zlib
 from typing import BinaryIO, Self
 
 from preprocess.findings import DATA_DIR, FatalInputError, Finding, Level, Reason, counted
+from preprocess.inputs import stores
 from preprocess.inputs.folders import check_size
+from preprocess.inputs.stores import Place, Url
 
 MAX_DIRECTORY_BYTES = 1 << 26
 """Largest directory of a zip archive, which is read at once: some 500,000 entries."""
@@ -38,41 +39,41 @@ _Refusal = (OSError, EOFError, RuntimeError, ValueError, struct.error, zipfile.B
 class Archive:
     """The files of a zip archive, and the state of the archive when they were listed."""
 
-    root: pathlib.Path
+    root: Place
     paths: tuple[str, ...]
     findings: tuple[Finding, ...]
     file: zipfile.ZipFile
     content: BinaryIO
-    state: tuple[int, ...]
+    state: tuple[object, ...]
 
     @property
     def name(self) -> str:
-        return os.fspath(self.root)
+        return str(self.root)
 
     @classmethod
-    def list(cls, root: pathlib.Path) -> Self:
+    def list(cls, root: Place) -> Self:
         """Lists every file in the archive at ``root``.
 
         Raises:
-            FatalInputError: the file is not a zip archive, or its directory is too large or contradicts itself.
+            FatalInputError: the file is not a zip archive, or its directory is too large or contradicts itself, or a
+                store does not answer.
         """
-        try:
-            content = _BoundedFile(io.FileIO(root))
-        except OSError as error:
-            raise FatalInputError(os.fspath(root), f"cannot be read: {error.strerror}") from error
+        content, state = _open(root)
         try:
             file = zipfile.ZipFile(content)
+        except FatalInputError:
+            raise
         except _Refusal as error:
             detail = _why_not_a_zip(content, error)
             content.close()
-            raise FatalInputError(os.fspath(root), detail) from error
-        status = os.fstat(content.fileno())
+            raise FatalInputError(str(root), detail) from error
+        size = content.seek(0, os.SEEK_END)
         entries = [entry for entry in file.infolist() if not entry.is_dir()]
         declared = sum(entry.file_size for entry in entries)
-        if declared > _MAX_RATIO * status.st_size:
+        if declared > _MAX_RATIO * size:
             raise FatalInputError(
-                os.fspath(root),
-                f"its entries claim {declared} bytes, at most {_MAX_RATIO} times the archive's own {status.st_size} "
+                str(root),
+                f"its entries claim {declared} bytes, at most {_MAX_RATIO} times the archive's own {size} "
                 "expected: they overlap or their sizes are wrong; make the archive again",
             )
         # The original name, because zipfile cuts names at the first NUL.
@@ -83,7 +84,7 @@ class Archive:
             (_leading_out(len(refused)),) if refused else (),
             file,
             content,
-            _state(status),
+            state,
         )
 
     def open(self, path: str) -> BinaryIO:
@@ -104,6 +105,8 @@ class Archive:
             with self.file.open(entry) as unpacked:
                 while piece := unpacked.read(1 << 20):
                     content.write(piece)
+        except FatalInputError:
+            raise
         except _Refusal as error:
             raise OSError(str(error) or type(error).__name__) from error
         if content.tell() != entry.file_size:
@@ -123,9 +126,21 @@ class Archive:
     def has_changed(self) -> bool:
         """Whether the archive was removed, replaced or written to since its files were listed."""
         try:
-            return _state(os.stat(self.root)) != self.state
+            return _state(self.root) != self.state
         except OSError:
             return True
+
+
+def _open(root: Place) -> tuple[_BoundedFile, tuple[object, ...]]:
+    """An archive, and its state before anything of it is read; raises FatalInputError where it cannot be read."""
+    if isinstance(root, Url):
+        state = _state(root)
+        return _BoundedFile(stores.Ranges(root)), state
+    try:
+        content = _BoundedFile(io.FileIO(root))
+    except OSError as error:
+        raise FatalInputError(str(root), f"cannot be read: {error.strerror}") from error
+    return content, _state(content.fileno())
 
 
 class _BoundedFile(io.BufferedReader):
@@ -141,8 +156,11 @@ class _BoundedFile(io.BufferedReader):
         self.close()
 
 
-def _state(status: os.stat_result) -> tuple[int, ...]:
-    """What changes when a file is replaced or written to."""
+def _state(file: Place | int) -> tuple[object, ...]:
+    """What changes when a file, given by its place or descriptor, is replaced or written to."""
+    if isinstance(file, Url):
+        return stores.state(file)
+    status = os.stat(file)
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -181,7 +199,7 @@ def _why_not_a_zip(content: BinaryIO, error: Exception) -> str:
     return f"cannot be read as a zip archive ({error}); pass a folder or a zip archive as {DATA_DIR}"
 
 
-def reopen(root: pathlib.Path) -> Archive:
+def reopen(root: Place) -> Archive:
     """The archive for another process, which lists it again only when it has changed; raises as ``Archive.list``."""
     if _listed(root).has_changed():
         _listed.cache_clear()

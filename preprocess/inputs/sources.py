@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import pathlib
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO, Protocol
 
 from preprocess.findings import DATA_DIR, FatalInputError, Finding, InputError, Reason, about
-from preprocess.inputs import archives
+from preprocess.inputs import archives, stores
 from preprocess.inputs.archives import Archive
 from preprocess.inputs.folders import Folder
+from preprocess.inputs.stores import Place, StoreFolder, Url
 
 
 class Source(Protocol):
@@ -43,13 +43,13 @@ class Listing(Source, Protocol):
         """What cannot be listed or is refused, and is not among ``paths``."""
 
 
-DataDir = pathlib.Path | tuple[pathlib.Path, ...]
+DataDir = Place | tuple[Place, ...]
 """One folder or zip archive, or several that hold one data set."""
 
 
-def data_dir(paths: Sequence[str | os.PathLike[str]]) -> DataDir:
-    """One data set from the paths that a user passes."""
-    first, *others = map(pathlib.Path, paths)
+def data_dir(places: Sequence[str | os.PathLike[str]]) -> DataDir:
+    """One data set from the paths and URLs that a user passes; raises as :func:`stores.place`."""
+    first, *others = map(stores.place, places)
     return (first, *others) if others else first
 
 
@@ -97,16 +97,17 @@ def reopen(data_dir: DataDir) -> Source:
     """The data set for another process, which gets the paths to open.
 
     Raises:
-        FatalInputError: an archive cannot be listed.
+        FatalInputError: an archive cannot be listed, or a store does not answer.
     """
     if isinstance(data_dir, tuple):
-        return Combined(name_of(data_dir), {name: reopen(path) for name, path in _named(data_dir).items()})
-    if not data_dir.is_dir():
+        return Combined(name_of(data_dir), {name: reopen(place) for name, place in _named(data_dir).items()})
+    if not (stores.is_folder(data_dir) if isinstance(data_dir, Url) else data_dir.is_dir()):
         return archives.reopen(data_dir)
-    loose, zipped = Folder(data_dir, ()), _zip_archives(data_dir)
+    loose = StoreFolder(data_dir, ()) if isinstance(data_dir, Url) else Folder(data_dir, ())
+    zipped = _zip_archives(_entries(data_dir))
     if not zipped:
         return loose
-    return Combined(loose.name, {"": loose, **{path.name: archives.reopen(path) for path in zipped}})
+    return Combined(loose.name, {"": loose, **{name: archives.reopen(data_dir / name) for name in zipped}})
 
 
 def open_source(data_dir: DataDir) -> Listing:
@@ -118,8 +119,14 @@ def open_source(data_dir: DataDir) -> Listing:
         FatalInputError: one is neither, or cannot be listed, or two have the same name.
     """
     if isinstance(data_dir, tuple):
-        parts = {name: open_source(path) for name, path in _named(data_dir).items()}
+        parts = {name: open_source(place) for name, place in _named(data_dir).items()}
         return CombinedListing(name_of(data_dir), parts)
+    if isinstance(data_dir, Url):
+        if not stores.is_folder(data_dir):
+            return Archive.list(data_dir)
+        # Its listing holds everything below it, which need not be listed again.
+        stored = StoreFolder.list(data_dir)
+        return _with_archives(stored, _zip_archives((path.partition("/")[0], "/" in path) for path in stored.paths))
     try:
         mode = os.stat(data_dir).st_mode
     except FileNotFoundError as error:
@@ -127,47 +134,64 @@ def open_source(data_dir: DataDir) -> Listing:
     except OSError as error:
         raise FatalInputError(os.fspath(data_dir), f"cannot be opened: {error.strerror}") from error
     if stat.S_ISDIR(mode):
-        folder = Folder.list(data_dir)
-        zipped = {path.name: Archive.list(path) for path in _zip_archives(data_dir)}
-        if not zipped:
-            return folder
-        loose = tuple(path for path in folder.paths if path not in zipped)
-        return CombinedListing(folder.name, {"": dataclasses.replace(folder, paths=loose), **zipped})
+        return _with_archives(Folder.list(data_dir), _zip_archives(_entries(data_dir)))
     if stat.S_ISREG(mode):
         return Archive.list(data_dir)
     detail = f"is neither a folder nor a file; pass a folder or a zip archive as {DATA_DIR}"
     raise FatalInputError(os.fspath(data_dir), detail)
 
 
+def _with_archives(folder: Folder | StoreFolder, zipped: Sequence[str]) -> Listing:
+    """A folder in which the zip archives of these names take the place of their files."""
+    if not zipped:
+        return folder
+    loose = dataclasses.replace(folder, paths=tuple(path for path in folder.paths if path not in zipped))
+    return CombinedListing(folder.name, {"": loose, **{name: Archive.list(folder.root / name) for name in zipped}})
+
+
 def name_of(data_dir: DataDir) -> str:
     """The name of a data set in messages."""
-    paths = data_dir if isinstance(data_dir, tuple) else (data_dir,)
-    return ", ".join(map(os.fspath, paths))
+    places = data_dir if isinstance(data_dir, tuple) else (data_dir,)
+    return ", ".join(map(str, places))
 
 
-def _named(data_dirs: tuple[pathlib.Path, ...]) -> dict[str, pathlib.Path]:
+def _named(data_dirs: tuple[Place, ...]) -> dict[str, Place]:
     """Several folders and archives by name; raises FatalInputError if two have the same one."""
-    named: dict[str, pathlib.Path] = {}
-    for path in data_dirs:
-        name = path.absolute().name
+    named: dict[str, Place] = {}
+    for place in data_dirs:
+        name = place.absolute().name
         if name in named:
-            detail = f"has the same name as {os.fspath(named[name])}, so their files cannot be told apart; rename one"
-            raise FatalInputError(os.fspath(path), detail)
-        named[name] = path
+            detail = f"has the same name as {named[name]}, so their files cannot be told apart; rename one"
+            raise FatalInputError(str(place), detail)
+        named[name] = place
     return named
 
 
-def _zip_archives(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The zip archives in a folder that holds no folder, as a download of several archives does."""
+def _zip_archives(entries: Iterable[tuple[str, bool]]) -> list[str]:
+    """The zip archives among the entries of a folder that holds no folder, as a download of several archives does.
+
+    Args:
+        entries: the name of each, and whether it is a folder.
+    """
+    names = []
+    for name, is_folder in entries:
+        if is_folder:
+            return []
+        if name.lower().endswith(".zip"):
+            names.append(name)
+    return sorted(names)
+
+
+def _entries(folder: Place) -> list[tuple[str, bool]]:
+    """The name of each entry of a folder, and whether it is a folder."""
+    if isinstance(folder, Url):
+        return stores.entries(folder)
     try:
         with os.scandir(folder) as scanned:
-            entries = list(scanned)
+            return [(entry.name, entry.is_dir()) for entry in scanned]
     except OSError:
         # Listing the folder reports it.
         return []
-    if any(entry.is_dir() for entry in entries):
-        return []
-    return sorted(folder / entry.name for entry in entries if entry.name.lower().endswith(".zip"))
 
 
 @contextlib.contextmanager

@@ -23,8 +23,7 @@ def main() -> int:
         "--data_dir",
         required=True,
         action="append",
-        type=pathlib.Path,
-        help="folder or .zip the records were made from; several times if it was passed several times then",
+        help="folder or .zip (path or URL) the records were made from; several times if it was several times then",
     )
     parser.add_argument("--records_dir", required=True, type=pathlib.Path, help="records directory")
     parser.add_argument(
