@@ -454,7 +454,7 @@ def test_workers_that_are_killed_at_random_cost_nothing(
         hand_out(local, *arguments)
         for worker in local._busy.values():
             task = worker.task.work, worker.task.number
-            if task not in killed and rng.random() < 0.2:
+            if task not in killed and rng.random() < 0.5:
                 killed.append(task)
                 worker.process.kill()
 

@@ -436,7 +436,8 @@ def test_a_store_lists_and_reads_the_names_of_a_local_folder(
         local = Folder.list(root)
         assert stored.paths == local.paths
         for listed in local.paths:
-            assert stored.open(listed).read() == (root / listed).read_bytes()
+            with stored.open(listed) as file:
+                assert file.read() == (root / listed).read_bytes()
 
     check()
 
