@@ -75,8 +75,8 @@ class Cache:
                         content.flush()
                         # Otherwise a power failure could leave an entry that lacks its content.
                         os.fsync(content.fileno())
+                        os.utime(content.fileno(), ns=_now())
                         part.rename(self.entry(file))
-                        self.use(file)
                     except BaseException:
                         part.unlink(missing_ok=True)
                         raise
@@ -99,8 +99,7 @@ class Cache:
     def use(self, file: FileInfo) -> None:
         """Counts a use of a file; nothing happens if it was removed, or is another user's."""
         with contextlib.suppress(OSError):
-            # The system's own time for a file has steps of several milliseconds.
-            os.utime(self.entry(file), ns=(time.time_ns(), time.time_ns()))
+            os.utime(self.entry(file), ns=_now())
 
     def holds(self, file: FileInfo) -> bool:
         """Whether the file is there."""
@@ -173,6 +172,11 @@ class Cache:
                 f"{self.folder}: cannot be used as a cache ({error.strerror or error}); pass a cache_dir on a local "
                 "disk with enough space"
             ) from error
+
+
+def _now() -> tuple[int, int]:
+    """The time of a use; the system's own time for a file has steps of several milliseconds."""
+    return time.time_ns(), time.time_ns()
 
 
 def _is_at(file: BinaryIO, path: str | os.PathLike[str]) -> bool:

@@ -173,19 +173,19 @@ class CachedShards:
         """
         found: dict[int, Shard] = {}
         while len(found) < len(numbers):
-            coming = []
+            missing = []
+            # These first: a use keeps them in the cache when the others are fetched.
             for number in numbers:
-                if number in found:
-                    continue
                 shard = self._mapped.get(number)
-                if shard is None and self._directory.holds(self._files[number]):
-                    shard = self._fetch(number)
-                if shard is None:
-                    coming.append(self._fetching(number))
-                else:
-                    found[number] = shard
+                if shard is not None:
                     self._directory.use(self._files[number])
-            for future in coming:
+                elif self._directory.holds(self._files[number]):
+                    shard = self._fetch(number)
+                if shard is not None:
+                    found[number] = shard
+                elif number not in found:
+                    missing.append(number)
+            for future in [self._fetching(number) for number in missing]:
                 future.result()
         return found
 
@@ -302,7 +302,8 @@ class Ahead:
             all_are_there = len(self._uses) == len(self._shards)
             if all_are_there or len(self._window) >= _MOST_BATCHES or not self._shards.fit({*self._uses, *more}):
                 return False
-            if not all(self._shards.bring(number) for number in more):
+            # Those of the window first: a use keeps them in the cache when another one is fetched.
+            if more and not all(self._shards.bring(number) for number in [*self._uses, *more]):
                 return False
         self._seen += records
         self._window.append((self._seen, numbers))

@@ -1,6 +1,7 @@
 """Records in a store, read from a cache. URLs of files need no server; the tests marked ``clients`` start one."""
 
 import collections
+import contextlib
 import functools
 import json
 import multiprocessing
@@ -82,19 +83,22 @@ def room_for(local: pathlib.Path, shards: int) -> int:
     return shards * max(shard.bytes for shard in shards_of(local)) + 1
 
 
-def disk_use(cache: pathlib.Path) -> int:
-    """Bytes of the cache, and of removed files that this process has mapped."""
-    removed = 0
+def cached_bytes(cache: pathlib.Path) -> int:
+    """Bytes of the files in a cache, whole or not."""
+    total = 0
+    for path in cache.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
+
+
+def mapped_bytes(cache: pathlib.Path) -> int:
+    """Bytes of removed files of a cache that this process has mapped."""
+    total = 0
     for line in pathlib.Path("/proc/self/maps").read_text().splitlines():
         if str(cache) in line and line.endswith("(deleted)"):
             begin, end = (int(number, 16) for number in line.split()[0].split("-"))
-            removed += end - begin
-    total = removed
-    for path in cache.iterdir():
-        try:
-            total += path.stat().st_size
-        except FileNotFoundError:
-            continue
+            total += end - begin
     return total
 
 
@@ -136,18 +140,22 @@ def test_a_small_cache_is_enough_and_never_exceeded(
     shuffle: bool,
 ) -> None:
     limit = room_for(local, shards)
-    uses = []
+    uses, removed = [], []
     records = Records(url, cache_dir=tmp_path, cache_bytes=limit)
 
     def measured(descriptor: int) -> None:
         # When a file is complete, the cache is as full as it gets.
-        uses.append(disk_use(tmp_path))
+        uses.append(cached_bytes(tmp_path))
+        removed.append(mapped_bytes(tmp_path))
 
     monkeypatch.setattr(os, "fsync", measured)
     assert_equal(epochs(records, read, shuffle=shuffle), epochs(local, read, shuffle=shuffle))
     assert len(uses) >= 2 * SHARDS - shards
     assert max(uses) <= limit
-    if not shuffle:
+    # A thread may be about to end that has mapped one; at the end no removed file takes space on the disk.
+    assert max(removed) <= 2 * room_for(local, 1) + 4096
+    wait_until(lambda: mapped_bytes(tmp_path) == 0)
+    if read is iterate_batches and not shuffle:
         # Both epochs read the shards in order, so none is there when it is needed again.
         assert shard_files(fetched) == {shard.name: 2 for shard in shards_of(local)}
 
@@ -352,7 +360,7 @@ def test_processes_wait_for_room_and_never_exceed_the_bound(tmp_path: pathlib.Pa
     def watch() -> None:
         while not done.is_set():
             if (tmp_path / "cache").exists():
-                uses.append(disk_use(tmp_path / "cache"))
+                uses.append(cached_bytes(tmp_path / "cache"))
 
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         watcher = threading.Thread(target=watch)
@@ -468,3 +476,126 @@ def test_both_commands_take_a_url(
     monkeypatch.setattr(sys, "argv", ["pipeline", str(local)])
     assert pipeline.__main__.main() == 0
     assert there == capsys.readouterr().out.replace(str(local), url)
+
+
+@pytest.fixture(scope="module")
+def s3_port() -> Iterator[int]:
+    pytest.importorskip("moto", reason="make test-clients installs it")
+    with served.serving("-m", "moto.server", "-H", "127.0.0.1", "-p", "PORT") as port:
+        yield port
+
+
+@pytest.fixture
+def s3(s3_port: int, local: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy before an S3 server with the records, which readers use from now on."""
+    s3fs = pytest.importorskip("s3fs", reason="make test-clients installs it")
+    client = s3fs.S3FileSystem(key=KEY, secret=SECRET, endpoint_url=f"http://127.0.0.1:{s3_port}")
+    client.mkdirs(BUCKET, exist_ok=True)
+    served.upload(client, local, "records")
+    with Proxy(s3_port) as proxy:
+        for name, value in served.s3_environment(proxy.url).items():
+            monkeypatch.setenv(name, value)
+        # A client keeps the address that it was made with.
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield proxy
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def keys(proxy: Proxy) -> dict[str, int]:
+    """How often each object was fetched."""
+    return {path.rpartition("/")[2]: count for path, count in proxy.fetched().items() if "?" not in path}
+
+
+@pytest.mark.clients
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_an_epoch_from_s3_is_that_of_the_local_records(
+    local: pathlib.Path, s3: Proxy, tmp_path: pathlib.Path, shuffle: bool
+) -> None:
+    records = Records(f"s3://{BUCKET}/records", cache_dir=tmp_path)
+    assert_equal(epochs(records, shuffle=shuffle), epochs(local, shuffle=shuffle))
+    assert all(count == 1 for name, count in keys(s3).items() if "-of-" in name)
+    small = Records(f"s3://{BUCKET}/records", cache_dir=tmp_path / "small", cache_bytes=room_for(local, 2))
+    assert_equal(epochs(small, shuffle=shuffle), epochs(local, shuffle=shuffle))
+
+
+@pytest.mark.clients
+@pytest.mark.parametrize("fault", [served.broken, served.busy, served.cut, served.closed, served.slow])
+def test_faults_of_the_network_change_nothing(
+    local: pathlib.Path, s3: Proxy, tmp_path: pathlib.Path, fault: Fault
+) -> None:
+    s3.fault = fault
+    records = Records(f"s3://{BUCKET}/records", cache_dir=tmp_path, cache_bytes=room_for(local, 2))
+    assert_equal(epochs(records, shuffle=False), epochs(local, shuffle=False))
+    assert len(s3.requests) > 20
+
+
+@pytest.mark.clients
+def test_a_server_that_always_fails_is_an_error_in_one_line(s3: Proxy, tmp_path: pathlib.Path) -> None:
+    s3.fault = lambda number, path, answer: (403, {}, b"")
+    with pytest.raises(
+        RecordsError, match=rf"^s3://{BUCKET}/records/manifest.json: access denied .*credentials"
+    ) as one:
+        Records(f"s3://{BUCKET}/records", cache_dir=tmp_path)
+    assert "\n" not in str(one.value)
+    assert KEY not in str(one.value)
+    assert SECRET not in str(one.value)
+
+
+@pytest.mark.clients
+def test_a_bucket_that_is_missing_is_named(s3: Proxy, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(RecordsError, match=r"^s3://nowhere/records/manifest.json: missing .*check the URL"):
+        Records("s3://nowhere/records", cache_dir=tmp_path)
+
+
+_READS = """
+import hashlib, sys
+from pipeline import iterate_batches, Records
+records = Records(sys.argv[1], cache_dir=sys.argv[2])
+print(hashlib.sha256(b"".join(images.tobytes() for images, masks in iterate_batches(records))).hexdigest())
+"""
+
+
+@pytest.mark.clients
+def test_two_processes_at_once_fetch_each_shard_once_and_say_no_secret(
+    local: pathlib.Path, s3: Proxy, tmp_path: pathlib.Path
+) -> None:
+    s3.fault = served.slow
+    command = [sys.executable, "-c", _READS, f"s3://{BUCKET}/records", tmp_path]
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=PATIENCE_SECONDS)[0] for process in running]
+    assert said[0] == said[1]
+    assert len(said[0].split()) == 1
+    assert [process.returncode for process in running] == [0, 0]
+    shards = {shard.name: 1 for shard in shards_of(local)}
+    assert {name: count for name, count in keys(s3).items() if name in shards} == shards
+
+
+@pytest.mark.clients
+def test_verify_streams_from_s3(s3: Proxy, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify.main([f"s3://{BUCKET}/records"]) == 0
+    assert f"s3://{BUCKET}/records: {COUNT} records in {SHARDS} shards, every" in capsys.readouterr().out
+    s3.fault = lambda number, path, answer: (404, {}, b"") if "-of-" in path else answer
+    assert verify.main([f"s3://{BUCKET}/records"]) == 1
+    assert "00000-of-00006: missing" in capsys.readouterr().out
+
+
+@pytest.mark.clients
+def test_an_epoch_from_cloud_storage_is_that_of_the_local_records(
+    local: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gcp_storage_emulator", reason="make test-clients installs it")
+    gcsfs = pytest.importorskip("gcsfs", reason="make test-clients installs it")
+    start = ("start", "--host=127.0.0.1", "--port=PORT", "--in-memory", f"--default-bucket={BUCKET}")
+    with served.serving("-m", "gcp_storage_emulator", *start) as port, Proxy(port) as proxy:
+        for name, value in served.gs_environment(proxy.url).items():
+            monkeypatch.setenv(name, value)
+        gcsfs.GCSFileSystem.clear_instance_cache()
+        client = gcsfs.GCSFileSystem(token="anon", endpoint_url=f"http://127.0.0.1:{port}")
+        served.upload(client, local, "records")
+        proxy.fault = served.busy
+        records = Records(f"gs://{BUCKET}/records", cache_dir=tmp_path)
+        assert_equal(epochs(records), epochs(local))
+        gcsfs.GCSFileSystem.clear_instance_cache()
