@@ -3,11 +3,9 @@
 import collections
 import contextlib
 import functools
-import json
 import multiprocessing
 import os
 import pathlib
-import pickle
 import re
 import shutil
 import signal
@@ -29,7 +27,7 @@ from pipeline.directory import FileInfo
 from .helpers import PATIENCE_SECONDS, ROOT
 from .helpers import stores as served
 from .helpers.stores import BUCKET, KEY, SECRET, Fault, Proxy
-from .helpers.synthetic import Synthetic, synthetic_arrays, write_synthetic
+from .helpers.synthetic import Synthetic
 
 COUNT, SHARDS = 120, 6
 
@@ -229,7 +227,7 @@ def test_a_changed_object_is_fetched_twice_and_named(
         epochs(records)
     # The reader may ask again after it was fetched ahead.
     assert shard_files(fetched)[shard.name] in (2, 4)
-    assert list(verify.faults(f"file://{copy}"))[0] == f"file://{shard}: SHA-256 does not match the manifest"
+    assert next(verify.faults(f"file://{copy}")) == f"file://{shard}: SHA-256 does not match the manifest"
     # Nothing of it stays in the cache.
     assert not list((tmp_path / "cache").glob("*.part"))
 
@@ -325,7 +323,7 @@ if __name__ == "__main__":
 def test_other_processes_read_with_a_copy(local: pathlib.Path, url: str, tmp_path: pathlib.Path, method: str) -> None:
     script = tmp_path / "script.py"
     script.write_text(_IN_PROCESSES.replace("LOCAL", os.fspath(local)))
-    command = [sys.executable, script, url, tmp_path / "cache", str(room_for(local, 2)), method]
+    command = [sys.executable, str(script), url, str(tmp_path / "cache"), str(room_for(local, 2)), method]
     environment = {**os.environ, "PYTHONPATH": os.fspath(ROOT)}
     subprocess.run(command, check=True, cwd=ROOT, env=environment, timeout=PATIENCE_SECONDS)
 
@@ -401,7 +399,10 @@ def test_the_least_recently_used_are_removed_and_open_ones_can_be_read_on(tmp_pa
     cache = Cache(tmp_path, 3)
 
     def opened(letter: str) -> BinaryIO:
-        return cache.open(FileInfo(1, 64 * letter), lambda file: file.write(letter.encode()) and None)
+        def fetch(file: BinaryIO) -> None:
+            file.write(letter.encode())
+
+        return cache.open(FileInfo(1, 64 * letter), fetch)
 
     files = {letter: opened(letter) for letter in "abc"}
     opened("a").close()
@@ -452,7 +453,7 @@ def test_secrets_of_a_url_are_in_no_message(
     tmp_path: pathlib.Path, url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("fsspec", reason="make test-clients installs it")
-    with pytest.raises(RecordsError, match="://(host|x)/") as caught:
+    with pytest.raises(RecordsError, match=r"://(host|x)/") as caught:
         Records(url, cache_dir=tmp_path)
     assert "canary7" not in str(caught.value)
     assert caught.value.__suppress_context__
@@ -560,7 +561,7 @@ def test_two_processes_at_once_fetch_each_shard_once_and_say_no_secret(
     local: pathlib.Path, s3: Proxy, tmp_path: pathlib.Path
 ) -> None:
     s3.fault = served.slow
-    command = [sys.executable, "-c", _READS, f"s3://{BUCKET}/records", tmp_path]
+    command = [sys.executable, "-c", _READS, f"s3://{BUCKET}/records", str(tmp_path)]
     running = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
         for _ in range(2)
