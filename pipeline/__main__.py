@@ -76,7 +76,7 @@ def _studies(records: Records) -> Iterable[dict[str, str]]:
     """The rows of studies.csv, none if the directory has no such table."""
     if schema.STUDIES_FILE not in records.info.files:
         return ()
-    content = records.info.content(records.path, schema.STUDIES_FILE).decode("utf-8")
+    content = records.content(schema.STUDIES_FILE).decode("utf-8")
     return csv.DictReader(io.StringIO(content, newline=""))
 
 
@@ -94,7 +94,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("records", metavar="RECORDS", help="records directory")
+    parser.add_argument("records", metavar="RECORDS", help="records directory, or its URL")
     parser.add_argument("--version", action="version", version=__version__)
     arguments = parser.parse_args()
     # As other commands: `| head` ends it without an error, and a terminal shows the characters that it has.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import functools
 import itertools
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from pipeline import arguments
 from pipeline.errors import RecordsError
 from pipeline.opening import Opened, open_records
 from pipeline.order import Point, Positions
+from pipeline.shards import Ahead
 from pipeline.view import Records
 
 Batch = tuple[npt.NDArray[Any], ...]
@@ -45,7 +47,7 @@ def iterate_batches(
     Gives the same batches as :func:`pipeline.make_dataset`, bit for bit and in the same order.
 
     Args:
-        records: records directory, or a :class:`pipeline.Records`.
+        records: records directory, its URL, or a :class:`pipeline.Records`.
         split: name of the split of a directory, ``"train"`` by default. A ``Records`` is a selection already.
         batch_size: records per batch; the last batch of an epoch may be shorter.
         shuffle: a new permutation of all records each epoch; False gives storage order, or that of the ``Records``.
@@ -117,7 +119,7 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         start = self._reached = self._next_start
         self._next_start = self._opened.schedule.following(start)
-        return self.read(self._opened.schedule.batches(start))
+        return self.read(functools.partial(self._opened.schedule.batches, start))
 
     def state_dict(self) -> dict[str, Any]:
         """The point that the latest iteration has reached, as values that JSON can store.
@@ -154,11 +156,17 @@ class Batches:
         schedule = self._opened.schedule
         return {"records": schedule.count, "seed": schedule.seed, "shuffle": schedule.shuffle}
 
-    def read(self, remaining: Iterator[tuple[Positions, Point]]) -> Iterator[Batch]:
-        """Yields the batches of these positions; each comes with the point that is reached by it."""
+    def read(self, batches: Callable[[], Iterator[tuple[Positions, Point]]]) -> Iterator[Batch]:
+        """Yields batches.
+
+        Args:
+            batches: returns a new iterator over the positions of each batch, and the point that is reached by it.
+        """
+        remaining = batches()
+        ahead = self._opened.records.ahead(positions for positions, _ in batches())
         if self._prefetch == 0:
             for positions, point in remaining:
-                batch = self._read(positions, *self._arrays(positions))
+                batch = self._read(ahead, positions, *self._arrays(positions))
                 self._reached = point
                 yield batch
             return
@@ -170,7 +178,7 @@ class Batches:
                 for positions, point in itertools.islice(remaining, self._prefetch + 1 - len(waiting)):
                     # Allocated in this thread: the C library gives each thread its own memory, and this thread's is
                     # warm.
-                    future = background.submit(self._read, positions, *self._arrays(positions))
+                    future = background.submit(self._read, ahead, positions, *self._arrays(positions))
                     waiting.append((future, point))
                 if not waiting:
                     return
@@ -191,7 +199,11 @@ class Batches:
         count = len(positions)
         return np.empty((count, *info.image_shape), dtype), np.empty((count, *info.mask_shape), info.mask_dtype)
 
-    def _read(self, positions: Positions, images: npt.NDArray[Any], masks: npt.NDArray[Any]) -> Batch:
+    def _read(
+        self, ahead: Ahead | None, positions: Positions, images: npt.NDArray[Any], masks: npt.NDArray[Any]
+    ) -> Batch:
+        if ahead is not None:
+            ahead.advance(len(positions))
         self._opened.records.read(positions, images, masks, self._opened.check_crc)
         images = self._opened.conversion.apply(images)
         # A copy: `positions` is a part of a block of positions.

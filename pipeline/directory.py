@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import hashlib
 import os
 import pathlib
 import stat
 import weakref
-from typing import Any, BinaryIO
+from collections.abc import Collection, Mapping
+from typing import Any, BinaryIO, Self
 
 from pipeline.errors import RecordsError
+
+
+@dataclasses.dataclass(frozen=True)
+class FileInfo:
+    """A file's size in bytes and SHA-256, as 64 hexadecimal digits."""
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: pathlib.Path) -> Self:
+        """Reads the file at ``path``."""
+        with path.open("rb") as file:
+            return cls(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 class RecordsDirectory:
@@ -31,11 +48,6 @@ class RecordsDirectory:
         self._absolute = os.path.abspath(path)
         self._open()
 
-    @classmethod
-    def of(cls, directory: str | os.PathLike[str] | RecordsDirectory) -> RecordsDirectory:
-        """``directory`` itself if it is open already, otherwise the directory at that path."""
-        return directory if isinstance(directory, RecordsDirectory) else cls(directory)
-
     def _open(self) -> None:
         try:
             self._descriptor = os.open(self._absolute, os.O_RDONLY | os.O_DIRECTORY)
@@ -54,8 +66,16 @@ class RecordsDirectory:
         self.__dict__.update(state)
         self._open()
 
-    def open(self, name: str) -> BinaryIO:
+    def location(self, name: str) -> str:
+        """A file's path, as messages show it."""
+        return os.fspath(self.path / name)
+
+    def open(self, name: str, expected: FileInfo | None = None) -> BinaryIO:
         """Opens a file for reading.
+
+        Args:
+            name: of the file.
+            expected: not used; a directory in a store finds the file in the cache by it.
 
         Raises:
             OSError: it cannot be opened, or is not a regular file.
@@ -70,6 +90,25 @@ class RecordsDirectory:
             return descriptor
 
         return open(name, "rb", opener=opener)
+
+    def names(self) -> Collection[str]:
+        """What the directory contains."""
+        return os.listdir(self._descriptor)
+
+    def stream(self, name: str) -> BinaryIO:
+        """Opens a file as :meth:`open`."""
+        return self.open(name)
+
+    def size(self, name: str) -> int:
+        """The size of a file in bytes.
+
+        Raises:
+            OSError: it is missing.
+        """
+        return self.stat(name).st_size
+
+    def bring(self, files: Mapping[str, FileInfo]) -> None:
+        """Does nothing: the files are here."""
 
     def stat(self, name: str) -> os.stat_result:
         """The status of a file.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import Protocol
 
 import google_crc32c
 import numpy as np
@@ -25,6 +26,12 @@ LENGTH_BYTES = 8 + CHECKSUM_BYTES
 """Size of the length and its checksum, which precede the data."""
 FRAME_BYTES = LENGTH_BYTES + CHECKSUM_BYTES
 """Bytes that a frame adds to its data."""
+
+
+class Readable(Protocol):
+    """What a file is read from."""
+
+    def read(self, size: int, /) -> bytes: ...
 
 
 def checksum_field(data: bytes | npt.NDArray[np.uint8]) -> bytes:
@@ -55,21 +62,26 @@ def scan(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
         RecordsError: the file ends within a frame, or a checksum does not match; the message names the byte.
     """
     with path.open("rb") as file:
-        remaining = os.fstat(file.fileno()).st_size
-        offset = 0
-        while remaining:
-            field = file.read(LENGTH_BYTES)
-            if len(field) < LENGTH_BYTES:
-                raise RecordsError(f"{path}: ends within the header of the record at byte {offset}")
-            length = int.from_bytes(field[:8], "little")
-            if field != length_field(length):
-                raise RecordsError(f"{path}: CRC-32C of the length at byte {offset} does not match")
-            # Checked before reading, so that a length beyond the end of the file is not allocated.
-            if length + FRAME_BYTES > remaining:
-                raise RecordsError(f"{path}: ends within the record at byte {offset}")
-            data = file.read(length)
-            if file.read(CHECKSUM_BYTES) != checksum_field(data):
-                raise RecordsError(f"{path}: CRC-32C of the record at byte {offset} does not match")
-            yield offset, data
-            offset += length + FRAME_BYTES
-            remaining -= length + FRAME_BYTES
+        yield from scan_open(file, os.fstat(file.fileno()).st_size, os.fspath(path))
+
+
+def scan_open(file: Readable, size: int, name: str) -> Iterator[tuple[int, bytes]]:
+    """As :func:`scan`, of an open file of ``size`` bytes, which messages call ``name``; it is read once, in order."""
+    remaining = size
+    offset = 0
+    while remaining:
+        field = file.read(LENGTH_BYTES)
+        if len(field) < LENGTH_BYTES:
+            raise RecordsError(f"{name}: ends within the header of the record at byte {offset}")
+        length = int.from_bytes(field[:8], "little")
+        if field != length_field(length):
+            raise RecordsError(f"{name}: CRC-32C of the length at byte {offset} does not match")
+        # Checked before reading, so that a length beyond the end of the file is not allocated.
+        if length + FRAME_BYTES > remaining:
+            raise RecordsError(f"{name}: ends within the record at byte {offset}")
+        data = file.read(length)
+        if file.read(CHECKSUM_BYTES) != checksum_field(data):
+            raise RecordsError(f"{name}: CRC-32C of the record at byte {offset} does not match")
+        yield offset, data
+        offset += length + FRAME_BYTES
+        remaining -= length + FRAME_BYTES

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ def batches(opened: Opened) -> tf.data.Dataset:
     steps = opened.schedule.steps(opened.start)
     dtype = opened.conversion.read_dtype(opened.records.info.image_dtype)
     reader = TensorReader(opened.records, dtype, opened.check_crc)
-    rows = _positions(opened.schedule, opened.start)
+    rows = _positions(opened.schedule, opened.start, weakref.WeakMethod(reader.expect))
     made = (
         reader.batches(rows)
         .map(without_autograph(_finisher(opened)))
@@ -54,11 +55,13 @@ def _finisher(opened: Opened) -> Callable[..., tuple[tf.Tensor, ...]]:
     return finish
 
 
-def _positions(schedule: Schedule, first: Point) -> tf.data.Dataset:
+def _positions(
+    schedule: Schedule, first: Point, expect: weakref.WeakMethod[Callable[[Iterator[Positions]], None]]
+) -> tf.data.Dataset:
     """Each batch's record positions, int64 ``(min(batch_size, share),)``, a short batch padded with -1.
 
     Python computes the positions of a block of batches at a time; within a block only TensorFlow works. Each iteration
-    starts where the iteration before it ends.
+    starts where the iteration before it ends, and calls ``expect`` with an iterator over all its positions.
     """
     width = min(schedule.batch_size, schedule.share)
     steps_in_block = max(1, POSITIONS_IN_BLOCK // width)
@@ -74,6 +77,9 @@ def _positions(schedule: Schedule, first: Point) -> tf.data.Dataset:
                 "start_step is in the middle of an epoch, so this data set can be iterated only once; make another "
                 "one for the next epoch, or use epochs=None"
             )
+        expecting = expect()
+        if expecting is not None:
+            expecting(positions for positions, _ in schedule.batches(point))
         return np.array(point, np.int64)
 
     @called_by_tensorflow

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import schema
-from pipeline.directory import RecordsDirectory
 from pipeline.errors import RecordsError
 from pipeline.manifest import DatasetInfo, FileInfo, ShardInfo
+from pipeline.remote import Directory, open_directory
 
 # Two 63-bit numbers, a separator and a line end.
 _MAX_LINE_BYTES = 19 + 1 + 19 + 2
@@ -36,7 +36,7 @@ class Index:
     sizes: npt.NDArray[np.int64]
 
     @classmethod
-    def load(cls, directory: str | os.PathLike[str] | RecordsDirectory, info: DatasetInfo, *splits: str) -> Self:
+    def load(cls, directory: str | os.PathLike[str] | Directory, info: DatasetInfo, *splits: str) -> Self:
         """Reads the index files of one or more splits, one after the other.
 
         That takes 2 ms for 20,000 records and 0.1 s for a million.
@@ -45,7 +45,7 @@ class Index:
             RecordsError: there is no such split; an index is missing, does not match the manifest, or does not fit its
                 shard.
         """
-        opened = RecordsDirectory.of(directory)
+        opened = open_directory(directory)
         shards = [shard for split in splits for shard in info.split(split).shards]
         tables = [read_index(opened, shard, info.files.get(schema.index_name(shard.name))) for shard in shards]
         offsets, sizes = np.concatenate(tables).T
@@ -57,7 +57,7 @@ class Index:
         return self.first.searchsorted(positions, side="right") - 1
 
 
-def read_index(directory: RecordsDirectory, shard: ShardInfo, expected: FileInfo | None) -> npt.NDArray[np.int64]:
+def read_index(directory: Directory, shard: ShardInfo, expected: FileInfo | None) -> npt.NDArray[np.int64]:
     """Reads a shard's index file.
 
     Args:
@@ -72,10 +72,11 @@ def read_index(directory: RecordsDirectory, shard: ShardInfo, expected: FileInfo
         RecordsError: it is missing or malformed, does not match the manifest, or does not cover the shard.
     """
     name = schema.index_name(shard.name)
-    path = directory.path / name
+    path = directory.location(name)
     try:
-        with directory.open(name) as file:
-            size = os.fstat(file.fileno()).st_size
+        with directory.open(name, expected) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
             text = file.read() if size <= _MAX_LINE_BYTES * shard.count else None
     except OSError as error:
         raise RecordsError(f"{path}: cannot be read as an index ({error}); write the records again") from error

@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import os
-import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any, Self
@@ -21,27 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import arguments, order, schema
-from pipeline.directory import RecordsDirectory
+from pipeline.directory import FileInfo as FileInfo
 from pipeline.errors import RecordsError
+from pipeline.remote import Directory, open_directory
 
 # Enough for a million shards.
 _MAX_BYTES = 1 << 28
 
 _MAX_IMAGE_PIXELS = 1 << 32
-
-
-@dataclasses.dataclass(frozen=True)
-class FileInfo:
-    """A file's size in bytes and SHA-256, as 64 hexadecimal digits."""
-
-    bytes: int
-    sha256: str
-
-    @classmethod
-    def of(cls, path: pathlib.Path) -> Self:
-        """Reads the file at ``path``."""
-        with path.open("rb") as file:
-            return cls(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,34 +131,34 @@ class DatasetInfo:
             raise RecordsError(f"there is no split {name!r}; the splits are: {', '.join(self.splits)}") from None
 
     @classmethod
-    def load(cls, directory: str | os.PathLike[str] | RecordsDirectory) -> Self:
+    def load(cls, directory: str | os.PathLike[str] | Directory) -> Self:
         """Reads the manifest and checks that every shard has its size; ``make verify`` checks the digests.
 
         Raises:
             RecordsError: the directory is missing, incomplete or damaged, or was written by a newer version.
         """
-        opened = RecordsDirectory.of(directory)
+        opened = open_directory(directory)
         info = cls.read(opened)
         for split in info.splits.values():
             for shard in split.shards:
-                path = opened.path / shard.name
+                path = opened.location(shard.name)
                 try:
-                    size = opened.stat(shard.name).st_size
+                    size = opened.size(shard.name)
                 except OSError as error:
                     raise RecordsError(f"{path}: missing ({error.strerror}); write the records again") from error
-                if size != shard.bytes:
+                if size not in (shard.bytes, None):
                     raise RecordsError(f"{path}: {size} bytes, {shard.bytes} bytes expected; write the records again")
         return info
 
     @classmethod
-    def read(cls, directory: str | os.PathLike[str] | RecordsDirectory) -> Self:
+    def read(cls, directory: str | os.PathLike[str] | Directory) -> Self:
         """Reads the manifest alone.
 
         Raises:
             RecordsError: it is missing, damaged, or was written by a newer version.
         """
-        opened = RecordsDirectory.of(directory)
-        path = opened.path / schema.MANIFEST_FILE
+        opened = open_directory(directory)
+        path = opened.location(schema.MANIFEST_FILE)
         text = _read_text(opened, path)
         try:
             info = cls._parse(text, path)
@@ -186,19 +172,19 @@ class DatasetInfo:
             raise RecordsError(f"{path}: damaged: its digest does not match its text; write the records again")
         return info
 
-    def content(self, directory: str | os.PathLike[str] | RecordsDirectory, name: str) -> bytes:
+    def content(self, directory: str | os.PathLike[str] | Directory, name: str) -> bytes:
         """The content of one of ``files``.
 
         Raises:
             RecordsError: it is missing or does not match the manifest.
         """
-        opened = RecordsDirectory.of(directory)
-        path = opened.path / name
+        opened = open_directory(directory)
+        path = opened.location(name)
         expected = self.files.get(name)
         if expected is None:
             raise RecordsError(f"{path}: the manifest does not name this file; write the records again")
         try:
-            with opened.open(name) as file:
+            with opened.open(name, expected) as file:
                 content = file.read(expected.bytes + 1)
         except OSError as error:
             raise RecordsError(f"{path}: cannot be read ({error.strerror}); write the records again") from error
@@ -207,7 +193,7 @@ class DatasetInfo:
         return content
 
     @classmethod
-    def _parse(cls, text: bytes, path: pathlib.Path) -> Self:
+    def _parse(cls, text: bytes, path: str) -> Self:
         fields = json.loads(text)
         if fields["format"] != schema.FORMAT_NAME:
             raise RecordsError(f"{path}: format is not {schema.FORMAT_NAME}")
@@ -275,11 +261,12 @@ class DatasetInfo:
         return _canonical(fields)
 
 
-def _read_text(directory: RecordsDirectory, path: pathlib.Path) -> bytes:
+def _read_text(directory: Directory, path: str) -> bytes:
     try:
-        with directory.open(path.name) as file:
-            size = os.fstat(file.fileno()).st_size
+        with directory.open(schema.MANIFEST_FILE) as file:
+            size = file.seek(0, os.SEEK_END)
             if size <= _MAX_BYTES:
+                file.seek(0)
                 return file.read()
     except FileNotFoundError as error:
         raise RecordsError(

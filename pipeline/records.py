@@ -15,18 +15,20 @@ import dataclasses
 import math
 import os
 import resource
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline import schema
-from pipeline.directory import RecordsDirectory
+from pipeline.directory import FileInfo
 from pipeline.errors import RecordsError
 from pipeline.frames import CHECKSUM_BYTES, FRAME_BYTES, LENGTH_BYTES, checksum_field, length_field
 from pipeline.index import Index
 from pipeline.manifest import DatasetInfo
-from pipeline.shards import Shard, Shards
+from pipeline.remote import Directory, RemoteDirectory, open_directory
+from pipeline.shards import Ahead, CachedShards, Shard, Shards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,14 +116,14 @@ class RecordReader:
 
     def __init__(
         self,
-        directory: str | os.PathLike[str] | RecordsDirectory,
+        directory: str | os.PathLike[str] | Directory,
         info: DatasetInfo,
         index: Index,
     ) -> None:
-        self._directory = RecordsDirectory.of(directory)
+        self._directory = open_directory(directory)
         self._info = info
         self._index = index
-        self._shards = Shards(self._directory, index.shards)
+        self._shards = _shards(self._directory, info, index)
         self._layout = Layout.of(info)
         self._dtype = np.dtype(info.image_dtype)
         self._gap = self._layout.gap
@@ -162,13 +164,10 @@ class RecordReader:
             stored, image_rows = np.dtype(np.uint8), image_rows.view(np.uint8)
         blocks_read = _blocks_read()
         for rows in self._shards.grouped(numbers):
-            shards: dict[int, Shard] = {}
-            for row in rows:
-                number = numbers[row]
-                if number not in shards:
-                    shards[number] = self._shards[number]
-                if self._disk_was_read:
-                    shards[number].prefetch(offsets[row], sizes[row])
+            shards = self._shards.opened({numbers[row] for row in rows})
+            if self._disk_was_read:
+                for row in rows:
+                    shards[numbers[row]].prefetch(offsets[row], sizes[row])
             for row in rows:
                 number, offset = numbers[row], offsets[row]
                 try:
@@ -178,7 +177,19 @@ class RecordReader:
                 except RecordsError as error:
                     record = int(positions[row] - self._index.first[number])
                     raise self._shards.fault(number, f"record {record} at byte {offset}: {error}") from error
+            # Unmaps what the cache removed, before the next ones are fetched.
+            del shards
         self._disk_was_read = _blocks_read() != blocks_read
+
+    def ahead(self, batches: Iterator[npt.NDArray[np.int64]]) -> Ahead | None:
+        """Brings the shards of coming batches ahead; None if the directory is local.
+
+        Args:
+            batches: the positions of each, in the order in which they will be read.
+        """
+        if isinstance(self._shards, Shards):
+            return None
+        return Ahead(self._shards, ((len(batch), set(self._index.shard_of(batch).tolist())) for batch in batches))
 
     def _read_one(
         self,
@@ -207,6 +218,13 @@ class RecordReader:
             end = offset + size - CHECKSUM_BYTES
             if content[end : offset + size] != checksum_field(octets[offset + LENGTH_BYTES : end]):
                 raise RecordsError("CRC-32C does not match")
+
+
+def _shards(directory: Directory, info: DatasetInfo, index: Index) -> Shards | CachedShards:
+    if not isinstance(directory, RemoteDirectory):
+        return Shards(directory, index.shards)
+    every = {shard.name: shard for split in info.splits.values() for shard in split.shards}
+    return CachedShards(directory, {name: FileInfo(every[name].bytes, every[name].sha256) for name in index.shards})
 
 
 def _blocks_read() -> int:

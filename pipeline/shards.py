@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import itertools
 import mmap
 import os
 import resource
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.directory import RecordsDirectory
+from pipeline.directory import FileInfo, RecordsDirectory
 from pipeline.errors import RecordsError
+from pipeline.remote import RemoteDirectory
 
 _MOST_OPEN = 256
+
+# Shards that are fetched ahead at the same time. More requests may be under way: those that a reader waits for.
+_MOST_AHEAD = 4
+
+# Batches in the order that are looked at when one is read, and in all.
+_MOST_LOOKED_AT, _MOST_BATCHES = 64, 4096
 
 
 class Shard(NamedTuple):
@@ -23,6 +33,12 @@ class Shard(NamedTuple):
 
     content: mmap.mmap
     octets: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, file: BinaryIO) -> Self:
+        """Maps an open file."""
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return cls(content, np.frombuffer(content, np.uint8))
 
     def prefetch(self, offset: int, size: int) -> None:
         """Asks the system to read these bytes ahead.
@@ -57,7 +73,7 @@ class Shards:
             self._states = [_state(directory.stat(name)) for name in names]
         except OSError as error:
             raise RecordsError(
-                f"{directory.path / error.filename}: {error.strerror}; write the records again"
+                f"{directory.location(error.filename)}: {error.strerror}; write the records again"
             ) from error
         self._limit = _limit()
         self._mapped: dict[int, Shard] = {}
@@ -80,19 +96,21 @@ class Shards:
                 return shard
             with self._directory.open(name) as file:
                 self._check_unchanged(number, os.fstat(file.fileno()))
-                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                shard = Shard.of(file)
         except FileNotFoundError as error:
             raise self.fault(number, "the shard was removed, or its directory replaced, after it was opened") from error
         except OSError as error:
             raise self.fault(number, str(error)) from error
-        shard = self._mapped[number] = Shard(content, np.frombuffer(content, np.uint8))
-        # Each of these steps on a dict is atomic; those of an OrderedDict are not, because closing a map lets other
-        # threads run. A lock would also work, but if a process forks while another thread has the lock, it stays locked
-        # in the new process.
-        for oldest in list(self._mapped)[: -self._limit]:
-            # Another thread may be reading it; it is unmapped when no thread does.
-            self._mapped.pop(oldest, None)
+        _keep(self._mapped, number, shard, self._limit)
         return shard
+
+    def opened(self, numbers: Collection[int]) -> dict[int, Shard]:
+        """Several shards in memory.
+
+        Raises:
+            RecordsError: as for one.
+        """
+        return {number: self[number] for number in numbers}
 
     def grouped(self, numbers: Sequence[int]) -> list[Sequence[int]]:
         """Groups rows by the shards that they need, so that all shards of a group can be open at once.
@@ -107,21 +125,210 @@ class Shards:
         most = max(1, self._limit // 4)
         if len(distinct) <= most:
             return [range(len(numbers))]
-        group = {number: place // most for place, number in enumerate(sorted(distinct))}
-
-        def group_of(row: int) -> int:
-            return group[numbers[row]]
-
-        return [list(rows) for _, rows in itertools.groupby(sorted(range(len(numbers)), key=group_of), key=group_of)]
+        return _rows_by_group(numbers, {number: place // most for place, number in enumerate(sorted(distinct))})
 
     def fault(self, number: int, what: str) -> RecordsError:
         """An error about a shard."""
-        path = self._directory.path
-        return RecordsError(f"{path / self._names[number]}: {what}; see python -m pipeline.verify {path}")
+        location = self._directory.location(self._names[number])
+        return RecordsError(f"{location}: {what}; see python -m pipeline.verify {self._directory.path}")
 
     def _check_unchanged(self, number: int, status: os.stat_result) -> None:
         if _state(status) != self._states[number]:
             raise self.fault(number, "the shard changed after it was opened")
+
+
+class CachedShards:
+    """Maps the shards of a directory in a store, as :class:`Shards` does those of a local one.
+
+    A shard that the cache does not hold is fetched when it is first needed, several at the same time. What the cache
+    removes to make room, this process does not keep mapped, so that its space on the disk is free.
+
+    Args:
+        directory: the records directory.
+        files: sizes and digests of the shards by name.
+
+    Raises:
+        RecordsError: the cache is too small for one of them.
+    """
+
+    def __init__(self, directory: RemoteDirectory, files: Mapping[str, FileInfo]) -> None:
+        self._directory = directory
+        self._names, self._files = tuple(files), tuple(files.values())
+        for name, file in files.items():
+            directory.check_fits(name, file)
+        self._limit = _limit()
+        self._mapped: dict[int, Shard] = {}
+        # By process, too: the threads that fetch are not there in a process that was forked.
+        self._coming: dict[tuple[int, int], concurrent.futures.Future[None]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the maps: a process that gets a copy makes its own."""
+        return {**self.__dict__, "_mapped": {}, "_coming": {}}
+
+    def opened(self, numbers: Collection[int]) -> dict[int, Shard]:
+        """Several shards in memory.
+
+        Raises:
+            RecordsError: one cannot be fetched, or is not the one that the manifest names.
+        """
+        found: dict[int, Shard] = {}
+        while len(found) < len(numbers):
+            missing = []
+            # These first: a use keeps them in the cache when the others are fetched.
+            for number in numbers:
+                shard = self._mapped.get(number)
+                if shard is not None:
+                    self._directory.use(self._files[number])
+                elif self._directory.holds(self._files[number]):
+                    shard = self._fetch(number)
+                if shard is not None:
+                    found[number] = shard
+                elif number not in found:
+                    missing.append(number)
+            for future in [self._fetching(number) for number in missing]:
+                future.result()
+        return found
+
+    def bring(self, number: int) -> bool:
+        """Lets a thread fetch a shard that will be needed; returns whether it could, because few are being fetched."""
+        file = self._files[number]
+        if number in self._mapped or self._directory.holds(file):
+            self._directory.use(file)
+        elif len(self._coming) >= _MOST_AHEAD:
+            return False
+        else:
+            self._fetching(number)
+        return True
+
+    def fit(self, numbers: Collection[int]) -> bool:
+        """Whether the cache has room for these shards at the same time."""
+        return sum(self._files[number].bytes for number in numbers) <= self._directory.cache_bytes
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def _fetching(self, number: int) -> concurrent.futures.Future[None]:
+        """Done when a thread has fetched and mapped a shard."""
+        key = os.getpid(), number
+        future = self._coming.get(key)
+        if future is None:
+
+            def fetch() -> None:
+                self._fetch(number)
+
+            # Two threads may come here at once. Then both fetch, and the cache lets one of them wait.
+            future = self._coming[key] = self._directory.start(fetch)
+            future.add_done_callback(lambda _: self._coming.pop(key, None))
+        return future
+
+    def _fetch(self, number: int) -> Shard:
+        with self._directory.open(self._names[number], self._files[number], self._drop_removed) as file:
+            shard = Shard.of(file)
+        _keep(self._mapped, number, shard, self._limit)
+        return shard
+
+    def _drop_removed(self) -> None:
+        """Unmaps the shards that the cache has removed; a thread that reads one keeps it until it has read it."""
+        for number in list(self._mapped):
+            if not self._directory.holds(self._files[number]):
+                self._mapped.pop(number, None)
+
+    def grouped(self, numbers: Sequence[int]) -> list[Sequence[int]]:
+        """Groups rows as :meth:`Shards.grouped`; the cache has room for all shards of a group.
+
+        The first groups have the shards that the cache holds, because fetching the others removes them.
+        """
+        held = {number: self._directory.holds(self._files[number]) for number in set(numbers)}
+        distinct = sorted(held, key=lambda number: (not held[number], number))
+        group: dict[int, int] = {}
+        latest, count, size = 0, 0, 0
+        for number in distinct:
+            count, size = count + 1, size + self._files[number].bytes
+            if count > max(1, self._limit // 4) or size > self._directory.cache_bytes:
+                latest, count, size = latest + 1, 1, self._files[number].bytes
+            group[number] = latest
+        return _rows_by_group(numbers, group)
+
+    def fault(self, number: int, what: str) -> RecordsError:
+        """An error about a shard."""
+        name, held = self._names[number], self._directory.cached(self._files[number])
+        return RecordsError(
+            f"{self._directory.location(name)}: {what}; remove {held}, so that it is fetched again, or see "
+            f"python -m pipeline.verify {self._directory.path}"
+        )
+
+
+class Ahead:
+    """Brings the shards of coming batches ahead of their use.
+
+    It looks as far ahead as the cache has room for all shards from the batch that is being read on. If the cache has
+    no room for those of two batches, nothing is brought ahead.
+
+    Args:
+        shards: the shards.
+        batches: the records of each batch, and its shards, in the order in which they will be read.
+    """
+
+    def __init__(self, shards: CachedShards, batches: Iterator[tuple[int, Collection[int]]]) -> None:
+        self._shards, self._batches = shards, batches
+        # Those from the one that is being read on, with the number of records up to the end of each.
+        self._window: collections.deque[tuple[int, Collection[int]]] = collections.deque()
+        self._uses: collections.Counter[int] = collections.Counter()
+        self._seen = self._begun = 0
+        self._next = next(batches, None)
+        self._lock = threading.Lock()
+
+    def advance(self, records: int) -> None:
+        """Reports that the next ``records`` records are going to be read; the ones before have been."""
+        # Two iterators of TensorFlow over one data set may come here at the same time.
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            while self._window and self._window[0][0] <= self._begun:
+                self._uses -= collections.Counter(self._window.popleft()[1])
+            self._begun += records
+            for _ in range(_MOST_LOOKED_AT):
+                if self._next is None or not self._taken(*self._next):
+                    return
+                self._next = next(self._batches, None)
+        finally:
+            self._lock.release()
+
+    def _taken(self, records: int, numbers: Collection[int]) -> bool:
+        """Takes the next batch into the window, unless it has to wait."""
+        more = [number for number in numbers if number not in self._uses]
+        if self._seen >= self._begun:
+            # The reader itself fetches what it reads now.
+            all_are_there = len(self._uses) == len(self._shards)
+            if all_are_there or len(self._window) >= _MOST_BATCHES or not self._shards.fit({*self._uses, *more}):
+                return False
+            # Those of the window first: a use keeps them in the cache when another one is fetched.
+            if more and not all(self._shards.bring(number) for number in [*self._uses, *more]):
+                return False
+        self._seen += records
+        self._window.append((self._seen, numbers))
+        self._uses.update(numbers)
+        return True
+
+
+def _keep(mapped: dict[int, Shard], number: int, shard: Shard, limit: int) -> None:
+    """Keeps a shard mapped, and at most ``limit`` of them: the ones that were mapped last."""
+    mapped[number] = shard
+    # Each of these steps on a dict is atomic; those of an OrderedDict are not, because closing a map lets other threads
+    # run. A lock would also work, but if a process forks while another thread has the lock, it stays locked in the new
+    # process.
+    for oldest in list(mapped)[:-limit]:
+        # Another thread may be reading it; it is unmapped when no thread does.
+        mapped.pop(oldest, None)
+
+
+def _rows_by_group(numbers: Sequence[int], group: Mapping[int, int]) -> list[Sequence[int]]:
+    """The rows of each group of shards."""
+
+    def group_of(row: int) -> int:
+        return group[numbers[row]]
+
+    return [list(rows) for _, rows in itertools.groupby(sorted(range(len(numbers)), key=group_of), key=group_of)]
 
 
 def _limit() -> int:

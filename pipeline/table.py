@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import schema
-from pipeline.directory import RecordsDirectory
 from pipeline.errors import RecordsError
 from pipeline.manifest import DatasetInfo
+from pipeline.remote import Directory
 
 Table = npt.NDArray[np.void]
 """A structured array with the fields of ``schema.COLUMNS``, and perhaps others."""
@@ -44,7 +44,7 @@ def dump(table: Table) -> bytes:
     return file.getvalue()
 
 
-def load(directory: RecordsDirectory, info: DatasetInfo) -> Table:
+def load(directory: Directory, info: DatasetInfo) -> Table:
     """The table of all records of a directory, split after split as in the manifest, each in storage order.
 
     For records of version 0.1.0, which have no table, it is read from ``pairs.csv``. That has no pixel spacing and no
@@ -54,7 +54,7 @@ def load(directory: RecordsDirectory, info: DatasetInfo) -> Table:
         RecordsError: the file is missing, does not match the manifest, or is not a table of these records.
     """
     name = schema.TABLE_FILE if schema.TABLE_FILE in info.files else schema.PAIRS_FILE
-    path = directory.path / name
+    path = directory.location(name)
     content = info.content(directory, name)
     try:
         table = _from_npy(content) if name == schema.TABLE_FILE else _from_pairs(content, info)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from pipeline.calls import called_by_tensorflow
 from pipeline.errors import RecordsError
 from pipeline.memory import ReusedMemory
 from pipeline.order import Positions
+from pipeline.shards import Ahead
 from pipeline.view import Records
 
 # What is read in one call, unless a batch is larger. A call takes as long as reading ten records.
@@ -40,12 +42,17 @@ class TensorReader:
         self._shapes = records.info.image_shape, records.info.mask_shape
         self._dtypes = np.dtype(image_dtype), records.info.mask_dtype
         self._memory = ReusedMemory(), ReusedMemory()
+        self._ahead: Ahead | None = None
 
     def batches_in_call(self, width: int) -> int:
         """How many batches of ``width`` records are read in one call."""
         features = zip(self._shapes, self._dtypes, strict=True)
         record_bytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in features)
         return max(1, min(_RECORDS_IN_CALL, _BYTES_IN_CALL // record_bytes) // width)
+
+    def expect(self, batches: Iterator[Positions]) -> None:
+        """Lets the shards of coming batches be brought ahead, in the order of their positions."""
+        self._ahead = self._records.ahead(batches)
 
     def batches(self, rows: tf.data.Dataset) -> tf.data.Dataset:
         """Reads a batch for each row of positions.
@@ -114,5 +121,7 @@ class TensorReader:
         flat_images, flat_masks = (
             array.reshape(-1, *shape) for array, shape in zip((images, masks), self._shapes, strict=True)
         )
+        if self._ahead is not None:
+            self._ahead.advance(int(np.count_nonzero(rows >= 0)))
         self._records.read(positions, flat_images, flat_masks, self._check_crc)
         return images, masks

@@ -17,7 +17,7 @@ from pipeline.batches import Batches
 from pipeline.epochs import Epochs, Worker
 from pipeline.errors import RecordsError
 from pipeline.opening import Opened, open_records
-from pipeline.order import Point
+from pipeline.order import Point, Positions
 from pipeline.view import Records
 
 try:
@@ -174,8 +174,11 @@ class _Iteration(Iterator[Batch]):
         index, count = self._worker
         self._start = start
         self._given = given
+
         # Batches that are skipped are not read.
-        mine = itertools.islice(self._opened.schedule.batches(start), index + given * count, None, count)
+        def mine() -> Iterator[tuple[Positions, Point]]:
+            return itertools.islice(self._opened.schedule.batches(start), index + given * count, None, count)
+
         # A worker reads ahead anyway: DataLoader orders several batches (prefetch_factor).
         prefetch = _PREFETCH if torch.utils.data.get_worker_info() is None else 0
         self._batches = Batches(self._opened, prefetch).read(mine)

@@ -13,13 +13,14 @@ from typing import Any, Self, SupportsIndex, overload
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import arguments, order, table
-from pipeline.directory import RecordsDirectory
+from pipeline import arguments, order, schema, table
 from pipeline.errors import RecordsError
 from pipeline.index import Index
 from pipeline.manifest import DatasetInfo
 from pipeline.order import Positions
 from pipeline.records import RecordReader
+from pipeline.remote import open_directory
+from pipeline.shards import Ahead
 
 Sample = tuple[npt.NDArray[np.float32], npt.NDArray[Any]]
 
@@ -28,17 +29,28 @@ class OpenRecords:
     """An open records directory; all views of it share it.
 
     Args:
-        path: records directory.
+        path: records directory, or the URL of one.
         split: name of a split, or None for all splits, in the order of their names.
+        cache_dir: where the files of a URL are kept.
+        cache_bytes: how many bytes of them.
 
     Raises:
         RecordsError: the directory is missing, incomplete or damaged, or has no such split.
     """
 
-    def __init__(self, path: str | os.PathLike[str], split: str | None) -> None:
-        self.directory = RecordsDirectory(path)
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        split: str | None,
+        cache_dir: str | os.PathLike[str] | None,
+        cache_bytes: int | None,
+    ) -> None:
+        self.directory = open_directory(path, cache_dir, cache_bytes)
         self.info = DatasetInfo.load(self.directory)
         self.splits = tuple(self.info.splits) if split is None else (split,)
+        shards = [shard for name in self.splits for shard in self.info.split(name).shards]
+        small = {schema.TABLE_FILE, *(schema.index_name(shard.name) for shard in shards)}
+        self.directory.bring({name: file for name, file in self.info.files.items() if name in small})
         self.reader = RecordReader(self.directory, self.info, Index.load(self.directory, self.info, *self.splits))
 
     @functools.cached_property
@@ -72,12 +84,20 @@ class Records:
     Objects can be sent to other processes, and used by several threads.
 
     Args:
-        path: records directory.
+        path: records directory, or its URL: ``s3://bucket/records``, ``gs://…``, ``https://…``, or any other that
+            fsspec knows. A ``file://`` URL is read like those: use it for a slow network file system.
         split: name of a split; None for all splits, in the order of their names.
+        cache_dir: where the shards of a URL are kept, on a local disk, by default in ``cardiac-lv-records`` below
+            ``$XDG_CACHE_HOME`` or ``~/.cache``. All processes of a machine and all records can share one. It has no
+            effect on a local path.
+        cache_bytes: how much is kept there, by default half of what is free or already in the cache. The files that
+            were used least recently make room for others. With less than all shards take, read without shuffling: a
+            shuffled batch needs as many shards as it has records. ``docs/FORMAT.md`` has more.
 
     Raises:
-        TypeError: ``split`` is not a string.
-        RecordsError: the directory is missing, incomplete or damaged, or has no such split.
+        TypeError: ``split`` is not a string, ``cache_bytes`` is not a whole number.
+        RecordsError: the directory is missing, incomplete or damaged, or has no such split. A URL: the store refuses
+            or fails, the package for it is not installed, or ``cache_bytes`` is smaller than a shard.
 
     Examples:
         Leave one study out, without writing records again::
@@ -87,15 +107,22 @@ class Records:
             train, val = records.where(~held_out), records.where(held_out)
     """
 
-    def __init__(self, path: str | os.PathLike[str], split: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        split: str | None = None,
+        *,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int | None = None,
+    ) -> None:
         if split is not None and not isinstance(split, str):
             raise TypeError(f"split is {split!r}, the name of one split, or None for all of them, expected")
-        self._opened = OpenRecords(path, split)
+        self._opened = OpenRecords(path, split, cache_dir, cache_bytes)
         self._positions: Positions = np.arange(self._opened.first[-1])
 
     @property
-    def path(self) -> pathlib.Path:
-        """The records directory."""
+    def path(self) -> pathlib.Path | str:
+        """The records directory; its URL, without user, password and query, if it is in a store."""
         return self._opened.directory.path
 
     @property
@@ -130,6 +157,14 @@ class Records:
         rows = rows[self._positions]
         rows.flags.writeable = False
         return rows
+
+    def content(self, name: str) -> bytes:
+        """The content of one of ``info.files``, for example ``"audit.csv"``.
+
+        Raises:
+            RecordsError: it is missing or does not match the manifest.
+        """
+        return self.info.content(self._opened.directory, name)
 
     def where(self, condition: npt.ArrayLike) -> Self:
         """The records for which a condition holds, in the same order.
@@ -206,6 +241,14 @@ class Records:
             RecordsError: a record is damaged, or its shard changed; the message names shard, record and byte offset.
         """
         self._opened.reader.read(self._positions[positions], images, masks, check_crc)
+
+    def ahead(self, batches: Iterator[Positions]) -> Ahead | None:
+        """Brings the shards of coming batches ahead; None if the records are local.
+
+        Args:
+            batches: the positions of each, as for :meth:`read`, in the order in which they will be read.
+        """
+        return self._opened.reader.ahead(self._positions[batch] for batch in batches)
 
     def __len__(self) -> int:
         return len(self._positions)
