@@ -9,7 +9,7 @@ import os
 import pathlib
 import stat
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, BinaryIO, Self
 
 from pipeline.errors import RecordsError
@@ -106,9 +106,6 @@ class RecordsDirectory:
             OSError: it is missing.
         """
         return self.stat(name).st_size
-
-    def bring(self, files: Mapping[str, FileInfo]) -> None:
-        """Does nothing: the files are here."""
 
     def stat(self, name: str) -> os.stat_result:
         """The status of a file.

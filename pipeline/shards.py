@@ -238,13 +238,15 @@ class CachedShards:
 
         The first groups have the shards that the cache holds, because fetching the others removes them.
         """
-        held = {number: self._directory.holds(self._files[number]) for number in set(numbers)}
-        distinct = sorted(held, key=lambda number: (not held[number], number))
+        most, distinct = max(1, self._limit // 4), set(numbers)
+        if len(distinct) <= most and self.fit(distinct):
+            return [range(len(numbers))]
+        held = {number: self._directory.holds(self._files[number]) for number in distinct}
         group: dict[int, int] = {}
         latest, count, size = 0, 0, 0
-        for number in distinct:
+        for number in sorted(held, key=lambda number: (not held[number], number)):
             count, size = count + 1, size + self._files[number].bytes
-            if count > max(1, self._limit // 4) or size > self._directory.cache_bytes:
+            if count > most or size > self._directory.cache_bytes:
                 latest, count, size = latest + 1, 1, self._files[number].bytes
             group[number] = latest
         return _rows_by_group(numbers, group)

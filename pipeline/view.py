@@ -19,7 +19,7 @@ from pipeline.index import Index
 from pipeline.manifest import DatasetInfo
 from pipeline.order import Positions
 from pipeline.records import RecordReader
-from pipeline.remote import open_directory
+from pipeline.remote import RemoteDirectory, open_directory
 from pipeline.shards import Ahead
 
 Sample = tuple[npt.NDArray[np.float32], npt.NDArray[Any]]
@@ -48,9 +48,10 @@ class OpenRecords:
         self.directory = open_directory(path, cache_dir, cache_bytes)
         self.info = DatasetInfo.load(self.directory)
         self.splits = tuple(self.info.splits) if split is None else (split,)
-        shards = [shard for name in self.splits for shard in self.info.split(name).shards]
-        small = {schema.TABLE_FILE, *(schema.index_name(shard.name) for shard in shards)}
-        self.directory.bring({name: file for name, file in self.info.files.items() if name in small})
+        if isinstance(self.directory, RemoteDirectory):
+            shards = [shard for name in self.splits for shard in self.info.split(name).shards]
+            small = {schema.TABLE_FILE, *(schema.index_name(shard.name) for shard in shards)}
+            self.directory.bring({name: file for name, file in self.info.files.items() if name in small})
         self.reader = RecordReader(self.directory, self.info, Index.load(self.directory, self.info, *self.splits))
 
     @functools.cached_property

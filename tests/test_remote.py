@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import functools
+import importlib.util
 import multiprocessing
 import os
 import pathlib
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
@@ -526,8 +528,10 @@ def test_faults_of_the_network_change_nothing(
 ) -> None:
     s3.fault = fault
     records = Records(f"s3://{BUCKET}/records", cache_dir=tmp_path, cache_bytes=room_for(local, 2))
-    assert_equal(epochs(records, shuffle=False), epochs(local, shuffle=False))
-    assert len(s3.requests) > 20
+    # In a shuffled epoch, most batches need shards that the cache does not hold.
+    shuffle = fault is not served.slow
+    assert_equal(epochs(records, shuffle=shuffle), epochs(local, shuffle=shuffle))
+    assert len(s3.requests) > (100 if shuffle else 10)
 
 
 @pytest.mark.clients
@@ -584,19 +588,32 @@ def test_verify_streams_from_s3(s3: Proxy, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.clients
-def test_an_epoch_from_cloud_storage_is_that_of_the_local_records(
-    local: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("gcp_storage_emulator", reason="make test-clients installs it")
-    gcsfs = pytest.importorskip("gcsfs", reason="make test-clients installs it")
+def test_an_epoch_from_cloud_storage_is_that_of_the_local_records(local: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for module in ("gcp_storage_emulator", "gcsfs"):
+        # Not imported here: gcsfs reads its environment when it is imported.
+        if importlib.util.find_spec(module) is None:
+            pytest.skip("make test-clients installs it")
     start = ("start", "--host=127.0.0.1", "--port=PORT", "--in-memory", f"--default-bucket={BUCKET}")
     with served.serving("-m", "gcp_storage_emulator", *start) as port, Proxy(port) as proxy:
-        for name, value in served.gs_environment(proxy.url).items():
-            monkeypatch.setenv(name, value)
-        gcsfs.GCSFileSystem.clear_instance_cache()
-        client = gcsfs.GCSFileSystem(token="anon", endpoint_url=f"http://127.0.0.1:{port}")
-        served.upload(client, local, "records")
+        for path in local.iterdir():
+            if not path.stat().st_size:
+                # The emulator takes no empty object, and no reader reads this one.
+                continue
+            target = f"{proxy.url}/upload/storage/v1/b/{BUCKET}/o?uploadType=media&name=records/{path.name}"
+            headers = {"Content-Type": "application/octet-stream"}
+            with urllib.request.urlopen(urllib.request.Request(target, path.read_bytes(), headers)) as answer:
+                assert answer.status == 200
         proxy.fault = served.busy
-        records = Records(f"gs://{BUCKET}/records", cache_dir=tmp_path)
-        assert_equal(epochs(records), epochs(local))
-        gcsfs.GCSFileSystem.clear_instance_cache()
+        said = [
+            subprocess.run(
+                [sys.executable, "-c", _READS, url, str(tmp_path)],
+                capture_output=True,
+                text=True,
+                check=True,
+                cwd=ROOT,
+                env={**os.environ, **served.gs_environment(proxy.url)},
+            ).stdout
+            for url in (f"gs://{BUCKET}/records", os.fspath(local))
+        ]
+    assert said[0] == said[1]
+    assert len(said[0].split()) == 1
