@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import fcntl
 import functools
 import importlib.util
 import multiprocessing
@@ -85,11 +86,16 @@ def room_for(local: pathlib.Path, shards: int) -> int:
 
 def cached_bytes(cache: pathlib.Path) -> int:
     """Bytes of the files in a cache, whole or not."""
-    total = 0
-    for path in cache.iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            total += path.stat().st_size
-    return total
+    sizes = {}
+    with (cache / "lock").open("w") as lock:
+        # Nothing is removed and no part gets its size meanwhile; one that is renamed may be seen twice.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for path in cache.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                state = path.stat()
+                sizes[state.st_ino] = state.st_size
+        fcntl.flock(lock, fcntl.LOCK_UN)
+    return sum(sizes.values())
 
 
 def mapped_bytes(cache: pathlib.Path) -> int:
