@@ -41,6 +41,14 @@ def test_tfds_reads_every_record(phantom_records: pathlib.Path) -> None:
         assert examples[0]["meta"]["slice_location_mm"].dtype == np.float32
 
 
+def test_tfds_reads_label_maps_and_names_their_classes(phantom_label_maps: pathlib.Path) -> None:
+    tfds = pytest.importorskip("tensorflow_datasets", reason="make test-clients installs it")
+    builder = tfds.builder_from_directory(phantom_label_maps)
+    assert builder.info.features["mask"].doc.desc == "0 outside, 1 blood pool, 2 myocardium"
+    masks = [example["mask"] for example in tfds.as_numpy(builder.as_dataset(split="train"))]
+    assert np.array_equal(np.stack(masks), stored(phantom_label_maps, "train")[1])
+
+
 def test_the_tfrecord_package_reads_every_record(phantom_records: pathlib.Path) -> None:
     """In a separate process: the package has a copy of TensorFlow's protocol buffers, which conflicts with TensorFlow.
 

@@ -6,7 +6,7 @@ Writing them does not need TFDS; the fields are those of its ``feature.proto`` a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline import schema
@@ -15,9 +15,9 @@ from pipeline.manifest import SplitInfo
 _FEATURES = "tensorflow_datasets.core.features"
 
 
-def features(shape: tuple[int, ...], image_dtype: str, label_maps: bool) -> bytes:
-    """``features.json``: how each feature is decoded."""
-    mask_dtype = "uint8" if label_maps else "bool"
+def features(shape: tuple[int, ...], image_dtype: str, mask_classes: Sequence[str]) -> bytes:
+    """``features.json``: how each feature is decoded, and what each value of a label map means."""
+    mask_dtype = "uint8" if mask_classes else "bool"
     members: dict[str, Any] = {}
     groups: dict[str, dict[str, Any]] = {}
     for feature in schema.FEATURES:
@@ -26,6 +26,8 @@ def features(shape: tuple[int, ...], image_dtype: str, label_maps: bool) -> byte
         (groups.setdefault(group, {}) if group else members)[name] = _feature(
             feature, *feature.of(shape, image_dtype, mask_dtype)
         )
+    if mask_classes:
+        members[schema.MASK]["description"] = ", ".join(f"{label} {name}" for label, name in enumerate(mask_classes))
     return _json(_dict(members | {group: _dict(content) for group, content in groups.items()}))
 
 
@@ -35,7 +37,7 @@ def dataset_info(splits: Mapping[str, SplitInfo], label_maps: bool) -> bytes:
         {
             "name": schema.DATASET_NAME,
             "version": "2.0.0" if label_maps else "1.0.0",
-            "description": "Cardiac MRI images and masks of the left ventricle.",
+            "description": f"Cardiac MRI images and {'label maps' if label_maps else 'masks'} of the left ventricle.",
             "fileFormat": "tfrecord",
             "splits": [
                 {

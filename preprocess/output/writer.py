@@ -171,7 +171,7 @@ def complete(
     files = {
         **tables,
         schema.TABLE_FILE: table.dump(table.build(rows)),
-        schema.FEATURES_FILE: tfds.features(shape, dtype, bool(spec.mask_classes)),
+        schema.FEATURES_FILE: tfds.features(shape, dtype, spec.mask_classes),
         schema.DATASET_INFO_FILE: tfds.dataset_info(splits, bool(spec.mask_classes)),
     }
     for name, content in files.items():
