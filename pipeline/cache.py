@@ -76,7 +76,9 @@ class Cache:
                         # Otherwise a power failure could leave an entry that lacks its content.
                         os.fsync(content.fileno())
                         os.utime(content.fileno(), ns=_now())
-                        part.rename(self.entry(file))
+                        # Locked: whoever counts the files must not miss this one.
+                        with self._locked(self.folder / "lock"):
+                            part.rename(self.entry(file))
                     except BaseException:
                         part.unlink(missing_ok=True)
                         raise
