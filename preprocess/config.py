@@ -127,6 +127,8 @@ class Config:
         ``roi``, ``image_size`` and ``pixel_spacing_mm`` are included only when they are set.
         """
         optional = {
+            # Coordinates of structure sets are those of the patient.
+            "contour_origin": None if self.layout == "rtstruct" else self.origin,
             "roi": self.roi or None,
             "image_size": self.image_size and [*self.image_size],
             "pixel_spacing_mm": self.pixel_spacing_mm,
@@ -134,7 +136,6 @@ class Config:
         return {
             "layout": self.layout,
             "contours": self.contours,
-            "contour_origin": self.origin,
             "split": self.split,
             "num_shards": self.num_shards,
             "max_image_pixels": self.max_image_pixels,
