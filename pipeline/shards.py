@@ -200,6 +200,11 @@ class CachedShards:
             self._fetching(number)
         return True
 
+    def use(self, numbers: Collection[int]) -> None:
+        """Counts a use of shards, so that the cache keeps them longer."""
+        for number in numbers:
+            self._directory.use(self._files[number])
+
     def fit(self, numbers: Collection[int]) -> bool:
         """Whether the cache has room for these shards at the same time."""
         return sum(self._files[number].bytes for number in numbers) <= self._directory.cache_bytes
@@ -304,8 +309,10 @@ class Ahead:
             all_are_there = len(self._uses) == len(self._shards)
             if all_are_there or len(self._window) >= _MOST_BATCHES or not self._shards.fit({*self._uses, *more}):
                 return False
-            # Those of the window first: a use keeps them in the cache when another one is fetched.
-            if more and not all(self._shards.bring(number) for number in [*self._uses, *more]):
+            if more:
+                # It keeps them in the cache when another one is fetched.
+                self._shards.use(self._uses)
+            if not all(self._shards.bring(number) for number in more):
                 return False
         self._seen += records
         self._window.append((self._seen, numbers))
