@@ -22,18 +22,12 @@ _held = False
 _allowed = False
 _came = False
 
-# A copy of standard error for the message, because standard error is redirected while TensorFlow is imported.
-_standard_error = 2
-
 
 def handle() -> None:
     """Handles the signals. Until :func:`hold` is called, each ends the process at once, with one line.
 
     A signal that is ignored stays ignored, which nohup and a shell's background jobs rely on.
     """
-    global _standard_error
-    with contextlib.suppress(OSError):
-        _standard_error = os.dup(2)
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _on_signal)
@@ -89,7 +83,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     del number, frame
     if not _held:
         with contextlib.suppress(OSError):
-            os.write(_standard_error, f"{MESSAGE}\n".encode("ascii"))
+            os.write(2, f"{MESSAGE}\n".encode("ascii"))
         os._exit(1)
     _came = True
     if _allowed:

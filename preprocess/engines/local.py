@@ -63,7 +63,7 @@ class Local:
         if open_files != resource.RLIM_INFINITY:
             self._most = min(self._most, max(1, (open_files - _OPEN_FILES) // _OPEN_FILES_EACH))
         self._worker_bytes = worker_bytes
-        # Not a fork of this process, because of TensorFlow's threads. The server imports what workers need, once.
+        # Not a fork of this process, which may have threads. The server imports what workers need, once.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["preprocess.stages.load", "preprocess.stages.render"])
         self._idle: list[_Worker] = []

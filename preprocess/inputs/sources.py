@@ -14,6 +14,7 @@ from preprocess.inputs import archives, stores
 from preprocess.inputs.archives import Archive
 from preprocess.inputs.folders import Folder
 from preprocess.inputs.stores import Place, StoreFolder, Url
+from preprocess.tables import read_rows
 
 
 class Source(Protocol):
@@ -217,6 +218,31 @@ def _archives(source: Listing) -> Iterator[Archive]:
     elif isinstance(source, CombinedListing):
         for part in source.parts.values():
             yield from _archives(part)
+
+
+def read_table(
+    source: Source, path: str, columns: Sequence[str], limit: int, expected: str
+) -> list[tuple[int, tuple[str, ...]]]:
+    """The line number and the cells of each row of a CSV file, without other columns.
+
+    Args:
+        source: the data set.
+        path: of the file.
+        columns: names of the columns.
+        limit: bytes that the file may have.
+        expected: what it should hold, for the message.
+
+    Raises:
+        FatalInputError: the file cannot be read, is larger, or lacks a column.
+    """
+    try:
+        with source.open(path) as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise FatalInputError(path, f"cannot be read: {error.strerror or error}") from error
+    if len(content) > limit:
+        raise FatalInputError(path, f"has over {limit} bytes, {expected} expected")
+    return read_rows(content, path, columns)
 
 
 @contextlib.contextmanager

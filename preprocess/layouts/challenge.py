@@ -14,11 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Literal, NamedTuple
 
 from preprocess.findings import DATA_DIR, FatalInputError, Finding, Reason, some
-from preprocess.inputs.sources import Listing
+from preprocess.inputs.sources import Listing, read_table
 from preprocess.layouts import numbers
 from preprocess.layouts.unused import Unused
 from preprocess.model import KINDS, ContourKind, Study
-from preprocess.tables import read_rows
 
 _IMAGE_NAME = re.compile(r"(\d{1,9})\.dcm", re.IGNORECASE | re.ASCII)
 _CONTOUR_FOLDERS = ("i-contours", "o-contours")
@@ -142,14 +141,7 @@ def _the_only(source: Listing, kind: Literal["file", "folder"], name: str, paths
 
 def _read_link(source: Listing, link: str) -> tuple[list[tuple[str, str]], list[Finding]]:
     """Reads ``(study_id, contour_id)`` of each usable row."""
-    try:
-        with source.open(link) as file:
-            content = file.read(_MAX_LINK_BYTES + 1)
-    except OSError as error:
-        raise FatalInputError(link, f"cannot be read: {error.strerror or error}") from error
-    if len(content) > _MAX_LINK_BYTES:
-        raise FatalInputError(link, f"has over {_MAX_LINK_BYTES} bytes, a row with two ids per study expected")
-    lines = read_rows(content, link, _LINK_COLUMNS)
+    lines = read_table(source, link, _LINK_COLUMNS, _MAX_LINK_BYTES, "a row with two ids per study")
     if not lines:
         columns = ",".join(_LINK_COLUMNS)
         raise FatalInputError(link, f"contains no row below the first line; add a row {columns} for each study")

@@ -8,8 +8,7 @@ import re
 from collections.abc import Sequence
 
 from preprocess.findings import FatalInputError, Finding, Reason
-from preprocess.inputs.sources import Listing, Source
-from preprocess.tables import read_rows
+from preprocess.inputs.sources import Listing, read_table
 
 _GROUPS = {
     "SC-HF-I": (1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 40),
@@ -54,7 +53,7 @@ def read_links(source: Listing, tables: Sequence[str]) -> tuple[dict[str, str], 
     findings, added = [], collections.defaultdict(list)
     for path in tables:
         try:
-            rows = _read_table(source, path)
+            rows = read_table(source, path, _CSV_COLUMNS, _MAX_CSV_BYTES, "a row for each patient")
         except FatalInputError as error:
             findings.append(Finding(Reason.BAD_LINK, "link", path, error.detail))
             continue
@@ -85,22 +84,6 @@ def read_links(source: Listing, tables: Sequence[str]) -> tuple[dict[str, str], 
 
 def _bad_row(where: tuple[str, str], problem: str) -> Finding:
     return Finding(Reason.BAD_LINK, "link", where[0], where[1] + problem)
-
-
-def _read_table(source: Source, path: str) -> list[tuple[int, tuple[str, ...]]]:
-    """The line and the two ids of each row; the other columns are not read.
-
-    Raises:
-        FatalInputError: the file cannot be read.
-    """
-    try:
-        with source.open(path) as file:
-            content = file.read(_MAX_CSV_BYTES + 1)
-    except OSError as error:
-        raise FatalInputError(path, f"cannot be read: {error.strerror or error}") from error
-    if len(content) > _MAX_CSV_BYTES:
-        raise FatalInputError(path, f"has over {_MAX_CSV_BYTES} bytes, a row for each patient expected")
-    return read_rows(content, path, _CSV_COLUMNS)
 
 
 def looks_like_an_id(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import itertools
 import math
 import pathlib
@@ -62,10 +63,9 @@ class Selection:
     @property
     def records(self) -> list[tuple[Pair, PairRow]]:
         """The pairs that go into the records, and their rows so far."""
-        rows = self.rows
-        return [(pair, rows[pair.contour_path]) for pair in self.pairs if pair.contour_path in self.written]
+        return [(pair, self.rows[pair.contour_path]) for pair in self.pairs if pair.contour_path in self.written]
 
-    @property
+    @functools.cached_property
     def rows(self) -> dict[str, PairRow]:
         """The row of each pair before its image is read, by contour path."""
         return {pair.contour_path: measurements.unmeasured(pair, self.outside, self.walls) for pair in self.pairs}
@@ -167,11 +167,8 @@ def tasks(
             pairs, rows = zip(*written[part], strict=True)
             shards.append(task(pairs, rows, split, directory / f"{split}-{index:05d}"))
     measured = [pair for selection in selections for pair in selection.measured_only(config.contours)]
-    return shards + [task(pairs) for pairs in _batched(measured, _MOST_MEASURED)]
-
-
-def _batched(pairs: Sequence[Pair], size: int) -> list[Sequence[Pair]]:
-    return [pairs[first : first + size] for first in range(0, len(pairs), size)]
+    parts = (measured[first : first + _MOST_MEASURED] for first in range(0, len(measured), _MOST_MEASURED))
+    return shards + [task(pairs) for pairs in parts]
 
 
 def render(source: Source, config: Config, task: Task) -> Rendered:
@@ -224,15 +221,10 @@ class StudyTables:
 
     def __init__(self, selection: Selection) -> None:
         self._selection = selection
-        self._rows = selection.rows
+        self._rows = dict(selection.rows)
         self._registration = Registration()
         self._fits: dict[str, Fit] = {}
         self._failed: set[str] = set()
-
-    @property
-    def study_id(self) -> str:
-        """The study."""
-        return self._selection.study.study_id
 
     def add(self, measured: Measured) -> None:
         """Adds what the next task has measured."""
@@ -242,7 +234,7 @@ class StudyTables:
         self._failed |= measured.failed
 
     def complete(self) -> tuple[list[PairRow], StudyRow, list[Finding]]:
-        """Judges the study, after all parts were added.
+        """Judges the study, after all tasks were added.
 
         Returns:
             The row of every pair of the kind that is written, the study's row, and the findings from both.
