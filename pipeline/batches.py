@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import arguments
+from pipeline.ahead import Ahead
 from pipeline.errors import RecordsError
 from pipeline.opening import Opened, open_records
 from pipeline.order import Point, Positions
-from pipeline.shards import Ahead
 from pipeline.view import Records
 
 Batch = tuple[npt.NDArray[Any], ...]

@@ -22,13 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import schema
+from pipeline.ahead import Ahead
 from pipeline.directory import FileInfo
 from pipeline.errors import RecordsError
 from pipeline.frames import CHECKSUM_BYTES, FRAME_BYTES, LENGTH_BYTES, checksum_field, length_field
 from pipeline.index import Index
 from pipeline.manifest import DatasetInfo
 from pipeline.remote import Directory, RemoteDirectory, open_directory
-from pipeline.shards import Ahead, CachedShards, Shard, Shards
+from pipeline.shards import CachedShards, Shard, Shards
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from pipeline.ahead import Ahead
 from pipeline.calls import called_by_tensorflow
 from pipeline.errors import RecordsError
 from pipeline.memory import ReusedMemory
 from pipeline.order import Positions
-from pipeline.shards import Ahead
 from pipeline.view import Records
 
 # What is read in one call, unless a batch is larger. A call takes as long as reading ten records.

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import arguments, order, schema, table
+from pipeline.ahead import Ahead
 from pipeline.errors import RecordsError
 from pipeline.index import Index
 from pipeline.manifest import DatasetInfo
 from pipeline.order import Positions
 from pipeline.records import RecordReader
 from pipeline.remote import RemoteDirectory, open_directory
-from pipeline.shards import Ahead
 
 Sample = tuple[npt.NDArray[np.float32], npt.NDArray[Any]]
 
