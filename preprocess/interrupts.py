@@ -14,6 +14,15 @@ from types import FrameType
 
 MESSAGE = "preprocess: interrupted; nothing was published"
 
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the job.
+
+    A class of its own, because Python sends itself SIGINT at its end, whatever the exit status should be, once a
+    plain KeyboardInterrupt has left an ``exec`` of text, even if it was caught; multiprocessing runs such text.
+    """
+
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # Whether signals wait because there may be something to clean up, whether a signal is raised as an exception, and
@@ -48,7 +57,7 @@ def hold() -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Raises KeyboardInterrupt within a ``with`` block, also for a signal that waited; after it, signals wait."""
+    """Raises Interrupted within a ``with`` block, also for a signal that waited; after it, signals wait."""
     global _allowed
     try:
         _allowed = True
@@ -75,7 +84,7 @@ def kept_from_children() -> Iterator[None]:
 
 def _raise_if_it_came() -> None:
     if _came:
-        raise KeyboardInterrupt
+        raise Interrupted
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
@@ -87,4 +96,4 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         os._exit(1)
     _came = True
     if _allowed:
-        raise KeyboardInterrupt
+        raise Interrupted

@@ -68,3 +68,23 @@ def test_a_signal_is_raised_where_a_job_says_so(
     assert result.stderr == ("preprocess: interrupted; nothing was published\n" if status else "")
     assert (result.returncode, result.stdout.split("\n")[:-1]) == (status, printed)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_job_that_is_interrupted_within_text_code_keeps_its_exit_status(tmp_path: pathlib.Path) -> None:
+    tmp_path.joinpath("job.py").write_text(
+        """
+import os, signal, sys
+from preprocess import interrupts
+
+interrupts.handle()
+interrupts.hold()
+try:
+    with interrupts.interruptible():
+        exec("os.kill(os.getpid(), signal.SIGTERM)")
+except KeyboardInterrupt:
+    sys.exit(3)
+"""
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    job = subprocess.run([sys.executable, "-m", "job"], check=False, cwd=tmp_path, env=environment)
+    assert job.returncode == 3
