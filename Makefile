@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 PHANTOM := build/phantom
 
 .DEFAULT_GOAL := help
-.PHONY: help records report test test-slow test-clients test-beam fuzz verify lint format bench peers picture sample clean
+.PHONY: help records report test test-slow test-clients test-beam fuzz verify lint format docs bench peers picture sample clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -61,14 +61,20 @@ format: $(READY) ## reformat the code with ruff
 	@$(RUN) -m ruff format .
 	@$(RUN) -m ruff check --fix .
 
+docs: $(VENV)/.docs ## build the documentation as pages, build/site/index.html first; a broken link is an error
+	@rm -rf build/site
+	@$(RUN) -m sphinx --fail-on-warning --keep-going --quiet -c docs -d build/doctrees --fresh-env . build/site
+	@cp build/site/README.html build/site/index.html
+	@echo "documentation: build/site/index.html"
+
 picture: $(READY) $(PHANTOM) ## draw the README's picture
 	@$(RUN) -m examples.draw_pair $(PHANTOM) docs/pair.png
 
 sample: $(READY) $(PHANTOM) ## remake docs/sample, what a run on the phantom prints, writes and shows (needs Chromium)
 	@$(RUN) -m examples.make_sample $(PHANTOM) docs/sample
 
-clean: ## remove what make can create again: the environment, the phantom, the data of the benchmarks
-	rm -rf $(VENV) $(PHANTOM) $(PHANTOM).partial build/bench
+clean: ## remove what make can create again: the environment, the phantom, the site, the data of the benchmarks
+	rm -rf $(VENV) $(PHANTOM) $(PHANTOM).partial build/bench build/site build/doctrees
 
 $(PHANTOM): preprocess/phantom.py | $(READY)
 	@rm -rf $@ $@.partial
@@ -78,6 +84,10 @@ $(PHANTOM): preprocess/phantom.py | $(READY)
 	@touch $@
 
 $(VENV)/.beam: requirements-beam.txt $(READY)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt --requirement $<
+	@touch $@
+
+$(VENV)/.docs: requirements-docs.txt $(READY)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt --requirement $<
 	@touch $@
 

@@ -24,7 +24,7 @@ class Level(enum.StrEnum):
 class Reason(enum.StrEnum):
     """Every reason that a row of ``audit.csv`` can have, and the only place that spells it.
 
-    BUILD.md's table and the report's explanations come from it.
+    The table of docs/AUDIT.md and the report's explanations come from it.
 
     Attributes:
         levels: the levels that its findings may have; the first is the default.

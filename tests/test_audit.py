@@ -146,9 +146,9 @@ def test_exclusions_that_cannot_be_read_are_refused(tmp_path: pathlib.Path) -> N
         read_exclusions(tmp_path / "exclude.csv", "i")
 
 
-def test_build_md_explains_every_reason_as_the_audit_does() -> None:
-    text = (ROOT / "BUILD.md").read_text("utf-8")
-    table = text.partition("### Reasons in `audit.csv`")[2].partition("\n## ")[0]
+def test_the_documentation_explains_every_reason_as_the_audit_does() -> None:
+    text = (ROOT / "docs/AUDIT.md").read_text("utf-8")
+    table = text.partition("## Reasons in `audit.csv`")[2].partition("\n## ")[0]
     rows = [line for line in table.splitlines() if line.startswith("| `")]
     assert rows == [
         f"| `{reason}` | {', '.join(reason.levels)} | {reason.meaning} | {reason.remedy} |" for reason in Reason

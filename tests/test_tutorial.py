@@ -31,7 +31,7 @@ def test_every_command_prints_what_is_shown(tmp_path: pathlib.Path) -> None:
             continue
         if language == SET_UP:
             continue
-        assert language == "sh"
+        assert language == "console"
         assert block.startswith("$ ")
         shown_commands += len(re.findall(r"^\$ ", block, re.MULTILINE))
         for command, shown in re.findall(r"^\$ ((?:[^\n]*\\\n)*[^\n]*)\n((?:(?!\$ )[^\n]*\n)*)", block, re.MULTILINE):

@@ -1,0 +1,67 @@
+"""The documentation site, which `make docs` builds with Sphinx from the documents as they are."""
+
+import pathlib
+
+import sphinx.application
+
+import pipeline
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+project = "Cardiac MRI records"
+version = release = pipeline.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+root_doc = "README"
+include_patterns = ["README.md", "BUILD.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "docs/*.rst"]
+exclude_patterns = [".git", ".venv", "build"]  # not to be searched
+
+# A link to a document, a heading or a file that is not there, and a name that autodoc does not know, fail the build.
+nitpicky = True
+nitpick_ignore_regex = [(r"py:.*", r"(?!(pipeline|preprocess)\.).*|pipeline\.(directory|remote)\.\w+Directory")]
+myst_heading_anchors = 4
+
+# A name has one entry and one spelling: that under which the README imports it.
+autodoc_mock_imports = ["torch"]
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+python_use_unqualified_type_names = True
+
+html_theme = "furo"
+html_title = project
+html_copy_source = False
+html_show_copyright = False
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
+
+NAVIGATION = """
+
+```{toctree}
+:hidden:
+
+Home <self>
+docs/TUTORIAL
+BUILD
+docs/AUDIT
+docs/FORMAT
+docs/api
+docs/SCALE
+docs/PERFORMANCE
+docs/TRAINING
+docs/RELIABILITY
+docs/ANSWERS
+CONTRIBUTING
+CHANGELOG
+```
+"""
+
+
+def add_navigation(app: sphinx.application.Sphinx, name: str, source: list[str]) -> None:
+    """Adds the list of pages to the home page: in README.md itself it would be visible as code."""
+    if name == root_doc:
+        source[0] += NAVIGATION
+
+
+def setup(app: sphinx.application.Sphinx) -> None:
+    """Sphinx calls this."""
+    app.connect("source-read", add_navigation)
