@@ -1,6 +1,8 @@
 """The documentation site, which `make docs` builds with Sphinx from the documents as they are."""
 
 import pathlib
+import re
+from typing import Any
 
 import sphinx.application
 
@@ -20,12 +22,18 @@ nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", r"(?!(pipeline|preprocess)\.).*|pipeline\.(directory|remote)\.\w+Directory")]
 myst_heading_anchors = 4
 
-# A name has one entry and one spelling: that under which the README imports it.
 autodoc_mock_imports = ["torch"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+autodoc_type_aliases = {name: name for name in ("npt.ArrayLike", "npt.DTypeLike", "DataDir")}
+python_maximum_signature_line_length = 100
 python_use_unqualified_type_names = True
+napoleon_use_rtype = False
+
+# -- stays two hyphens, and code without a language is text.
+smartquotes = False
+highlight_language = "none"
 
 html_theme = "furo"
 html_title = project
@@ -40,18 +48,18 @@ NAVIGATION = """
 :hidden:
 
 Home <self>
-docs/TUTORIAL
-BUILD
-docs/AUDIT
-docs/FORMAT
-docs/api
-docs/SCALE
-docs/PERFORMANCE
-docs/TRAINING
-docs/RELIABILITY
-docs/ANSWERS
-CONTRIBUTING
-CHANGELOG
+Tutorial <docs/TUTORIAL>
+Building, and your own data <BUILD>
+The audit <docs/AUDIT>
+Records: format and reading <docs/FORMAT>
+Python API <docs/api>
+Scale <docs/SCALE>
+Performance <docs/PERFORMANCE>
+Training <docs/TRAINING>
+Reliability <docs/RELIABILITY>
+Answers <docs/ANSWERS>
+Contributing <CONTRIBUTING>
+Changelog <CHANGELOG>
 ```
 """
 
@@ -62,6 +70,13 @@ def add_navigation(app: sphinx.application.Sphinx, name: str, source: list[str])
         source[0] += NAVIGATION
 
 
+def name_aliases(*event: Any) -> tuple[str, str] | None:
+    """Sphinx shows an alias that is part of a union as ``TypeAliasForwardRef('name')``."""
+    *_, arguments, result = event
+    return arguments and (re.sub(r"TypeAliasForwardRef\('([\w.]+)'\)", r"\1", arguments), result)
+
+
 def setup(app: sphinx.application.Sphinx) -> None:
     """Sphinx calls this."""
     app.connect("source-read", add_navigation)
+    app.connect("autodoc-process-signature", name_aliases)
