@@ -45,8 +45,8 @@ def make_dataset(
     and pass it as ``start_step`` to resume.
 
     Args:
-        records, split, batch_size, shuffle, seed, drop_remainder, shard, image_dtype, standardize, positions, check_crc:
-            as in :func:`pipeline.iterate_batches`.
+        records, split, batch_size, shuffle, seed, drop_remainder, shard: as in :func:`pipeline.iterate_batches`.
+        image_dtype, standardize, positions, check_crc: as in :func:`pipeline.iterate_batches`.
         epochs: of one iteration; None for one that does not end, for which ``model.fit`` needs ``steps_per_epoch``.
         start_step: the step to start at, counted over all epochs. If it is in the middle of an epoch, the data set can
             be iterated only once, unless ``epochs`` is None.
