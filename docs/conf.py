@@ -46,6 +46,7 @@ NAVIGATION = """
 
 ```{toctree}
 :hidden:
+:glob:
 
 Home <self>
 Tutorial <docs/TUTORIAL>
@@ -57,7 +58,7 @@ Scale <docs/SCALE>
 Performance <docs/PERFORMANCE>
 Training <docs/TRAINING>
 Reliability <docs/RELIABILITY>
-Answers <docs/ANSWERS>
+docs/*
 Contributing <CONTRIBUTING>
 Changelog <CHANGELOG>
 ```

@@ -27,7 +27,7 @@ def source(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def test_the_commands_without_make_write_records(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    (lines,) = (block.content for block in blocks("README.md") if block.language == "bash")
+    (lines,) = (block.content for block in blocks("BUILD.md") if block.language == "bash")
     variables = environment(tmp_path / "bin")
     del variables["PYTHONPATH"]
     subprocess.run(["bash", "-e", "-c", lines], cwd=source, env=variables, check=True)

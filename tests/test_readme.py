@@ -54,9 +54,9 @@ def test_a_command_runs_as_it_is_shown(block: Block, tmp_path: pathlib.Path) -> 
 
 def test_the_extras_of_the_set_up_are_those_of_the_project() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-    readme = (ROOT / "README.md").read_text("utf-8")
+    text = (ROOT / "BUILD.md").read_text("utf-8")
     for extra in extras:
-        assert f"`{extra}`" in readme, extra
+        assert f"`{extra}`" in text, extra
 
 
 def test_a_script_anywhere_imports_the_project(tmp_path: pathlib.Path) -> None:
