@@ -4,6 +4,8 @@ import pathlib
 import re
 from typing import Any
 
+import docutils.nodes
+import sphinx.addnodes
 import sphinx.application
 
 import pipeline
@@ -71,6 +73,13 @@ def add_navigation(app: sphinx.application.Sphinx, name: str, source: list[str])
         source[0] += NAVIGATION
 
 
+def show_folders(app: sphinx.application.Sphinx, document: docutils.nodes.document) -> None:
+    """Makes a link to a folder of the project text, because the folder has no page."""
+    for link in list(document.findall(sphinx.addnodes.pending_xref)):
+        if link["reftype"] == "myst" and (ROOT / link["refdoc"]).parent.joinpath(link["reftarget"]).is_dir():
+            link.replace_self(link.children)
+
+
 def name_aliases(*event: Any) -> tuple[str, str] | None:
     """Sphinx shows an alias that is part of a union as ``TypeAliasForwardRef('name')``."""
     *_, arguments, result = event
@@ -80,4 +89,5 @@ def name_aliases(*event: Any) -> tuple[str, str] | None:
 def setup(app: sphinx.application.Sphinx) -> None:
     """Sphinx calls this."""
     app.connect("source-read", add_navigation)
+    app.connect("doctree-read", show_folders)
     app.connect("autodoc-process-signature", name_aliases)
