@@ -173,6 +173,7 @@ class Batches:
         process, ending = os.getpid(), sys.is_finalizing
         background = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="iterate_batches")
         waiting: collections.deque[tuple[concurrent.futures.Future[Batch], Point]] = collections.deque()
+        future: concurrent.futures.Future[Batch] | None
         try:
             while True:
                 for positions, point in itertools.islice(remaining, self._prefetch + 1 - len(waiting)):
@@ -189,6 +190,8 @@ class Batches:
                 if os.getpid() != process:
                     raise RecordsError("this iterator was started before a fork; call iter() in the new process")
         finally:
+            # An error holds this frame, and so would hold itself and its maps until the garbage is collected.
+            future = None
             # An interpreter that ends has joined the thread, and may have deleted the modules that this needs.
             if not ending():
                 background.shutdown(cancel_futures=True)

@@ -101,8 +101,9 @@ class RecordReader:
     """Reads records by position.
 
     A shard is mapped into memory when it is first needed, and pixels are copied once, from the page cache to their
-    array. This is faster than ``os.preadv`` (docs/PERFORMANCE.md). The price: a shard that shrinks between the check of
-    its size and the copy ends the process (SIGBUS, see mmap(2)), as with any reader of memory maps.
+    array. This is faster than ``os.preadv`` (docs/PERFORMANCE.md). A lease keeps other processes from cutting a shard
+    meanwhile. Where there is none (:class:`pipeline.shards.Shards`), a shard that shrinks between the check of its size
+    and the copy ends the process (SIGBUS, see mmap(2)), as with any reader of memory maps.
 
     Several threads may read at the same time. A reader that is sent to another process opens the directory again.
 
@@ -206,7 +207,7 @@ class RecordReader:
         if head is None:
             data_bytes = size - FRAME_BYTES
             head = self._heads[size] = length_field(data_bytes) + self._layout.head(data_bytes)
-        content, octets = shard
+        content, octets, _ = shard
         image_at = offset + len(head)
         gap_at = image_at + self._layout.image_bytes
         mask_at = gap_at + len(self._gap)

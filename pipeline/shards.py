@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import fcntl
 import itertools
 import mmap
 import os
 import resource
+import signal
+import weakref
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple, Self
 
@@ -17,6 +20,8 @@ from pipeline.directory import FileInfo, RecordsDirectory
 from pipeline.errors import RecordsError
 from pipeline.remote import RemoteDirectory
 
+_State = tuple[int, int, int]
+
 _MOST_OPEN = 256
 
 # Shards that are fetched ahead at the same time. More requests may be under way: those that a reader waits for.
@@ -24,16 +29,26 @@ _MOST_AHEAD = 4
 
 
 class Shard(NamedTuple):
-    """A shard's memory map, and its bytes as an array: uint8 ``(bytes,)``."""
+    """A shard's memory map, its bytes as an array: uint8 ``(bytes,)``, and the descriptor that has a lease on it."""
 
     content: mmap.mmap
     octets: npt.NDArray[np.uint8]
+    leased: int | None
 
     @classmethod
-    def of(cls, file: BinaryIO) -> Self:
-        """Maps an open file."""
+    def of(cls, file: BinaryIO, lease: bool = False) -> Self:
+        """Maps an open file; a lease on it lasts as long as the map."""
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return cls(content, np.frombuffer(content, np.uint8))
+        descriptor = None
+        if lease:
+            descriptor = os.dup(file.fileno())
+            weakref.finalize(content, os.close, descriptor).atexit = False
+        return cls(content, np.frombuffer(content, np.uint8), descriptor)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a process waits for the end of the lease, to write to the shard or to cut it, or has waited."""
+        return self.leased is not None and fcntl.fcntl(self.leased, fcntl.F_GETLEASE) != fcntl.F_RDLCK
 
     def prefetch(self, offset: int, size: int) -> None:
         """Asks the system to read these bytes ahead.
@@ -48,9 +63,14 @@ class Shard(NamedTuple):
 class Shards:
     """Maps shards into memory when they are first needed, and keeps the latest ones mapped.
 
-    A map holds a descriptor. At most 256 maps stay open, and at most a quarter of the descriptors that the process may
-    open. A batch that needs more shards than a quarter of that is read in groups, so with four reading threads maps
-    take at most half of the process's descriptors.
+    A map takes two descriptors. At most 256 maps stay open, and they take at most a quarter of the descriptors that the
+    process may open. A batch that needs more shards than a quarter of that is read in groups, so with four reading
+    threads maps take at most half of the process's descriptors.
+
+    Whoever touches a page of a map that lies behind the end of its file is ended by the system (SIGBUS). Therefore a
+    map has a lease on its file (``F_SETLEASE`` in fcntl(2)): a process that wants to cut the shard or to open it for
+    writing waits until it is unmapped, or for the seconds in ``/proc/sys/fs/lease-break-time`` (45). There is no lease
+    if the file belongs to another user or is open for writing, and on most network file systems.
 
     Args:
         directory: the records directory.
@@ -65,7 +85,7 @@ class Shards:
         self._names = names
         try:
             # Recorded now, so that a change before the shard is first needed is detected, too.
-            self._states = [_state(directory.stat(name)) for name in names]
+            self._states: list[_State | None] = [_state(directory.stat(name)) for name in names]
         except OSError as error:
             raise RecordsError(
                 f"{directory.location(error.filename)}: {error.strerror}; write the records again"
@@ -81,17 +101,25 @@ class Shards:
         """A shard in memory; checks that its file is unchanged since the split was opened.
 
         Raises:
-            RecordsError: it changed or cannot be opened.
+            RecordsError: it changed or cannot be opened, or a process waits to change it.
         """
         name = self._names[number]
         shard = self._mapped.get(number)
         try:
             if shard is not None:
+                if shard.is_wanted:
+                    # Unmapped and not mapped again, so that the other process can go on.
+                    del shard
+                    self._mapped.pop(number, None)
+                    self._states[number] = None
+                    raise self.fault(number, "the shard is being changed by another process")
                 self._check_unchanged(number, self._directory.stat(name))
                 return shard
             with self._directory.open(name) as file:
+                # Before the check: from then on the file stays as it is.
+                lease = _lease(file.fileno())
                 self._check_unchanged(number, os.fstat(file.fileno()))
-                shard = Shard.of(file)
+                shard = Shard.of(file, lease)
         except FileNotFoundError as error:
             raise self.fault(number, "the shard was removed, or its directory replaced, after it was opened") from error
         except OSError as error:
@@ -283,9 +311,21 @@ def _rows_by_group(numbers: Sequence[int], group: Mapping[int, int]) -> list[Seq
 def _limit() -> int:
     """How many shards may stay open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MOST_OPEN if soft == resource.RLIM_INFINITY else max(1, min(_MOST_OPEN, soft // 4))
+    return _MOST_OPEN if soft == resource.RLIM_INFINITY else max(1, min(_MOST_OPEN, soft // 8))
 
 
-def _state(status: os.stat_result) -> tuple[int, int, int]:
+def _lease(descriptor: int) -> bool:
+    """Takes a lease on a file that is open for reading; returns whether the system gives one."""
+    try:
+        # The system sends a signal when a process waits for the lease. SIGIO, which it is by default, ends a process
+        # that does not handle it; this one is ignored.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+def _state(status: os.stat_result) -> _State:
     """Values that change when a file is replaced, cut or written to."""
     return status.st_ino, status.st_size, status.st_mtime_ns
