@@ -56,7 +56,7 @@ class Ahead:
             all_are_there = len(self._uses) == len(self._shards)
             if all_are_there or len(self._window) >= _MOST_BATCHES or not self._shards.fit({*self._uses, *more}):
                 return False
-            if more:
+            if not all(map(self._shards.holds, more)):
                 # It keeps them in the cache when another one is fetched.
                 self._shards.use(self._uses)
             if not all(self._shards.bring(number) for number in more):

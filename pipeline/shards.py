@@ -5,10 +5,12 @@ from __future__ import annotations
 import concurrent.futures
 import fcntl
 import itertools
+import math
 import mmap
 import os
 import resource
 import signal
+import time
 import weakref
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple, Self
@@ -23,6 +25,9 @@ from pipeline.remote import RemoteDirectory
 _State = tuple[int, int, int]
 
 _MOST_OPEN = 256
+
+# Between two records of a shard's use in the cache. Each takes 10 µs, and a batch of 8 needs up to 8 shards.
+_SECONDS_BETWEEN_USES = 1.0
 
 # Shards that are fetched ahead at the same time. More requests may be under way: those that a reader waits for.
 _MOST_AHEAD = 4
@@ -181,12 +186,13 @@ class CachedShards:
             directory.check_fits(name, file)
         self._limit = _limit()
         self._mapped: dict[int, Shard] = {}
+        self._last_use: dict[int, float] = {}
         # By process, too: the threads that fetch are not there in a process that was forked.
         self._coming: dict[tuple[int, int], concurrent.futures.Future[None]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the maps: a process that gets a copy makes its own."""
-        return {**self.__dict__, "_mapped": {}, "_coming": {}}
+        return {**self.__dict__, "_mapped": {}, "_last_use": {}, "_coming": {}}
 
     def opened(self, numbers: Collection[int]) -> dict[int, Shard]:
         """Several shards in memory.
@@ -194,7 +200,9 @@ class CachedShards:
         Raises:
             RecordsError: one cannot be fetched, or is not the one that the manifest names.
         """
-        found: dict[int, Shard] = {}
+        found = {number: shard for number in numbers if (shard := self._mapped.get(number)) is not None}
+        if len(found) == len(numbers):
+            self._use_again(numbers)
         while len(found) < len(numbers):
             missing = []
             # These first: a use keeps them in the cache when the others are fetched.
@@ -214,19 +222,30 @@ class CachedShards:
 
     def bring(self, number: int) -> bool:
         """Lets a thread fetch a shard that will be needed; returns whether it could, because few are being fetched."""
-        file = self._files[number]
-        if number in self._mapped or self._directory.holds(file):
-            self._directory.use(file)
+        if self.holds(number):
+            self._use_again([number])
         elif len(self._coming) >= _MOST_AHEAD:
             return False
         else:
             self._fetching(number)
         return True
 
+    def holds(self, number: int) -> bool:
+        """Whether a shard need not be fetched."""
+        return number in self._mapped or self._directory.holds(self._files[number])
+
     def use(self, numbers: Collection[int]) -> None:
         """Counts a use of shards, so that the cache keeps them longer."""
         for number in numbers:
             self._directory.use(self._files[number])
+
+    def _use_again(self, numbers: Collection[int]) -> None:
+        """As :meth:`use`, but a shard counts once a second: for where nothing is fetched that needs its room."""
+        now = time.monotonic()
+        for number in numbers:
+            if now - self._last_use.get(number, -math.inf) >= _SECONDS_BETWEEN_USES:
+                self._last_use[number] = now
+                self.use([number])
 
     def fit(self, numbers: Collection[int]) -> bool:
         """Whether the cache has room for these shards at the same time."""
