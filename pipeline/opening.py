@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from typing import Any
 
 import numpy.typing as npt
@@ -54,6 +55,8 @@ def open_records(
 ) -> Opened:
     """Opens records; :func:`pipeline.iterate_batches` documents the arguments.
 
+    Warns if they are in a store and a shuffled epoch would fetch their shards again and again.
+
     Raises:
         TypeError: an argument has the wrong type.
         RecordsError: the directory is missing, incomplete or damaged, or an argument is out of its range.
@@ -73,6 +76,10 @@ def open_records(
     elif split is not None:
         raise RecordsError(f"split is {split!r}, but records is a Records object: choose its split when you make it")
     schedule = Schedule(count=len(records), **checked)
+    shortage = records.shortage(schedule.batch_size) if schedule.shuffle else None
+    if shortage is not None:
+        # Of the caller of the reader that calls this.
+        warnings.warn(shortage, stacklevel=3)
     return Opened(
         records,
         schedule,

@@ -193,6 +193,13 @@ class RecordReader:
             return None
         return Ahead(self._shards, ((len(batch), set(self._index.shard_of(batch).tolist())) for batch in batches))
 
+    def shortage(self, positions: npt.NDArray[np.int64], batch_size: int) -> str | None:
+        """What a shuffled epoch of these records costs because the cache is too small; None if it is not."""
+        if isinstance(self._shards, Shards) or self._shards.fit(range(len(self._shards))):
+            return None
+        numbers = np.unique(self._index.shard_of(positions)).tolist()
+        return self._shards.shortage(numbers, len(positions) // batch_size, batch_size)
+
     def _read_one(
         self,
         shard: Shard,

@@ -251,6 +251,20 @@ class CachedShards:
         """Whether the cache has room for these shards at the same time."""
         return sum(self._files[number].bytes for number in numbers) <= self._directory.cache_bytes
 
+    def shortage(self, numbers: Collection[int], batches: int, batch_size: int) -> str | None:
+        """What a cache without room for all these shards costs in a shuffled epoch; None if it has room."""
+        if self.fit(numbers):
+            return None
+        size, room = sum(self._files[number].bytes for number in numbers), self._directory.cache_bytes
+        # The part of the shards that a batch needs, if its records are drawn independently and shards are equal, times
+        # the part of them that is not in the cache.
+        fetched = (1 - (1 - 1 / len(numbers)) ** batch_size) * (1 - room / size)
+        return (
+            f"{self._directory.path}: the cache holds at most {room} bytes, but these records are in shards of {size} "
+            f"bytes, so a shuffled epoch fetches up to {max(1, batches * fetched):.0f} times as much; pass a Records "
+            f"with cache_bytes={size} or more, or shuffle=False"
+        )
+
     def __len__(self) -> int:
         return len(self._files)
 

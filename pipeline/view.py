@@ -251,6 +251,10 @@ class Records:
         """
         return self._opened.reader.ahead(self._positions[batch] for batch in batches)
 
+    def shortage(self, batch_size: int) -> str | None:
+        """What batches of a shuffled epoch cost because the cache is too small for these records; None if it is not."""
+        return self._opened.reader.shortage(self._positions, batch_size)
+
     def __len__(self) -> int:
         return len(self._positions)
 

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
@@ -38,6 +39,7 @@ COUNT, SHARDS = 120, 6
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:.*so a shuffled epoch fetches up to:UserWarning"),
 ]
 
 
@@ -164,6 +166,57 @@ def test_a_small_cache_is_enough_and_never_exceeded(
     if read is iterate_batches and not shuffle:
         # Both epochs read the shards in order, so none is there when it is needed again.
         assert shard_files(fetched) == {shard.name: 2 for shard in shards_of(local)}
+
+
+@pytest.mark.parametrize("read", [iterate_batches, make_dataset])
+def test_a_cache_that_is_too_small_for_a_shuffled_epoch_is_a_warning_with_what_it_costs(
+    local: pathlib.Path, url: str, fetched: list[str], tmp_path: pathlib.Path, read: Callable[..., Any]
+) -> None:
+    sizes = [shard.bytes for shard in shards_of(local)]
+    records = Records(url, cache_dir=tmp_path, cache_bytes=room_for(local, 2))
+    with pytest.warns(
+        UserWarning, match=rf"^{url}: .* in shards of {sum(sizes)} .*cache_bytes={sum(sizes)} or"
+    ) as all_:
+        batches = read(records)
+    (one,) = all_
+    assert one.filename == __file__
+    assert (said := re.search(r"up to (\d+) times as much", str(one.message)))
+    for _ in batches:
+        pass
+    # make_dataset reads several batches together, and fetches a shard once for them.
+    least = 0.7 * int(said[1]) if read is iterate_batches else 1
+    assert least < sum(shard_files(fetched).values()) / SHARDS < 1.3 * int(said[1])
+
+
+def test_a_cache_that_is_large_enough_is_no_warning(local: pathlib.Path, url: str, tmp_path: pathlib.Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        small = Records(url, cache_dir=tmp_path, cache_bytes=room_for(local, 2))
+        assert len(iterate_batches(small, shuffle=False)) == COUNT // 8
+        # The records of two shards only.
+        assert len(iterate_batches(small.take(range(COUNT // SHARDS, 3 * COUNT // SHARDS)))) == 5
+        whole = sum(shard.bytes for shard in shards_of(local))
+        assert len(iterate_batches(Records(url, cache_dir=tmp_path, cache_bytes=whole))) == COUNT // 8
+
+
+@pytest.mark.parametrize(("seconds", "least", "most"), [(PATIENCE_SECONDS, 0, SHARDS), (0, 3 * 15, 6 * 15)])
+def test_uses_in_a_full_cache_are_recorded_now_and_then(
+    local: pathlib.Path,
+    url: str,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: int,
+    least: int,
+    most: int,
+) -> None:
+    monkeypatch.setattr("pipeline.shards._SECONDS_BETWEEN_USES", seconds)
+    records = Records(url, cache_dir=tmp_path)
+    records[:]
+    uses: list[FileInfo] = []
+    monkeypatch.setattr(Cache, "use", lambda self, file: uses.append(file))
+    list(iterate_batches(records, prefetch=0))
+    assert least <= len(uses) <= 2 * most
+    assert {file.sha256 for file in uses} == {shard.sha256 for shard in shards_of(local)}
 
 
 def test_a_later_reader_and_another_url_fetch_only_the_manifest(
