@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import datetime
 import fcntl
 import functools
 import importlib.util
@@ -180,7 +181,8 @@ def test_a_cache_that_is_too_small_for_a_shuffled_epoch_is_a_warning_with_what_i
         batches = read(records)
     (one,) = all_
     assert one.filename == __file__
-    assert (said := re.search(r"up to (\d+) times as much", str(one.message)))
+    said = re.search(r"up to (\d+) times as much", str(one.message))
+    assert said
     for _ in batches:
         pass
     # make_dataset reads several batches together, and fetches a shard once for them.
@@ -648,6 +650,84 @@ def test_two_processes_at_once_fetch_each_shard_once_and_say_no_secret(
     assert [process.returncode for process in running] == [0, 0]
     shards = {shard.name: 1 for shard in shards_of(local)}
     assert {name: count for name, count in keys(s3).items() if name in shards} == shards
+
+
+@pytest.mark.clients
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("shards", [2, SHARDS])
+def test_workers_of_pytorch_read_from_s3(
+    local: pathlib.Path, s3: Proxy, tmp_path: pathlib.Path, method: str, shards: int
+) -> None:
+    """Workers that are forked from a process that has read from the store, and workers that are spawned."""
+    torch = pytest.importorskip("torch", reason="make test-clients installs it")
+    from pipeline.torch import BatchDataset
+
+    records = Records(f"s3://{BUCKET}/records", cache_dir=tmp_path, cache_bytes=room_for(local, shards))
+    # Its threads and connections exist when the workers are forked.
+    assert np.array_equal(records[0][0], Records(local)[0][0])
+    options = {"num_workers": 2, "multiprocessing_context": method}
+    data = BatchDataset(records, positions=True)
+    batches = torch.utils.data.DataLoader(data, batch_size=None, persistent_workers=True, **options)
+    for epoch in range(2):
+        found = [tuple(part.numpy() for part in batch) for batch in batches]
+        expected = iterate_batches(local, positions=True, start_step=epoch * len(found))
+        assert_equal(found, list(expected))
+    samples = torch.utils.data.DataLoader(records, batch_size=16, **options)
+    found = [tuple(part.numpy() for part in batch) for batch in samples]
+    assert_equal(found, list(iterate_batches(local, batch_size=16, shuffle=False)))
+    if shards == SHARDS:
+        assert all(count == 1 for name, count in keys(s3).items() if "-of-" in name)
+    assert cached_bytes(tmp_path) <= room_for(local, shards)
+
+
+def self_signed(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """A certificate of localhost that no authority has signed, and its key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem, private = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    (folder / "certificate.pem").write_bytes(certificate.public_bytes(pem))
+    (folder / "key.pem").write_bytes(key.private_bytes(pem, private, serialization.NoEncryption()))
+    return folder / "certificate.pem", folder / "key.pem"
+
+
+@pytest.mark.clients
+def test_a_server_with_a_certificate_of_its_own_is_read_once_it_is_named(
+    local: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("moto", "cryptography"):
+        pytest.importorskip(module, reason="make test-clients installs it")
+    s3fs = pytest.importorskip("s3fs", reason="make test-clients installs it")
+    certificate, key = self_signed(tmp_path)
+    start = ("-H", "127.0.0.1", "-p", "PORT", "--ssl-cert", str(certificate), "--ssl-key", str(key))
+    with served.serving("-m", "moto.server", *start) as port:
+        for name, value in served.s3_environment(f"https://localhost:{port}").items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        with pytest.raises(RecordsError, match=r"^s3://studies/records/manifest.json: cannot be fetched .*SSL") as one:
+            Records(f"s3://{BUCKET}/records", cache_dir=tmp_path / "cache")
+        assert "\n" not in str(one.value)
+        assert SECRET not in str(one.value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+        client = s3fs.S3FileSystem()
+        client.mkdirs(BUCKET, exist_ok=True)
+        served.upload(client, local, "records")
+        assert_equal(epochs(Records(f"s3://{BUCKET}/records", cache_dir=tmp_path / "cache")), epochs(local))
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.mark.clients
