@@ -67,12 +67,12 @@ def walk(requirements: Iterable[Requirement]) -> dict[str, set[str]]:
 def license_of(name: str) -> str:
     """The license that a distribution names: an SPDX expression, or else its classifiers, or else its own words."""
     metadata = importlib.metadata.metadata(name)
-    if expression := metadata.get("License-Expression"):
-        return expression
+    for expression in metadata.get_all("License-Expression") or []:
+        return str(expression)
     classifiers = metadata.get_all("Classifier") or []
     named = [one.rpartition(" :: ")[2] for one in classifiers if one.startswith("License :: OSI Approved :: ")]
-    words = (metadata.get("License") or "").strip().partition("\n")[0]
-    return "; ".join(named) or words or "not stated"
+    words = [text.strip().partition("\n")[0] for text in metadata.get_all("License") or []]
+    return "; ".join(named) or "; ".join(words) or "not stated"
 
 
 def main() -> None:
@@ -98,12 +98,13 @@ def main() -> None:
         reason = _REASONS[name] if name in direct else "used by " + ", ".join(sorted(required_by[name]))
         lines.append(f"| {name} | {importlib.metadata.version(name)} | {license_of(name)} | {brought} | {reason} |")
 
-    locked = re.findall(r"^([\w.-]+)==(\S+) \\$", (ROOT / "requirements.txt").read_text("utf-8"), re.MULTILINE)
-    tools = [(canonicalize_name(name), version) for name, version in locked if canonicalize_name(name) not in extras]
+    lines_of_lock = re.findall(r"^(\w.*?) \\$", (ROOT / "requirements.txt").read_text("utf-8"), re.MULTILINE)
+    locked = [one for one in map(Requirement, lines_of_lock) if not one.marker or one.marker.evaluate()]
+    tools = [name for name in (canonicalize_name(one.name) for one in locked) if name not in extras]
     lines += ["", "## Packages of tests, lint and release", ""]
     lines += ["`requirements.txt` also pins these. Nothing that is installed with `pip install .` uses them.", ""]
     lines += ["| package | version | license |", "|---|---|---|"]
-    lines += [f"| {name} | {version} | {license_of(name)} |" for name, version in tools]
+    lines += [f"| {name} | {importlib.metadata.version(name)} | {license_of(name)} |" for name in tools]
 
     before, heading, _ = path.read_text("utf-8").partition(_HEADING)
     path.write_text(before + heading + "\n".join(lines) + "\n", "utf-8")

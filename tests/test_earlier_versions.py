@@ -71,7 +71,8 @@ def test_they_verify() -> None:
 
 
 def numpy_batches(split: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    return list(iterate_batches(OLD, split, batch_size=5, shuffle=False, image_dtype=None))
+    batches = iterate_batches(OLD, split, batch_size=5, shuffle=False, image_dtype=None)
+    return [(images, masks) for images, masks in batches]
 
 
 def tensorflow_batches(split: str) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -55,7 +55,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def dist(source: pathlib.Path) -> pathlib.Path:
     """The folder of sdist and wheel; the wheel is built from the sdist."""
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", source / "dist", source]
+    command = [sys.executable, "-m", "build", "--no-isolation", f"--outdir={source / 'dist'}", str(source)]
     subprocess.run(command, check=True, env=without_this_project())
     return source / "dist"
 
