@@ -26,7 +26,7 @@ report: $(READY) $(if $(DATA),,$(PHANTOM)) ## write the audit as pages, report/i
 	@$(RUN) -m preprocess.report --data_dir="$(or $(DATA),$(PHANTOM))" --records_dir="$(OUT)" --output_dir=report
 
 test: $(READY) ## run the tests; those of real data need CARDIAC_DATA, or ../shared/data/final_data
-	@$(PYTEST) -m "not slow and not clients and not beam" $(FLAGS)
+	@$(PYTEST) -m "not slow and not clients and not beam and not install" $(FLAGS)
 
 test-slow: $(READY) ## run the tests that make test leaves out
 	@$(PYTEST) -m slow $(FLAGS)
