@@ -7,10 +7,12 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PYTEST := $(RUN) -m pytest --numprocesses=auto --dist=worksteal
 READY := $(VENV)/.ready
+# Not with requirements.txt: pip would demand hashes of these packages, too.
+MORE := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint requirements.in
 PHANTOM := build/phantom
 
 .DEFAULT_GOAL := help
-.PHONY: help records report test test-slow test-clients test-beam fuzz verify lint format docs bench peers picture sample clean
+.PHONY: help records report test test-slow test-clients test-beam test-install fuzz verify lint format docs bench peers picture sample lock dependencies dist clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -24,7 +26,7 @@ report: $(READY) $(if $(DATA),,$(PHANTOM)) ## write the audit as pages, report/i
 	@$(RUN) -m preprocess.report --data_dir="$(or $(DATA),$(PHANTOM))" --records_dir="$(OUT)" --output_dir=report
 
 test: $(READY) ## run the tests; those of real data need CARDIAC_DATA, or ../shared/data/final_data
-	@$(PYTEST) -m "not slow and not clients and not beam" $(FLAGS)
+	@$(PYTEST) -m "not slow and not clients and not beam and not install" $(FLAGS)
 
 test-slow: $(READY) ## run the tests that make test leaves out
 	@$(PYTEST) -m slow $(FLAGS)
@@ -34,6 +36,9 @@ test-beam: $(VENV)/.beam ## run the tests on Apache Beam and on Dask clusters
 
 test-clients: $(VENV)/.clients ## run the tests with other people's readers (TFDS, tfrecord, PyTorch) and with stores (S3, Cloud Storage)
 	@$(RUN) -m pytest -m clients $(FLAGS)
+
+test-install: $(READY) ## install the wheel in new environments of python3.11, python3.12 and python3.13, with each extra, and use it
+	@$(RUN) -m pytest -m install $(FLAGS)
 
 fuzz: $(READY) ## feed damaged files to each reader: FLAGS="COUNT SEED TARGET" (default: 100000, a random seed, all)
 	@$(RUN) -m tests.fuzz $(FLAGS)
@@ -50,7 +55,7 @@ bench: $(READY) $(if $(DATA),,$(PHANTOM)) ## run the benchmarks, about an hour: 
 	@$(RUN) -m benchmarks.bench_order
 
 peers: $(READY) ## install the readers that make bench compares ours with (gigabytes)
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt --requirement requirements-bench.txt
+	@$(MORE) --requirement requirements-bench.txt
 
 lint: $(READY) ## run ruff and mypy
 	@$(RUN) -m ruff format --check .
@@ -73,6 +78,18 @@ picture: $(READY) $(PHANTOM) ## draw the README's picture
 sample: $(READY) $(PHANTOM) ## remake docs/sample, what a run on the phantom prints, writes and shows (needs Chromium)
 	@$(RUN) -m examples.make_sample $(PHANTOM) docs/sample
 
+lock: $(READY) ## write requirements.txt from requirements.in: all dependencies, and the hashes of their files
+	@$(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --custom-compile-command "make lock" requirements.in --output-file requirements.txt
+
+dependencies: $(READY) ## write docs/DEPENDENCIES.md: every package that an installation brings, its license, and why
+	@$(MORE) --constraint requirements-beam.txt --constraint requirements-clients.txt \
+	  distributed gcsfs s3fs
+	@$(RUN) -m examples.list_dependencies docs/DEPENDENCIES.md
+
+dist: $(READY) ## build the sdist, and from it the wheel, in dist
+	@$(RUN) -m build --no-isolation --outdir dist
+
 clean: ## remove what make can create again: the environment, the phantom, the site, the data of the benchmarks
 	rm -rf $(VENV) $(PHANTOM) $(PHANTOM).partial build/bench build/site build/doctrees
 
@@ -84,16 +101,15 @@ $(PHANTOM): preprocess/phantom.py | $(READY)
 	@touch $@
 
 $(VENV)/.beam: requirements-beam.txt $(READY)
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt --requirement $<
+	@$(MORE) --requirement $<
 	@touch $@
 
 $(VENV)/.docs: requirements-docs.txt $(READY)
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt --requirement $<
+	@$(MORE) --requirement $<
 	@touch $@
 
 $(VENV)/.clients: requirements-clients.txt examples/requirements.txt $(READY)
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt \
-	  --requirement requirements-clients.txt --requirement examples/requirements.txt
+	@$(MORE) --requirement requirements-clients.txt --requirement examples/requirements.txt
 	@touch $@
 
 # Editable: a script in any directory imports the project, and sees every change.

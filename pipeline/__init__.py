@@ -9,6 +9,6 @@ from pipeline.errors import RecordsError
 from pipeline.manifest import DatasetInfo
 from pipeline.view import Records
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["DatasetInfo", "Records", "RecordsError", "iterate_batches", "make_dataset"]

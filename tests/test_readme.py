@@ -9,7 +9,7 @@ import tomllib
 import pytest
 
 from .helpers import ROOT
-from .helpers.documents import Block, blocks, environment
+from .helpers.documents import Block, blocks, environment, pins_of
 
 SNIPPETS = [block for name in ("README.md", "BUILD.md") for block in blocks(name) if block.language]
 SET_UP = "bash"
@@ -71,7 +71,20 @@ def test_a_script_anywhere_imports_the_project(tmp_path: pathlib.Path) -> None:
 
 def test_requirements_do_not_contradict_each_other() -> None:
     pins: dict[str, set[str]] = {}
-    for path in (*ROOT.glob("requirements*.txt"), ROOT / "examples/requirements.txt"):
-        for name, version in re.findall(r"^([\w.-]+)==(\S+)", path.read_text("utf-8"), re.MULTILINE):
-            pins.setdefault(name.lower(), set()).add(version)
+    for path in (*ROOT.glob("requirements*.txt"), ROOT / "requirements.in", ROOT / "examples/requirements.txt"):
+        for name, version in pins_of(path).items():
+            pins.setdefault(name, set()).add(version)
     assert {name: versions for name, versions in pins.items() if len(versions) > 1} == {}
+
+
+def test_the_lock_has_every_direct_requirement_and_hashes_of_every_package() -> None:
+    direct, locked = pins_of(ROOT / "requirements.in"), pins_of(ROOT / "requirements.txt")
+    assert direct.items() <= locked.items()
+    entries = re.split(r"^(?=\S)", (ROOT / "requirements.txt").read_text("utf-8"), flags=re.MULTILINE)
+    entries = [entry for entry in entries if entry and not entry.startswith("#")]
+    assert len(entries) == len(locked)
+    for entry in entries:
+        lines = entry.splitlines()
+        assert len(lines) > 1
+        for line in lines[1:]:
+            assert re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", line), line

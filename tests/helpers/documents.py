@@ -1,4 +1,4 @@
-"""The code blocks of the documents, and the environment they run in."""
+"""The code blocks of the documents, the environment they run in, and the versions that requirements pin."""
 
 import os
 import pathlib
@@ -37,3 +37,9 @@ def environment(folder: pathlib.Path) -> dict[str, str]:
     (folder / "python").chmod(0o755)
     path = f"{folder}{os.pathsep}{os.environ['PATH']}"
     return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def pins_of(path: pathlib.Path) -> dict[str, str]:
+    """The versions that a file of requirements pins, by the canonical names of the packages."""
+    found = re.findall(r"^([\w.-]+)==(\S+)", path.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[-_.]+", "-", name.lower()): version for name, version in found}
