@@ -12,7 +12,7 @@ MORE := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint r
 PHANTOM := build/phantom
 
 .DEFAULT_GOAL := help
-.PHONY: help records report test test-slow test-clients test-beam test-install fuzz verify lint format docs bench peers picture sample lock dependencies dist clean
+.PHONY: help records report test test-slow test-clients test-beam test-install fuzz verify lint format docs bench figures peers picture sample lock dependencies dist clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -53,6 +53,10 @@ bench: $(READY) $(if $(DATA),,$(PHANTOM)) ## run the benchmarks, about an hour: 
 	@$(RUN) -m benchmarks.bench_audit --data_dir="$(or $(DATA),$(PHANTOM))"
 	@$(RUN) -m benchmarks.bench_read
 	@$(RUN) -m benchmarks.bench_order
+
+figures: peers ## measure the figures of the documents again and write them in place, hours: DATA=folder of the four real studies, DOCS=documents (default: all)
+	@$(if $(DATA),,echo "make figures needs DATA=folder of the four real studies" >&2; exit 2)
+	@$(RUN) -m benchmarks.figures --data_dir="$(DATA)" $(DOCS)
 
 peers: $(READY) ## install the readers that make bench compares ours with (gigabytes)
 	@$(MORE) --requirement requirements-bench.txt

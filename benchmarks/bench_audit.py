@@ -231,8 +231,8 @@ def _print_contours(studies: Sequence[Contoured], damages: Sequence[Damage]) -> 
         + _SCORE_MARGIN
         for study_id in correct
     }
-    print("thresholds:", ", ".join(f"{study} left out {threshold:.1f}" for study, threshold in others.items()))
-    print(f"fixed threshold: {plausibility.THRESHOLD}\n")
+    chosen = ", ".join(f"{study} left out {threshold:.1f}" for study, threshold in others.items())
+    print(f"Thresholds: fixed {plausibility.THRESHOLD}; {chosen}.\n")
     kind_of = {pair.contour_path: pair.kind for study in studies for pair in study.pairs}
     both = itertools.permutations((pair for study in studies for pair in study.pairs), 2)
     partner = {one.contour_path: other.contour_path for one, other in both if one.key == other.key}
@@ -284,9 +284,11 @@ def _print_studies(studies: Sequence[Contoured], damages: Sequence[tuple[str, st
     correct = {study.examined.study.study_id: study.contrast() for study in studies}
     contrasts = {study_id: one.contrast for study_id, one in correct.items()}
     limits = {study_id: float(_without(contrasts, study_id).min()) * _CONTRAST_SHARE for study_id in correct}
-    print("\nlowest median contrast of a phase:", ", ".join(f"{name} {value:.2f}" for name, value in contrasts.items()))
-    print("thresholds:", ", ".join(f"{name} left out {limit:.2f}" for name, limit in limits.items()))
-    print(f"fixed threshold: {plausibility.STUDY_CONTRAST}\n")
+    lowest = ", ".join(f"{name} {value:.2f}" for name, value in contrasts.items())
+    chosen = ", ".join(f"{name} left out {limit:.2f}" for name, limit in limits.items())
+    print(
+        f"\nLowest median contrast of a phase: {lowest}. Thresholds: fixed {plausibility.STUDY_CONTRAST}; {chosen}.\n"
+    )
     print("| whole study | tried | found | left out | contrast |\n|---|---|---|---|---|")
     groups: dict[str, list[tuple[str, Contrast]]] = collections.defaultdict(list)
     groups["none (false accusations)"] = [*correct.items()]
@@ -307,7 +309,7 @@ def _print_time(studies: Sequence[Contoured], images: Images) -> None:
         begin = time.perf_counter()
         _measured(pair, images)
         times.append(time.perf_counter() - begin)
-    print(f"\nmeasuring a contour: {1000 * np.median(times):.2f} ms (median of {len(inner)})")
+    print(f"\nMeasuring a contour takes {1000 * np.median(times):.2f} ms (median of {len(inner)}).")
 
 
 def main() -> None:

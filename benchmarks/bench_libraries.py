@@ -1,4 +1,4 @@
-"""What we wrote ourselves, beside libraries that do the same: the figures of BUILD.md's last table.
+"""Measures what we wrote ourselves, beside libraries that do the same.
 
     python -m benchmarks.bench_libraries [resampling framing order lock pool]
 
@@ -22,12 +22,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from pipeline.order import Point, Positions, Schedule
+
+Result = tuple[str, str]
+"""What was measured, and its result."""
 
 _ROUNDS = 5
 _POOL_PATIENCE_SECONDS = 30
@@ -48,11 +51,10 @@ def _library(name: str) -> Any:
     """The module, or None where it is not installed."""
     with contextlib.suppress(ImportError):
         return importlib.import_module(name)
-    print(f"  {name} is not installed")
     return None
 
 
-def resampling() -> None:
+def resampling() -> Iterator[Result]:
     """One image to larger pixels: milliseconds, and the greatest difference from ours, and the noise that is left."""
     import PIL.Image
     import scipy.ndimage
@@ -84,13 +86,14 @@ def resampling() -> None:
     for name, method in methods.items():
         values = np.asarray(method(), np.float64)
         difference = np.abs(values - reference)[inner, inner].max()
-        print(
-            f"  {name}: {_seconds(method) * 1e3:.2f} ms, differs by at most {difference:.3g}, "
-            f"noise {values[inner, inner].std() / pixels.std():.2f} of the source's"
+        noise = values[inner, inner].std() / pixels.std()
+        result = (
+            f"{_seconds(method) * 1e3:.2f} ms, differs by at most {difference:.3g}, {noise:.2f} of the noise remains"
         )
+        yield name, result
 
 
-def framing() -> None:
+def framing() -> Iterator[Result]:
     """Frames written and scanned in order, records of 197 KB: pipeline.frames, TensorFlow, the tfrecord package."""
     from pipeline import frames
 
@@ -104,8 +107,8 @@ def framing() -> None:
                 for data in datas:
                     file.writelines(frames.frame(data))
 
-        print(f"  written, pipeline.frames: {count / _seconds(write):,.0f} records/s")
-        print(f"  read, pipeline.frames: {count / _seconds(lambda: sum(1 for _ in frames.scan(path))):,.0f} records/s")
+        read = _seconds(lambda: sum(1 for _ in frames.scan(path)))
+        yield "pipeline.frames", f"written {count / _seconds(write):,.0f}, read {count / read:,.0f} records/s"
         # In a process of its own: it cannot be imported beside TensorFlow.
         program = (
             "import sys, time; from tfrecord.reader import tfrecord_iterator\n"
@@ -114,8 +117,8 @@ def framing() -> None:
         )
         command = [sys.executable, "-c", program, str(path)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
-        rate = "not installed" if result.returncode else f"{result.stdout.strip()} records/s"
-        print(f"  read, tfrecord (which checks no checksum): {rate}")
+        if not result.returncode:
+            yield "tfrecord, without checksums", f"read {result.stdout.strip()} records/s"
         if tensorflow := _library("tensorflow"):
             written = path.read_bytes()
 
@@ -124,25 +127,24 @@ def framing() -> None:
                     for data in datas:
                         writer.write(data)
 
-            print(f"  written, TensorFlow: {count / _seconds(write_tensorflow):,.0f} records/s")
-            print(f"  the same bytes: {path.read_bytes() == written}")
+            wrote = _seconds(write_tensorflow)
+            same = "the same" if path.read_bytes() == written else "other"
             dataset = tensorflow.data.TFRecordDataset(str(path))
             read = _seconds(lambda: sum(1 for _ in dataset))
-            print(f"  read, TensorFlow: {count / read:,.0f} records/s")
+            yield "TensorFlow", f"written {count / wrote:,.0f} ({same} bytes), read {count / read:,.0f} records/s"
 
 
 def _first_batch(count: int) -> Positions:
     return next(Schedule(count).batches(Point(0, 0)))[0]
 
 
-def order() -> None:
+def order() -> Iterator[Result]:
     """The first batch of an epoch: pipeline.order and NumPy's permutation."""
     for count in (4096, 20_000, 100_000_000):
         ours = _seconds(functools.partial(_first_batch, count), 3)
         theirs = _seconds(functools.partial(np.random.default_rng(0).permutation, count), 3)
-        print(
-            f"  {count:,} records: ours {ours * 1e3:.2f} ms, NumPy {theirs * 1e3:,.2f} ms and {count * 8 / 1e6:,.2f} MB"
-        )
+        yield f"pipeline.order, {count:,} records", f"{ours * 1e3:.2f} ms"
+        yield f"NumPy's permutation, {count:,} records", f"{theirs * 1e3:,.2f} ms and {count * 8 / 1e6:,.2f} MB"
 
 
 def _die_half_way(number: int) -> bytes:
@@ -158,7 +160,7 @@ def _die_half_way(number: int) -> bytes:
     return bytes(1000)
 
 
-def pool() -> None:
+def pool() -> Iterator[Result]:
     """Ten tasks, of which one is killed halfway through sending its result: how many of the others end."""
     context = multiprocessing.get_context("forkserver")
     tasks = range(10)
@@ -174,25 +176,23 @@ def pool() -> None:
     for name, futures in pools.items():
         done, waiting = concurrent.futures.wait(futures, timeout=max(0, deadline - time.monotonic()))
         failed = sum(future.exception() is not None for future in done)
-        print(
-            f"  {name}: after {_POOL_PATIENCE_SECONDS} s {len(done) - failed} done, {failed} failed, "
-            f"{len(waiting)} still waiting",
-            flush=True,
-        )
+        result = f"after {_POOL_PATIENCE_SECONDS} s {len(done) - failed} done, {failed} failed, {len(waiting)} waiting"
+        yield name, result
 
 
-def lock() -> None:
+def lock() -> Iterator[Result]:
     """Whether filelock locks a directory, as the job does."""
     if filelock := _library("filelock"):
         with tempfile.TemporaryDirectory() as name:
             try:
                 filelock.FileLock(name).acquire(timeout=0)
-                print("  FileLock locks it")
+                yield "filelock.FileLock", "locks it"
             except (OSError, filelock.Timeout) as error:
-                print(f"  FileLock: {type(error).__name__}")
+                yield "filelock.FileLock", type(error).__name__
             descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                print(f"  lock_descriptor locks it: {filelock.lock_descriptor(descriptor, blocking=False)}")
+                locked = filelock.lock_descriptor(descriptor, blocking=False)
+                yield "filelock.lock_descriptor", "locks it" if locked else "does not lock it"
             finally:
                 os.close(descriptor)
 
@@ -203,9 +203,10 @@ _PARTS = {part.__name__: part for part in (resampling, framing, order, lock, poo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(_PARTS)}; all, if none is named")
-    for name in parser.parse_args().parts or _PARTS:
-        print(f"{name}: {_PARTS[name].__doc__}")
-        _PARTS[name]()
+    print("| part | of | result |\n|---|---|---|")
+    for part in parser.parse_args().parts or _PARTS:
+        for name, result in _PARTS[part]():
+            print(f"| {part} | {name} | {result} |", flush=True)
     # A pool that waits would wait at exit, too.
     sys.stdout.flush()
     for process in multiprocessing.active_children():

@@ -34,15 +34,18 @@ def main() -> None:
     for positions, _ in Schedule(count, batch_size=4096).batches(Point(0, 0)):
         total += int(positions.sum())
     seconds = time.perf_counter() - begin
-    print(f"{count:,} positions: {seconds / count * 1e9:.0f} ns each, {_peak_mb() - memory:.0f} MB more at the peak")
-    print(f"their sum is {'' if total == count * (count - 1) // 2 else 'NOT '}that of 0 to {count - 1:,}")
+    if total != count * (count - 1) // 2:
+        raise RuntimeError(f"the sum of the positions is not that of 0 to {count - 1:,}")
+    print(f"| of {count:,} records | time | memory |\n|---|---|---|")
+    print(f"| each position of an epoch | {seconds / count * 1e9:.0f} ns | {_peak_mb() - memory:.0f} MB in all |")
 
     times = []
     for index in np.random.default_rng(0).integers(0, count, _SINGLE):
         begin = time.perf_counter()
         permute([index], count, seed=0, epoch=0)
         times.append(time.perf_counter() - begin)
-    print(f"a single position: {np.median(times) * 1e6:.0f} µs, at most {max(times) * 1e6:.0f} µs of {_SINGLE}")
+    median, longest = np.median(times) * 1e6, max(times) * 1e6
+    print(f"| a single position | {median:.0f} µs, the longest of {_SINGLE:,} {longest:.0f} µs | |")
 
     times = []
     for step in np.random.default_rng(0).integers(0, 100 * count // 8, 100):
@@ -50,7 +53,7 @@ def main() -> None:
         schedule = Schedule(count)
         next(schedule.batches(schedule.advance(Point(0, 0), int(step))))
         times.append(time.perf_counter() - begin)
-    print(f"the first batch of 8 from any step of 100 epochs: {np.median(times) * 1e3:.2f} ms")
+    print(f"| the first batch of 8, from any step of 100 epochs | {np.median(times) * 1e3:.2f} ms | |")
 
 
 if __name__ == "__main__":

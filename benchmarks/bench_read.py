@@ -31,6 +31,20 @@ from benchmarks.readers import BATCH_SIZE, GATHER, GATHER_INT16, PLAIN, READERS
 
 _ROUNDS = 3
 
+_KERAS = "make_dataset"
+_AIMS = (
+    (
+        "`iterate_batches`: at least 0.65 of the limit at 2,000 records, 0.5 at 20,000",
+        "iterate_batches, prefetch=0",
+        GATHER,
+    ),
+    ("an object made for each epoch: at least 0.45", "iterate_batches, prefetch=0, a new object each epoch", GATHER),
+    ("int16: at least 0.4", "iterate_batches, prefetch=0, int16", GATHER_INT16),
+    ("int16, no CRC: at least 0.75", "iterate_batches, prefetch=0, no CRC, int16", GATHER_INT16),
+    ("`make_dataset`: at least 0.25", _KERAS, GATHER),
+)
+"""What is aimed at, the reader, and the limit it is compared with."""
+
 
 def _anonymous_mb() -> float:
     """Memory of this process without file pages, as the kernel counts it."""
@@ -84,7 +98,7 @@ def _compare(names: list[str], root: pathlib.Path, count: int) -> dict[str, dict
 
 
 def _table(count: int, found: dict[str, dict[str, float]]) -> None:
-    print(f"\n{count:,} records\n")
+    print(f"\n## {count:,} records\n")
     print("| reader | samples/s | of the limit | × plain | first, ms | anonymous, MB | rank | deciles |")
     print("|---|---|---|---|---|---|---|---|")
     for name, run in found.items():
@@ -101,7 +115,7 @@ def _first_batches(root: pathlib.Path, count: int) -> None:
     from pipeline import iterate_batches, make_dataset
 
     path = store.records(root, count)
-    print(f"\n{count:,} records: milliseconds to the first batch\n")
+    print("\nMilliseconds to the first batch:\n")
     print("| start_step | iterate_batches, from the call | make_dataset, from `iter()` | its building before that |")
     print("|---|---|---|---|")
     for start_step in (0, count // BATCH_SIZE // 2, 1_000_000):
@@ -117,6 +131,19 @@ def _first_batches(root: pathlib.Path, count: int) -> None:
             times.append(np.diff(moments) * 1e3)
         ours, building, theirs = np.median(times, axis=0)
         print(f"| {start_step:,} | {ours:.0f} | {theirs:.0f} | {building:.0f} |")
+
+
+def _aims(results: dict[int, dict[str, dict[str, float]]]) -> None:
+    """Prints what the project aims at, beside what was measured."""
+    print("\n## Aims and results\n")
+    print(f"| aim | {' | '.join(f'{count:,}' for count in results)} |\n|---|{'---|' * len(results)}")
+    for aim, name, limit in _AIMS:
+        shares = (
+            f"{found[name]['rate'] / found[limit]['rate']:.2f}" if name in found else "" for found in results.values()
+        )
+        print(f"| {aim} | {' | '.join(shares)} |")
+    peaks = (f"{found[_KERAS]['peak_mb']:.0f} MB" if _KERAS in found else "" for found in results.values())
+    print(f"| peak memory of `{_KERAS}` without file pages: at most 350 MB | {' | '.join(peaks)} |")
 
 
 def _chart(path: pathlib.Path, results: dict[int, dict[str, dict[str, float]]]) -> None:
@@ -162,6 +189,7 @@ def main() -> None:
         results[count] = _compare(names, root, count)
         _table(count, results[count])
         _first_batches(root, count)
+    _aims(results)
     for name in sorted(set(READERS) - set(names)):
         print(f"\nnot installed: {name}")
     if arguments.chart:

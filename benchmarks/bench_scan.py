@@ -100,7 +100,10 @@ def main() -> None:
     rounds = [(_scan(data_dir), _bare(data_dir)) for _ in range(arguments.rounds)]
     scan, bare = (statistics.median(seconds) for seconds in zip(*rounds, strict=True))
     ratio = statistics.median(one / other for one, other in rounds)
-    print(f"{count} files: scan {scan:.2f} s, pydicom {bare:.2f} s, {ratio:.2f} times")
+    print(f"| {count:,} files | seconds | × pydicom |\n|---|---|---|")
+    what = "what each file is, UIDs and numbers of images, ROIs and references of structure sets"
+    print(f"| scan: {what} | {scan:.2f} | {ratio:.2f} |")
+    print(f"| pydicom: `dcmread` of the same elements, and their values, not validated | {bare:.2f} | 1.00 |")
 
 
 if __name__ == "__main__":

@@ -120,6 +120,8 @@ def main() -> None:
     if flags.measure is not None:
         print(json.dumps(measure(flags.measure)))
         return
+    print(f"| records | `{schema.TABLE_FILE}` | `Records(path)` | `.table` | `where` | memory | of the table |")
+    print("|---" * 7 + "|")
     for count in flags.counts:
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder)
@@ -128,11 +130,10 @@ def main() -> None:
             figures = isolated.medians(
                 [isolated.measured("benchmarks.bench_table", *arguments) for _ in range(_PROCESSES)]
             )
+            size = (path / schema.TABLE_FILE).stat().st_size / 1e6
+            times = " | ".join(f"{figures[step] * 1e3:.1f} ms" for step in ("open", "table", "where"))
             print(
-                f"{count:,} records: {schema.TABLE_FILE} {(path / schema.TABLE_FILE).stat().st_size / 1e6:.1f} MB; "
-                f"open {figures['open'] * 1e3:.0f} ms, table {figures['table'] * 1e3:.0f} ms, "
-                f"where {figures['where'] * 1e3:.1f} ms; memory {figures['memory']:.0f} MB, "
-                f"of which the table {figures['array']:.0f} MB",
+                f"| {count:,} | {size:.1f} MB | {times} | {figures['memory']:.0f} MB | {figures['array']:.0f} MB |",
                 flush=True,
             )
 

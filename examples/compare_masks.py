@@ -14,6 +14,7 @@ areas of the held-out study's contours. The rows "masks alone" use no network: t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -215,9 +216,11 @@ def main() -> int:
     every: list[Mapping[str, Volumes]] = []
     try:
         for study_id in flags.held_out or studies_with_pairs(flags.data_dir):
-            results, volumes = compare(
-                flags.data_dir, study_id, flags.output_dir, flags.epochs, flags.batch_size, flags.seed
-            )
+            # Standard output has the tables alone; Keras prints its progress there, too.
+            with contextlib.redirect_stdout(sys.stderr):
+                results, volumes = compare(
+                    flags.data_dir, study_id, flags.output_dir, flags.epochs, flags.batch_size, flags.seed
+                )
             for kind, result in results.items():
                 of_dice[kind].append(result)
             rows += volume_rows(study_id, volumes)

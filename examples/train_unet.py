@@ -19,6 +19,7 @@ one counts: the held-out study has no influence on the training.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import os
@@ -389,22 +390,31 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as scratch:
             for training, held_out, output_dir in _folds(flags, pathlib.Path(scratch)):
                 for seed in flags.seed:
-                    results += train(
-                        training,
-                        held_out,
-                        output_dir / f"seed-{seed}",
-                        epochs=flags.epochs,
-                        batch_size=flags.batch_size,
-                        seed=seed,
-                    )
-                    for region in dict.fromkeys(result.region for result in results):
-                        of_region = table(result for result in results if result.region == region)
-                        heading = f"{region}\n\n" if region else ""
-                        print(f"\n{heading}{of_region}\n", flush=True)
+                    # Standard output has the tables alone; Keras prints its progress there, too.
+                    with contextlib.redirect_stdout(sys.stderr):
+                        results += train(
+                            training,
+                            held_out,
+                            output_dir / f"seed-{seed}",
+                            epochs=flags.epochs,
+                            batch_size=flags.batch_size,
+                            seed=seed,
+                        )
+                        print(f"\n{tables(results)}\n", flush=True)
     except (FatalInputError, RecordsError) as error:
         print(f"examples.train_unet: {error}", file=sys.stderr)
         return 1
+    print(tables(results))
     return 0
+
+
+def tables(results: Sequence[StudyDice]) -> str:
+    """The :func:`table` of each region, under its name where there are several."""
+    regions = dict.fromkeys(result.region for result in results)
+    return "\n\n".join(
+        (f"{region}:\n\n" if region else "") + table(result for result in results if result.region == region)
+        for region in regions
+    )
 
 
 def _folds(flags: argparse.Namespace, scratch: pathlib.Path) -> Iterator[tuple[Records, Records, pathlib.Path]]:
