@@ -16,6 +16,7 @@ from preprocess.engines.local import Local
 from preprocess.findings import FatalInputError
 from preprocess.inputs import sources
 from preprocess.layouts import challenge
+from preprocess.output.destinations import Directory
 from preprocess.run import run
 from preprocess.stages.load import examine
 
@@ -115,7 +116,7 @@ def test_an_item_that_is_worked_on_twice_has_one_result(tree: pathlib.Path, tmp_
     """A runner does so when it takes a slow worker for a lost one."""
     config = Config(data_dir=tree, output_dir=tmp_path / "records", engine="beam")
     studies = challenge.discover(sources.open_source(tree))[0]
-    beam = Beam(config, tmp_path)
+    beam = Beam(config, Directory.at(tmp_path))
     twice = [*studies, *studies]
     found = [content.study.study_id for content in beam.map(examine, twice)]
     assert found == [study.study_id for study in twice]
@@ -125,7 +126,7 @@ def test_an_item_that_is_worked_on_twice_has_one_result(tree: pathlib.Path, tmp_
 def test_a_bug_ends_a_job_on_beam_in_one_line(tmp_path: pathlib.Path) -> None:
     config = Config(tmp_path, tmp_path / "records", engine="beam")
     expected = r"^worker process: ZeroDivisionError at .*; this is a bug, please report it$"
-    with Beam(config, tmp_path) as engine, pytest.raises(FatalInputError, match=expected):
+    with Beam(config, Directory.at(tmp_path)) as engine, pytest.raises(FatalInputError, match=expected):
         list(engine.map(inverse, [1, 0]))
     assert os.listdir(tmp_path) == []
 
