@@ -135,7 +135,8 @@ def s3(s3_port: int, s3_client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterato
         for name, value in served.s3_environment(proxy.url).items():
             monkeypatch.setenv(name, value)
         yield proxy
-    s3_client.rm(s3_client.ls(BUCKET), recursive=True)
+    if left := s3_client.ls(BUCKET):
+        s3_client.rm(left, recursive=True)
 
 
 @pytest.fixture

@@ -51,6 +51,7 @@ ROOMS = {
         "config",
         "engines",
         "layouts",
+        "urls",
     },
 }
 
