@@ -179,7 +179,8 @@ def _essential(url: Url, remedies: Mapping[_Kind, str]) -> Iterator[None]:
     except (FatalInputError, MemoryError):
         raise
     except Exception as error:
-        raise FatalInputError(str(url), f"{described(error)}; {remedies[_kind(error)]}") from error
+        # Without its cause, whose text a runner may log.
+        raise FatalInputError(str(url), f"{described(error)}; {remedies[_kind(error)]}") from None
 
 
 def _kind(error: Exception) -> _Kind:

@@ -186,6 +186,15 @@ def test_overwriting_replaces_records_and_nothing_of_the_former_ones_stays(
     assert list(verify.faults(S3)) == []
 
 
+def test_records_that_were_copied_to_a_store_are_replaced_like_others(
+    s3: Proxy, s3_client: Any, tree: pathlib.Path, tmp_path: pathlib.Path, in_process: None
+) -> None:
+    expected = local(tree, tmp_path / "records")
+    served.upload(s3_client, tmp_path / "records", FOLDER)
+    assert published(tree, S3, s3_client, "--overwrite") == expected
+    assert list(verify.faults(S3)) == []
+
+
 def test_a_job_that_may_not_publish_leaves_the_former_records(
     s3: Proxy, s3_client: Any, tree: pathlib.Path, in_process: None
 ) -> None:

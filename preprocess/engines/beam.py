@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import importlib.util
 import pickle
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self, TypeVar
 
 from preprocess.config import Config
@@ -16,6 +17,9 @@ from preprocess.output.destinations import Destination
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+
+# Files that are written or read at the same time, and results that are read ahead of their use.
+_AT_ONCE, _AHEAD = 16, 256
 
 
 class Beam:
@@ -45,13 +49,13 @@ class Beam:
         from apache_beam.options.pipeline_options import PipelineOptions
 
         with self._staging.temporary() as folder:
-            for number, item in enumerate(items):
-                folder.write(f"{number}.item", pickle.dumps(item))
+            for _ in _each(lambda number: folder.write(f"{number}.item", pickle.dumps(items[number])), len(items)):
+                pass
             with beam.Pipeline(options=PipelineOptions(shlex.split(self._config.beam_args))) as pipeline:
                 numbers = pipeline | beam.Create(range(len(items))) | beam.Reshuffle()
                 _ = numbers | beam.Map(_work_on_file, folder, work, self._config)
-            for number in range(len(items)):
-                result = pickle.loads(folder.read(f"{number}.result"))
+            for content in _each(lambda number: folder.read(f"{number}.result"), len(items)):
+                result = pickle.loads(content)
                 if isinstance(result, FatalInputError):
                     raise result
                 yield result
@@ -62,6 +66,13 @@ class Beam:
     def __exit__(self, *error: object) -> None:
         # The DirectRunner may have worked in this process.
         isolated.end()
+
+
+def _each(function: Callable[[int], _Result], count: int) -> Iterator[_Result]:
+    """The results of a function for the numbers below ``count``, in order. Some calls run at once: a store is slow."""
+    with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as threads:
+        for first in range(0, count, _AHEAD):
+            yield from threads.map(function, range(first, min(first + _AHEAD, count)))
 
 
 def _work_on_file(number: int, folder: Destination, work: Work[Any, Any], config: Config) -> None:

@@ -156,8 +156,7 @@ class Stored:
         try:
             for name in info.copies:
                 Objects(self._url, "").write(name, self.records.read(name))
-            replaced = {*_names(former), *former.files} - {*_names(info), *info.files} if former else ()
-            self._everything.remove(replaced)
+            self._everything.remove(_named(former) - _named(info))
         except FatalInputError as error:
             _log.warning("%s: the records are published, but not everything that they replace is removed", error)
 
@@ -214,7 +213,7 @@ class Stored:
         info = existing(self._url)
         if info and not self._overwrite:
             raise FatalInputError(str(self._url), publication.EXISTS)
-        named = {*_names(info), *info.files} if info else set()
+        named = _named(info)
         claims = {match[1] for match in map(_CLAIM.fullmatch, found) if match}
         of_jobs = {name: match[1] for name in found if (match := _OF_JOB.fullmatch(name)) and name not in named}
         others = {name: True for name in found if name not in of_jobs and not _CLAIM.fullmatch(name)}
@@ -248,9 +247,11 @@ class Stored:
         self._published = True
 
 
-def _names(info: DatasetInfo | None) -> set[str]:
-    """The shards of a manifest."""
-    return {shard.name for split in info.splits.values() for shard in split.shards} if info else set()
+def _named(info: DatasetInfo | None) -> set[str]:
+    """What a manifest names."""
+    if info is None:
+        return set()
+    return {*info.files, *info.copies, *(shard.name for split in info.splits.values() for shard in split.shards)}
 
 
 def _manifest(url: Url) -> bytes | None:
