@@ -19,6 +19,9 @@ from preprocess.urls import Url
 # never completed. Cloud Storage removes them after a week, and a request to it may take 60 seconds.
 _PIECE_BYTES = {"s3": 1 << 27, "gs": 1 << 24}
 
+# Each takes its size of memory, in each worker. (gcsfs sends one after the other.)
+_PIECES_AT_ONCE = 2
+
 
 class Destination(Protocol):
     """A place for files, the same for every process of a job. Each file appears complete or not at all."""
@@ -32,7 +35,7 @@ class Destination(Protocol):
         """Where files are written before they are put there; None for the system's temporary directory."""
 
     def put(self, file: pathlib.Path, name: str) -> None:
-        """Moves a file there, and replaces one of that name.
+        """Moves a file there, and replaces one of that name. :meth:`settle` makes it a part of the records.
 
         Args:
             file: a file below ``scratch``.
@@ -49,8 +52,11 @@ class Destination(Protocol):
     def read(self, name: str) -> bytes:
         """The content of a small file; raises as :meth:`put`."""
 
-    def rename(self, name: str, new: str) -> None:
-        """Gives a file another name; raises as :meth:`put`."""
+    def settle(self, name: str, final: str) -> None:
+        """Gives a file that was put there its name in the records; raises as :meth:`put`.
+
+        A task that a cluster repeats may put its file again, also after that.
+        """
 
     def temporary(self) -> contextlib.AbstractContextManager[Destination]:
         """A place for files that are removed at the end of a ``with`` block."""
@@ -62,7 +68,7 @@ class Directory:
 
     Attributes:
         path: of the directory.
-        scratch: a directory on the same file system, or ``path``.
+        scratch: a directory on the same file system, or ``path``. Files are put there until they are settled.
     """
 
     path: pathlib.Path
@@ -76,19 +82,19 @@ class Directory:
         return cls(path, path)
 
     def put(self, file: pathlib.Path, name: str) -> None:
-        file.replace(self.path / name)
+        file.replace(self.scratch / name)
 
     def write(self, name: str, content: bytes) -> None:
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             file = pathlib.Path(folder, name)
             file.write_bytes(content)
-            self.put(file, name)
+            file.replace(self.path / name)
 
     def read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
 
-    def rename(self, name: str, new: str) -> None:
-        (self.path / name).replace(self.path / new)
+    def settle(self, name: str, final: str) -> None:
+        (self.scratch / name).replace(self.path / final)
 
     @contextlib.contextmanager
     def temporary(self) -> Iterator[Directory]:
@@ -118,20 +124,24 @@ class Objects:
     def put(self, file: pathlib.Path, name: str) -> None:
         with urls.writing(self.url):
             pieces = _PIECE_BYTES[self.url.scheme]
-            self._filesystem.put_file(os.fspath(file), self._path(name), chunksize=pieces)
+            self._filesystem.put_file(
+                os.fspath(file), self._path(name), chunksize=pieces, max_concurrency=_PIECES_AT_ONCE
+            )
 
     def write(self, name: str, content: bytes) -> None:
         with urls.writing(self.url):
-            self._filesystem.pipe_file(self._path(name), content)
+            self._filesystem.pipe_file(self._path(name), content, chunksize=_PIECE_BYTES[self.url.scheme])
 
     def read(self, name: str) -> bytes:
         with urls.writing(self.url):
             return bytes(self._filesystem.cat_file(self._path(name)))
 
-    def rename(self, name: str, new: str) -> None:
+    def settle(self, name: str, final: str) -> None:
+        if name == final:
+            return
         # Stores only copy.
         with urls.writing(self.url):
-            self._filesystem.cp_file(self._path(name), self._path(new))
+            self._filesystem.cp_file(self._path(name), self._path(final))
             self._filesystem.rm_file(self._path(name))
 
     @contextlib.contextmanager

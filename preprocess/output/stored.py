@@ -117,7 +117,7 @@ class Stored:
         """
         first = self._others()
         if first:
-            _log.info("%s: waiting at most %d s for a sign of life of another job", self._url, SILENCE_S)
+            _log.warning("%s: waiting at most %d s for a sign of life of another job", self._url, SILENCE_S)
         end = time.monotonic() + SILENCE_S
         while others := self._others():
             if any(others[name] != first.get(name) for name in others):
@@ -158,7 +158,7 @@ class Stored:
                 Objects(self._url, "").write(name, self.records.read(name))
             self._everything.remove(_named(former) - _named(info))
         except FatalInputError as error:
-            _log.warning("%s: the records are published, but not everything that they replace is removed", error)
+            _log.warning("%s. The records are published, but TFDS' copies or the removal of former ones failed", error)
 
     def release(self) -> None:
         """Ends the claim. Removes what this job wrote, unless it is published."""

@@ -211,9 +211,8 @@ def _named(destination: Destination, shards: Sequence[Shard]) -> tuple[ShardInfo
     named = []
     for index, shard in enumerate(shards):
         name = schema.shard_name(shard.split, index, len(shards))
-        if name != shard.name:
-            destination.rename(schema.index_name(shard.name), schema.index_name(name))
-            destination.rename(shard.name, name)
+        destination.settle(schema.index_name(shard.name), schema.index_name(name))
+        destination.settle(shard.name, name)
         named.append(ShardInfo(f"{destination.prefix}{name}", len(shard.rows), shard.file.bytes, shard.file.sha256))
     return tuple(named)
 
