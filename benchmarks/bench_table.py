@@ -24,6 +24,7 @@ from pipeline.directory import RecordsDirectory
 from pipeline.index import read_index
 from pipeline.manifest import FileInfo, ShardInfo, SplitInfo
 from preprocess.output import writer
+from preprocess.output.destinations import Directory
 from preprocess.output.writer import Record, RecordSpec
 
 _PROCESSES = 5
@@ -87,8 +88,9 @@ def _write_study(path: pathlib.Path) -> DatasetInfo:
         }
         records.append(Record(pair, image, mask))
     spec = RecordSpec(shape, image.dtype)
-    shards = writer.write_split(path, "train", iter(records), _OF_STUDY, 1, spec)
-    return writer.complete(path, spec, shards, {"train": ["SCD0000000"]}, {}, {}, measured)
+    destination = Directory.at(path)
+    shards = writer.write_split(destination, "train", iter(records), _OF_STUDY, 1, spec)
+    return writer.complete(destination, spec, shards, {"train": ["SCD0000000"]}, {}, {}, measured)
 
 
 def measure(path: pathlib.Path) -> dict[str, float]:

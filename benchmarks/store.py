@@ -11,10 +11,12 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from pipeline import schema
 from pipeline.manifest import DatasetInfo
 from preprocess.geometry.grid import Grid
 from preprocess.model import Fingerprint, ImageHeader, Pair
 from preprocess.output import writer
+from preprocess.output.destinations import Directory
 from preprocess.output.writer import Record, RecordSpec
 
 SHAPE = (256, 256)
@@ -50,8 +52,10 @@ def records(root: pathlib.Path, count: int) -> pathlib.Path:
     def write(path: pathlib.Path) -> None:
         spec = RecordSpec(SHAPE, np.dtype(np.int16))
         pairs = (Record(synthetic_pair(position, SHAPE), *pair_of_arrays(position)) for position in range(count))
-        shards = writer.write_split(path, "train", pairs, count, None, spec)
-        writer.complete(path, spec, shards, {"train": ["A"]}, {}, {"audit.csv": b""}, {})
+        destination = Directory.at(path)
+        shards = writer.write_split(destination, "train", pairs, count, None, spec)
+        info = writer.complete(destination, spec, shards, {"train": ["A"]}, {}, {"audit.csv": b""}, {})
+        destination.write(schema.MANIFEST_FILE, info.dump())
 
     return prepared(root / "records", write)
 

@@ -36,7 +36,7 @@ from preprocess.inputs import sources
 from preprocess.inputs.sources import Listing, Source
 from preprocess.layouts import challenge
 from preprocess.model import Pair
-from preprocess.output import dtypes, publication, writer
+from preprocess.output import dtypes, outputs, writer
 from preprocess.output.writer import Record, RecordSpec
 from preprocess.quality.volumes import Volumes
 from preprocess.run import run
@@ -67,7 +67,8 @@ class Contoured:
 
 def read_studies(source: Listing, config: Config) -> dict[str, Contoured]:
     """The pairs that a job with these settings has written, by study id."""
-    rows = tables.load((config.output_dir / schema.PAIRS_FILE).read_bytes())
+    records = str(config.output_dir)
+    rows = tables.load(DatasetInfo.load(records).content(records, schema.PAIRS_FILE))
     written = {row["contour_path"] for row in rows if row["written"] == "1"}
     studies = {}
     for study in challenge.discover(source)[0]:
@@ -86,21 +87,19 @@ def write_naive(source: Source, config: Config, studies: Mapping[str, Contoured]
         studies: the result of :func:`read_studies`.
         naive: records directory to create.
     """
-    info = DatasetInfo.load(config.output_dir)
+    records = str(config.output_dir)
+    info = DatasetInfo.load(records)
     spec = RecordSpec(info.image_shape[:2], np.dtype(info.image_dtype))
-    tables = {name: (config.output_dir / name).read_bytes() for name in info.files if name.endswith(".csv")}
+    tables = {name: info.content(records, name) for name in info.files if name.endswith(".csv")}
     settings = {**info.settings, "train_masks": "cv2.fillPoly on rounded vertices"}
-    with publication.claimed(naive, False) as partial:
-        directory = partial / "records"
-        directory.mkdir()
+    with outputs.opened(naive, False) as output:
         shards = []
         for name, split in info.splits.items():
             pairs = (pair for study_id in split.studies for pair in studies[study_id].pairs)
-            records = (_naive_record(source, config, pair, spec, name == "train") for pair in pairs)
-            shards += writer.write_split(directory, name, records, split.count, config.num_shards, spec)
+            made = (_naive_record(source, config, pair, spec, name == "train") for pair in pairs)
+            shards += writer.write_split(output.records, name, made, split.count, config.num_shards, spec)
         members = {name: split.studies for name, split in info.splits.items()}
-        writer.complete(directory, spec, shards, members, settings, tables, {})
-        publication.publish(directory, naive, False)
+        output.publish(writer.complete(output.records, spec, shards, members, settings, tables, {}))
 
 
 def _naive_record(source: Source, config: Config, pair: Pair, spec: RecordSpec, naive: bool) -> Record:
@@ -136,7 +135,7 @@ def compare(
         write_naive(source, config, studies, directories["naive"])
         held_out = studies[study_id]
         volumes = volumes_without_network(held_out)
-        batches = make_dataset(config.output_dir, "val", batch_size, shuffle=False, standardize=True)
+        batches = make_dataset(directories["exact"], "val", batch_size, shuffle=False, standardize=True)
         images = np.concatenate([images for images, _ in batches.as_numpy_iterator()])
         results = {}
         for kind, records in directories.items():

@@ -74,7 +74,7 @@ def describe(records: Records) -> Iterator[str]:
 
 def _studies(records: Records) -> Iterable[dict[str, str]]:
     """The rows of studies.csv, none if the directory has no such table."""
-    if schema.STUDIES_FILE not in records.info.files:
+    if schema.STUDIES_FILE not in records.info.names:
         return ()
     content = records.content(schema.STUDIES_FILE).decode("utf-8")
     return csv.DictReader(io.StringIO(content, newline=""))

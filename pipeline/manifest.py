@@ -8,6 +8,7 @@ digest of itself, over the canonical text that :meth:`DatasetInfo.dump` writes, 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -159,7 +160,19 @@ class DatasetInfo:
         """
         opened = open_directory(directory)
         path = opened.location(schema.MANIFEST_FILE)
-        text = _read_text(opened, path)
+        return cls.parse(_read_text(opened, path), path)
+
+    @classmethod
+    def parse(cls, text: bytes, path: str) -> Self:
+        """The manifest of its text.
+
+        Args:
+            text: what :meth:`dump` returns.
+            path: where it lies, for messages.
+
+        Raises:
+            RecordsError: it is damaged, or was written by a newer version.
+        """
         try:
             info = cls._parse(text, path)
             intact = info.dump() == text
@@ -172,13 +185,24 @@ class DatasetInfo:
             raise RecordsError(f"{path}: damaged: its digest does not match its text; write the records again")
         return info
 
+    @functools.cached_property
+    def names(self) -> Mapping[str, str]:
+        """What each of ``files`` is called, by its plain name: in a store, the token of a job comes before that."""
+        return {schema.plain_name(name): name for name in self.files}
+
+    @property
+    def copies(self) -> Mapping[str, FileInfo]:
+        """The copies of files under their plain names, which TFDS needs beside those with a job's token."""
+        return {name: self.files[self.names[name]] for name in schema.TFDS_FILES if self.names.get(name, name) != name}
+
     def content(self, directory: str | os.PathLike[str] | Directory, name: str) -> bytes:
-        """The content of one of ``files``.
+        """The content of one of ``files``, by its plain name, such as ``audit.csv``.
 
         Raises:
             RecordsError: it is missing or does not match the manifest.
         """
         opened = open_directory(directory)
+        name = self.names.get(name, name)
         path = opened.location(name)
         expected = self.files.get(name)
         if expected is None:

@@ -6,6 +6,7 @@ One record is one serialized ``tf.train.Example`` with the features in ``FEATURE
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Literal, NamedTuple
 
 SCHEMA_VERSION = 2
@@ -134,6 +135,10 @@ TABLE_FILE = "records.npy"
 STUDIES_FILE = "studies.csv"
 DATASET_INFO_FILE = "dataset_info.json"
 FEATURES_FILE = "features.json"
+TFDS_FILES = (DATASET_INFO_FILE, FEATURES_FILE)
+"""The files that TFDS reads, which it finds by these names alone."""
+
+_OF_JOB = re.compile(r"job-[0-9a-f]{16}-(.+)")
 
 
 def shard_name(split: str, index: int, count: int) -> str:
@@ -143,6 +148,28 @@ def shard_name(split: str, index: int, count: int) -> str:
     'lv-train.tfrecord-00000-of-00002'
     """
     return f"{DATASET_NAME}-{split}.tfrecord-{index:05d}-of-{count:05d}"
+
+
+def job_prefix(job: str) -> str:
+    """What the names of a job's files begin with in a store, where files cannot be renamed together.
+
+    Args:
+        job: 16 hexadecimal digits, different for each job.
+
+    >>> job_prefix("0123456789abcdef") + "audit.csv"
+    'job-0123456789abcdef-audit.csv'
+    """
+    return f"job-{job}-"
+
+
+def plain_name(name: str) -> str:
+    """The name of a file without the prefix of a job.
+
+    >>> plain_name("job-0123456789abcdef-audit.csv"), plain_name("audit.csv")
+    ('audit.csv', 'audit.csv')
+    """
+    match = _OF_JOB.fullmatch(name)
+    return match[1] if match else name
 
 
 def index_name(shard: str) -> str:

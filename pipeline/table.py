@@ -53,8 +53,8 @@ def load(directory: Directory, info: DatasetInfo) -> Table:
     Raises:
         RecordsError: the file is missing, does not match the manifest, or is not a table of these records.
     """
-    name = schema.TABLE_FILE if schema.TABLE_FILE in info.files else schema.PAIRS_FILE
-    path = directory.location(name)
+    name = schema.TABLE_FILE if schema.TABLE_FILE in info.names else schema.PAIRS_FILE
+    path = directory.location(info.names.get(name, name))
     content = info.content(directory, name)
     try:
         table = _from_npy(content) if name == schema.TABLE_FILE else _from_pairs(content, info)

@@ -61,10 +61,10 @@ def faults(
         yield str(error)
         return
     shards = [shard for split in info.splits.values() for shard in split.shards]
-    expected = {schema.MANIFEST_FILE, *info.files, *(shard.name for shard in shards)}
+    expected = {schema.MANIFEST_FILE, *info.files, *info.copies, *(shard.name for shard in shards)}
     for name in sorted(set(opened.names()) - expected):
         yield f"{opened.location(name)}: not named in the manifest; remove it"
-    for name, file in info.files.items():
+    for name, file in (*info.files.items(), *info.copies.items()):
         yield from _file_faults(opened, name, file)
     layout = Layout.of(info)
     for shard in shards:

@@ -50,7 +50,7 @@ class OpenRecords:
         self.splits = tuple(self.info.splits) if split is None else (split,)
         if isinstance(self.directory, RemoteDirectory):
             shards = [shard for name in self.splits for shard in self.info.split(name).shards]
-            small = {schema.TABLE_FILE, *(schema.index_name(shard.name) for shard in shards)}
+            small = {self.info.names.get(schema.TABLE_FILE), *(schema.index_name(shard.name) for shard in shards)}
             self.directory.bring({name: file for name, file in self.info.files.items() if name in small})
         self.reader = RecordReader(self.directory, self.info, Index.load(self.directory, self.info, *self.splits))
 

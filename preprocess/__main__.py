@@ -20,7 +20,6 @@ import contextlib
 import io
 import logging as std_logging
 import os
-import pathlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,11 +28,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from absl import app, flags, logging
 
 from pipeline import __version__
-from preprocess import interrupts, terminal
+from preprocess import interrupts, terminal, urls
 from preprocess.config import Config, EngineName
 from preprocess.findings import FatalInputError, counted
-from preprocess.inputs import sources, stores
+from preprocess.inputs import sources
 from preprocess.model import Contours, Origin
+from preprocess.urls import Place
 
 if TYPE_CHECKING:
     from preprocess.run import Summary
@@ -48,7 +48,10 @@ _DATA_DIR = flags.DEFINE_multi_string(
     "archives.",
 )
 _OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Records directory to create; it must not exist, unless --overwrite is set."
+    "output_dir",
+    None,
+    "Records directory to create; it must not exist, unless --overwrite is set. A path, or a URL as "
+    "s3://bucket/records or gs://bucket/records.",
 )
 _LAYOUT = flags.DEFINE_enum(
     "layout",
@@ -140,7 +143,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         config = Config(
             data_dir=sources.data_dir(_required(_DATA_DIR, "a folder or a zip archive of studies")),
-            output_dir=stores.local(_required(_OUTPUT_DIR, "the records directory to create"), "--output_dir"),
+            output_dir=urls.place(_required(_OUTPUT_DIR, "the records directory to create"), "--output_dir"),
             layout=cast(Any, _LAYOUT.value),
             roi=_ROI.value,
             contours=cast(Contours, _CONTOURS.value),
@@ -148,7 +151,7 @@ def main(argv: Sequence[str]) -> int:
             split=_SPLIT.value,
             image_size=_parse_image_size(_IMAGE_SIZE.value) if _IMAGE_SIZE.value is not None else None,
             pixel_spacing_mm=_PIXEL_SPACING_MM.value,
-            exclude=stores.local(_EXCLUDE.value, "--exclude") if _EXCLUDE.value else None,
+            exclude=urls.local(_EXCLUDE.value, "--exclude") if _EXCLUDE.value else None,
             num_shards=_NUM_SHARDS.value,
             max_image_pixels=_MAX_IMAGE_PIXELS.value,
             strict=_STRICT.value,
@@ -198,7 +201,7 @@ def _parse_image_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
-def _closing(summary: Summary, output_dir: pathlib.Path) -> list[str]:
+def _closing(summary: Summary, output_dir: Place) -> list[str]:
     """The summary that the command prints at its end."""
 
     def each(counts: Mapping[str, int]) -> str:
@@ -214,7 +217,7 @@ def _closing(summary: Summary, output_dir: pathlib.Path) -> list[str]:
         lines.append(f"{errors} that left nothing out: {each(summary.harmless)}")
     if summary.warnings:
         lines.append(f"{counted(sum(summary.warnings.values()), 'warning')}: {each(summary.warnings)}")
-    return [*lines, f"audit: {output_dir / 'audit.csv'}"]
+    return [*lines, f"audit: {output_dir / summary.audit}"]
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

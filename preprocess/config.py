@@ -11,6 +11,7 @@ from preprocess.geometry.grid import Grid
 from preprocess.inputs.sources import DataDir
 from preprocess.model import ContourKind, Contours, ImageHeader, Origin
 from preprocess.output import splits
+from preprocess.urls import Place
 
 Layout = Literal["challenge", "sunnybrook", "rtstruct"]
 """How the files of a data set are arranged: the modules of :mod:`preprocess.layouts`."""
@@ -27,6 +28,7 @@ class Config:
 
     Attributes:
         data_dir: a folder or a zip archive, or several that hold one data set.
+        output_dir: a directory, or a folder of a store.
         roi: the names of the ROIs of each kind of contour (see :attr:`rois`), for the layout rtstruct.
         contour_origin: None for the origin that the layout's contours have.
         image_size: rows and columns of the common grid (see ``grid``), or None.
@@ -39,7 +41,7 @@ class Config:
     """
 
     data_dir: DataDir
-    output_dir: pathlib.Path
+    output_dir: Place
     layout: Layout | Literal["auto"] = "auto"
     roi: str = ""
     contours: Contours = "i"

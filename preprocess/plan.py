@@ -18,7 +18,7 @@ from preprocess.inputs import sources
 from preprocess.inputs.sources import Listing
 from preprocess.layouts import discovery
 from preprocess.model import KINDS, ContourKind, Contours, Key, Pair
-from preprocess.output import dtypes, publication, splits
+from preprocess.output import dtypes, outputs, splits
 from preprocess.quality import checks
 from preprocess.stages import pairing
 from preprocess.stages.load import Examined, examine
@@ -122,7 +122,7 @@ def _examine(source: Listing, config: Config, engine: Engine, audit: Audit) -> l
     if config.overwrite:
         absent = (Reason.MISSING_STUDY, Reason.AMBIGUOUS_STUDY)
         missing = {finding.study_id for finding in findings if finding.reason in absent}
-        publication.check_studies(config.output_dir, missing.union(study.study_id for study in studies))
+        outputs.check_studies(config.output_dir, missing.union(study.study_id for study in studies))
     audit.add(findings)
     _log.info("%s: %s, %s", source.name, counted(len(studies), "study", "studies"), counted(len(source.paths), "file"))
     if studies:

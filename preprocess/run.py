@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import pathlib
 from collections.abc import Iterable, Mapping
 
 from pipeline import schema
@@ -16,7 +15,8 @@ from preprocess.findings import COLUMNS, Audit, Level, Reason, counts
 from preprocess.inputs import sources
 from preprocess.inputs.exclusions import read_exclusions
 from preprocess.interrupts import interruptible
-from preprocess.output import publication, splits, writer
+from preprocess.output import outputs, publication, splits, writer
+from preprocess.output.destinations import Destination
 from preprocess.output.writer import RecordSpec, Shard
 from preprocess.plan import Plan, make_plan, stopped_by
 from preprocess.quality.measurements import PairRow, StudyRow
@@ -36,6 +36,7 @@ class Summary:
         harmless: errors that left nothing out, by reason: those about outer contours when inner ones are written.
         warnings: warnings of the audit, by reason.
         excluded: pairs that ``--exclude`` left out.
+        audit: name of the file with all of these.
     """
 
     records: Mapping[str, int]
@@ -43,6 +44,7 @@ class Summary:
     harmless: Mapping[str, int]
     warnings: Mapping[str, int]
     excluded: int
+    audit: str
 
 
 def run(config: Config) -> Summary:
@@ -56,35 +58,29 @@ def run(config: Config) -> Summary:
     if misspelled:
         _log.warning("--split names a split %s; did you mean train?", misspelled)
     audit = Audit()
-    with publication.claimed(config.output_dir, config.overwrite) as partial:
-        with publication.writing(config.output_dir):
-            staging, shards, directory = (partial / name for name in ("staging", "shards", "records"))
-            for folder in (staging, shards, directory):
-                folder.mkdir()
+    with outputs.opened(config.output_dir, config.overwrite) as output:
         with (
             sources.unchanged(config.data_dir) as source,
-            engines.engine(config, staging) as engine,
+            engines.engine(config, output.staging) as engine,
             interruptible(),
         ):
             plan = make_plan(source, config, exclusions, engine, audit)
-            info = _write(plan, config, engine, shards, directory, audit)
-        with publication.writing(config.output_dir):
-            publication.publish(directory, config.output_dir, config.overwrite)
+            info = _write(plan, config, engine, output.records, audit)
+        output.publish(info)
     return Summary(
         records={name: split.count for name, split in info.splits.items()},
         left_out=counts(audit.left_out()),
         harmless=counts(finding for finding in audit.of_level(Level.ERROR) if not finding.left_out),
         warnings=counts(audit.of_level(Level.WARNING)),
         excluded=counts(audit.of_level(Level.INFO)).get(Reason.EXCLUDED, 0),
+        audit=info.names[schema.AUDIT_FILE],
     )
 
 
-def _write(
-    plan: Plan, config: Config, engine: Engine, staging: pathlib.Path, directory: pathlib.Path, audit: Audit
-) -> DatasetInfo:
-    """Writes all of a records directory, the manifest last."""
+def _write(plan: Plan, config: Config, engine: Engine, destination: Destination, audit: Audit) -> DatasetInfo:
+    """Writes all of a records directory, except for the manifest, which it returns."""
     spec = RecordSpec(plan.shape, plan.dtype, schema.LABEL_CLASSES if config.contours == "io" else ())
-    shards, studies = _render(plan, spec, config, engine, staging, audit)
+    shards, studies = _render(plan, spec, config, engine, destination, audit)
     pair_rows: list[PairRow] = []
     study_rows = []
     for pairs, row, findings in engine.map(complete, studies):
@@ -110,11 +106,11 @@ def _write(
     }
     measured = {(row.study_id, row.instance_number): vars(row) for row in pair_rows}
     with publication.writing(config.output_dir):
-        return writer.complete(directory, spec, shards, plan.splits, plan.settings, files, measured)
+        return writer.complete(destination, spec, shards, plan.splits, plan.settings, files, measured)
 
 
 def _render(
-    plan: Plan, spec: RecordSpec, config: Config, engine: Engine, staging: pathlib.Path, audit: Audit
+    plan: Plan, spec: RecordSpec, config: Config, engine: Engine, destination: Destination, audit: Audit
 ) -> tuple[list[Shard], list[StudyTables]]:
     """Lets workers write the record of every pair that can be decoded and drawn.
 
@@ -122,7 +118,7 @@ def _render(
         The shards, and the tables of each study.
     """
     studies = {selection.study.study_id: StudyTables(selection) for selection in plan.selections}
-    items = tasks(plan.selections, plan.split_of, spec, config, staging)
+    items = tasks(plan.selections, plan.split_of, spec, config, destination)
     shards = []
     with progress(sum(plan.counts.values()), "records") as bar:
         for task, rendered in zip(items, engine.map(render, items), strict=True):

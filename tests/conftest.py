@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import pathlib
 import shutil
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,9 @@ from preprocess import phantom
 from preprocess.config import Config
 
 from .helpers import ROOT
+from .helpers import stores as served
 from .helpers.shared import shared
+from .helpers.stores import BUCKET, KEY, SECRET, Proxy
 from .helpers.synthetic import Synthetic, synthetic_arrays, write_synthetic
 
 # TensorFlow, by preprocess.run, and hypothesis take long to import: the functions that use them import them.
@@ -104,3 +108,74 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="module")
+def s3_port() -> Iterator[int]:
+    pytest.importorskip("moto", reason="make test-clients installs it")
+    with served.serving("-m", "moto.server", "-H", "127.0.0.1", "-p", "PORT") as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def s3_client(s3_port: int) -> Any:
+    """The S3 server with an empty bucket, without a proxy."""
+    s3fs = pytest.importorskip("s3fs", reason="make test-clients installs it")
+    client = s3fs.S3FileSystem(
+        key=KEY, secret=SECRET, endpoint_url=f"http://127.0.0.1:{s3_port}", use_listings_cache=False
+    )
+    client.mkdir(BUCKET)
+    return client
+
+
+@pytest.fixture
+def s3(s3_port: int, s3_client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy before the S3 server, which the programs that a test runs use."""
+    with Proxy(s3_port) as proxy:
+        for name, value in served.s3_environment(proxy.url).items():
+            monkeypatch.setenv(name, value)
+        yield proxy
+    if left := s3_client.ls(BUCKET):
+        s3_client.rm(left, recursive=True)
+
+
+@pytest.fixture
+def s3_tree(s3: Proxy, s3_client: Any, tree: pathlib.Path) -> str:
+    """The URL of the fixture ``tree``."""
+    served.upload(s3_client, tree, "tree")
+    return f"s3://{BUCKET}/tree"
+
+
+@pytest.fixture
+def gs_port() -> Iterator[int]:
+    pytest.importorskip("gcp_storage_emulator", reason="make test-clients installs it")
+    start = ("start", "--host=127.0.0.1", "--port=PORT", "--in-memory", f"--default-bucket={BUCKET}")
+    with served.serving("-m", "gcp_storage_emulator", *start) as port:
+        yield port
+
+
+@pytest.fixture
+def gs(gs_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy before a Cloud Storage server, which the programs that a test runs use."""
+    with Proxy(gs_port) as proxy:
+        for name, value in served.gs_environment(proxy.url).items():
+            monkeypatch.setenv(name, value)
+        yield proxy
+
+
+@pytest.fixture
+def gs_client(gs: Proxy, gs_port: int) -> Any:
+    """The Cloud Storage server, without the proxy."""
+    # Imported here, because it reads the environment.
+    gcsfs = pytest.importorskip("gcsfs", reason="make test-clients installs it")
+    return gcsfs.GCSFileSystem(token="anon", endpoint_url=f"http://127.0.0.1:{gs_port}", use_listings_cache=False)
+
+
+@pytest.fixture
+def in_process(s3: Proxy) -> Iterator[None]:
+    """A client of this process that uses the store of the test."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield
+    s3fs.S3FileSystem.clear_instance_cache()

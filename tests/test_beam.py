@@ -6,21 +6,29 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 
 from pipeline import verify
+from preprocess import urls
 from preprocess.config import Config
 from preprocess.engines.beam import Beam
 from preprocess.engines.local import Local
 from preprocess.findings import FatalInputError
 from preprocess.inputs import sources
 from preprocess.layouts import challenge
+from preprocess.output.destinations import Directory, Objects
 from preprocess.run import run
 from preprocess.stages.load import examine
+from preprocess.urls import Url
 
 from .helpers import PATIENCE_SECONDS, ROOT, codecs
+from .helpers import stores as served
 from .helpers.clusters import dask_cluster
+from .helpers.commands import preprocess
+from .helpers.stored import S3, as_local, comparable, objects
+from .helpers.stores import BUCKET, Proxy
 from .helpers.trees import contents
 from .helpers.work import inverse
 
@@ -98,6 +106,37 @@ def test_a_dask_worker_that_is_killed_costs_nothing(
     assert os.listdir(path.parent) == ["records"]
 
 
+def test_data_and_records_in_a_store_need_no_shared_disk(
+    s3: Proxy, s3_client: Any, phantom_dir: pathlib.Path, phantom_records: pathlib.Path, in_process: None
+) -> None:
+    served.upload(s3_client, phantom_dir, "phantom")
+    runner = "--runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=2"
+    flags = ["--split=val=PHANTOM002", "--num_shards=3", "--engine=beam", f"--beam_args={runner}"]
+    result = preprocess(f"--data_dir=s3://{BUCKET}/phantom", f"--output_dir={S3}", *flags)
+    assert result.returncode == 0, result.stderr
+    assert as_local(objects(s3_client)) == comparable(contents(phantom_records))
+    assert list(verify.faults(S3)) == []
+    staged = [path for method, path in s3.requests if method == "PUT" and "-staging-" in path]
+    assert [path for path in staged if path.endswith(".item")]
+    assert len([path for path in staged if path.endswith(".result")]) == len(staged) / 2
+
+
+def test_what_a_bug_leaves_on_beam_is_removed_from_the_store(
+    s3: Proxy, s3_client: Any, tmp_path: pathlib.Path, in_process: None
+) -> None:
+    url = urls.place(S3)
+    assert isinstance(url, Url)
+    config = Config(tmp_path, url, engine="beam")
+    expected = r"^worker process: ZeroDivisionError at .*; this is a bug, please report it$"
+    with (
+        Beam(config, Objects.of_job(url, "0123456789abcdef")) as engine,
+        pytest.raises(FatalInputError, match=expected),
+    ):
+        list(engine.map(inverse, [1, 0]))
+    assert [path for method, path in s3.requests if method == "PUT"]
+    assert objects(s3_client) == {}
+
+
 @pytest.mark.parametrize("codec", ["never_return", "kill", "allocate"])
 def test_a_codec_that_does_not_do_its_work_costs_one_image_on_beam(
     tree: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, codec: str
@@ -115,7 +154,7 @@ def test_an_item_that_is_worked_on_twice_has_one_result(tree: pathlib.Path, tmp_
     """A runner does so when it takes a slow worker for a lost one."""
     config = Config(data_dir=tree, output_dir=tmp_path / "records", engine="beam")
     studies = challenge.discover(sources.open_source(tree))[0]
-    beam = Beam(config, tmp_path)
+    beam = Beam(config, Directory.at(tmp_path))
     twice = [*studies, *studies]
     found = [content.study.study_id for content in beam.map(examine, twice)]
     assert found == [study.study_id for study in twice]
@@ -125,7 +164,7 @@ def test_an_item_that_is_worked_on_twice_has_one_result(tree: pathlib.Path, tmp_
 def test_a_bug_ends_a_job_on_beam_in_one_line(tmp_path: pathlib.Path) -> None:
     config = Config(tmp_path, tmp_path / "records", engine="beam")
     expected = r"^worker process: ZeroDivisionError at .*; this is a bug, please report it$"
-    with Beam(config, tmp_path) as engine, pytest.raises(FatalInputError, match=expected):
+    with Beam(config, Directory.at(tmp_path)) as engine, pytest.raises(FatalInputError, match=expected):
         list(engine.map(inverse, [1, 0]))
     assert os.listdir(tmp_path) == []
 

@@ -1,9 +1,11 @@
 """The same bytes on a Dask cluster, with ``requirements-beam.txt``: make test-beam."""
 
+import collections
 import concurrent.futures
 import functools
 import os
 import pathlib
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +23,11 @@ from preprocess.inputs.sources import Source
 from preprocess.run import run
 
 from .helpers import PATIENCE_SECONDS, codecs
+from .helpers import stores as served
 from .helpers.clusters import dask_cluster
 from .helpers.commands import preprocess
+from .helpers.stored import S3, as_local, comparable, objects
+from .helpers.stores import BUCKET, Answer, Proxy
 from .helpers.trees import contents
 from .helpers.work import inverse, slow_first
 
@@ -97,6 +102,45 @@ def test_a_worker_that_is_killed_half_way_costs_nothing(
         job.result(PATIENCE_SECONDS)
     assert contents(tmp_path / "records") == expected
     assert len(list(folder.glob("*.started"))) == len(given) + 1
+
+
+@on_a_cluster
+def test_data_and_records_in_a_store_need_no_shared_disk_and_a_worker_that_is_killed_costs_nothing(
+    s3: Proxy, s3_client: Any, phantom_dir: pathlib.Path, phantom_records: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    served.upload(s3_client, phantom_dir, "phantom")
+    waiting: list[str] = []
+    all_busy, released = threading.Event(), threading.Event()
+
+    def hold(number: int, path: str, answer: Answer) -> Answer:
+        if ".tfrecord-" in path and not released.is_set():
+            waiting.append(path)
+            if len(waiting) == 3:
+                all_busy.set()
+            released.wait(PATIENCE_SECONDS)
+        return answer
+
+    s3.fault = hold
+    flags = ["--split=val=PHANTOM002", "--num_shards=3", "--engine=dask"]
+    with (
+        dask_cluster(tmp_path, 3, "--no-nanny") as (address, workers),
+        concurrent.futures.ThreadPoolExecutor(1) as thread,
+    ):
+        data_dir, output_dir = f"--data_dir=s3://{BUCKET}/phantom", f"--output_dir={S3}"
+        job = thread.submit(preprocess, data_dir, output_dir, *flags, f"--scheduler={address}")
+        try:
+            # Each worker has written a file of its shard, and waits for the answer.
+            assert all_busy.wait(PATIENCE_SECONDS)
+            workers[0].kill()
+        finally:
+            released.set()
+        result = job.result(PATIENCE_SECONDS)
+    assert result.returncode == 0, result.stderr
+    assert as_local(objects(s3_client)) == comparable(contents(phantom_records))
+    # One shard was written again.
+    written = collections.Counter(path for method, path in s3.requests if method == "PUT" and ".tfrecord-" in path)
+    assert len(written) == 12
+    assert sum(written.values()) in (13, 14)
 
 
 @on_a_cluster

@@ -19,12 +19,13 @@ ROOMS = {
     "geometry": {"findings"},
     "model": {"geometry"},
     "dicom": {"model", "findings"},
-    "inputs": {"model", "findings", "geometry", "tables", "dicom"},
+    "urls": {"findings"},
+    "inputs": {"model", "findings", "geometry", "tables", "dicom", "urls"},
     "quality": {"model", "findings", "geometry"},
-    "output": {"model", "findings", "interrupts"},
-    "config": {"model", "geometry", "inputs", "output"},
+    "output": {"model", "findings", "interrupts", "urls"},
+    "config": {"model", "geometry", "inputs", "output", "urls"},
     "stages": {"model", "findings", "config", "dicom", "geometry", "inputs", "output", "quality"},
-    "engines": {"findings", "config", "inputs", "interrupts"},
+    "engines": {"findings", "config", "inputs", "interrupts", "output"},
     "layouts": {
         "model",
         "findings",
@@ -50,6 +51,7 @@ ROOMS = {
         "config",
         "engines",
         "layouts",
+        "urls",
     },
 }
 

@@ -140,7 +140,7 @@ def test_without_an_extra_an_error_says_what_to_install(missing: str, module: st
 
 
 def test_a_count_of_one_is_singular() -> None:
-    summary = Summary({"train": 1}, {"no_image": 1}, {"duplicate_contour": 1}, {"not_nested": 1}, 1)
+    summary = Summary({"train": 1}, {"no_image": 1}, {"duplicate_contour": 1}, {"not_nested": 1}, 1, "audit.csv")
     assert _closing(summary, pathlib.Path("records")) == [
         "1 pair written to records (1 train)",
         "1 excluded by --exclude",

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from preprocess import urls
 from preprocess.findings import DATA_DIR
 from preprocess.inputs import sources, stores
 from preprocess.inputs.folders import Folder
@@ -35,66 +35,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def s3_port() -> Iterator[int]:
-    pytest.importorskip("moto", reason="make test-clients installs it")
-    with served.serving("-m", "moto.server", "-H", "127.0.0.1", "-p", "PORT") as port:
-        yield port
-
-
-@pytest.fixture(scope="module")
-def s3_client(s3_port: int) -> Any:
-    """The S3 server with an empty bucket, without a proxy."""
-    s3fs = pytest.importorskip("s3fs", reason="make test-clients installs it")
-    client = s3fs.S3FileSystem(
-        key=KEY, secret=SECRET, endpoint_url=f"http://127.0.0.1:{s3_port}", use_listings_cache=False
-    )
-    client.mkdir(BUCKET)
-    return client
-
-
-@pytest.fixture
-def s3(s3_port: int, s3_client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A proxy before the S3 server, which the programs that a test runs use."""
-    with Proxy(s3_port) as proxy:
-        for name, value in served.s3_environment(proxy.url).items():
-            monkeypatch.setenv(name, value)
-        yield proxy
-    s3_client.rm(s3_client.ls(BUCKET), recursive=True)
-
-
-@pytest.fixture
-def s3_tree(s3: Proxy, s3_client: Any, tree: pathlib.Path) -> str:
-    """The URL of the fixture ``tree``."""
-    served.upload(s3_client, tree, "tree")
-    return f"s3://{BUCKET}/tree"
-
-
-@pytest.fixture
-def gs_port() -> Iterator[int]:
-    pytest.importorskip("gcp_storage_emulator", reason="make test-clients installs it")
-    start = ("start", "--host=127.0.0.1", "--port=PORT", "--in-memory", f"--default-bucket={BUCKET}")
-    with served.serving("-m", "gcp_storage_emulator", *start) as port:
-        yield port
-
-
-@pytest.fixture
-def gs(gs_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A proxy before a Cloud Storage server, which the programs that a test runs use."""
-    with Proxy(gs_port) as proxy:
-        for name, value in served.gs_environment(proxy.url).items():
-            monkeypatch.setenv(name, value)
-        yield proxy
-
-
-@pytest.fixture
-def gs_client(gs: Proxy, gs_port: int) -> Any:
-    """The Cloud Storage server, without the proxy."""
-    # Imported here, because it reads the environment.
-    gcsfs = pytest.importorskip("gcsfs", reason="make test-clients installs it")
-    return gcsfs.GCSFileSystem(token="anon", endpoint_url=f"http://127.0.0.1:{gs_port}", use_listings_cache=False)
 
 
 def published(data_dir: object, output_dir: pathlib.Path, *flags: str) -> dict[str, bytes]:
@@ -403,16 +343,6 @@ def test_an_interrupted_job_waits_for_no_store(s3: Proxy, s3_tree: str, tmp_path
     assert not list(tmp_path.glob("*records*"))
 
 
-@pytest.fixture
-def in_process(s3: Proxy) -> Iterator[None]:
-    """A client of this process that uses the store of the test."""
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    yield
-    s3fs.S3FileSystem.clear_instance_cache()
-
-
 _NAMES = st.text("ab ./%#+&='\"~é日", min_size=1, max_size=8).filter(
     lambda name: {"", ".", ".."}.isdisjoint(name.split("/"))
 )
@@ -432,7 +362,7 @@ def test_a_store_lists_and_reads_the_names_of_a_local_folder(
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(bytes([number]))
         served.upload(s3_client, root, root.name)
-        stored = sources.open_source(stores.place(f"s3://{BUCKET}/{root.name}"))
+        stored = sources.open_source(urls.place(f"s3://{BUCKET}/{root.name}"))
         local = Folder.list(root)
         assert stored.paths == local.paths
         for listed in local.paths:
@@ -445,7 +375,7 @@ def test_a_store_lists_and_reads_the_names_of_a_local_folder(
 def test_a_store_gives_the_studies_of_a_local_folder(
     in_process: None, s3_client: Any, s3_tree: str, tree: pathlib.Path
 ) -> None:
-    stored = challenge.discover(sources.open_source(stores.place(s3_tree)))
+    stored = challenge.discover(sources.open_source(urls.place(s3_tree)))
     local = challenge.discover(sources.open_source(tree))
     assert stored == local
     assert len(local[0]) == 2
@@ -454,7 +384,7 @@ def test_a_store_gives_the_studies_of_a_local_folder(
 def test_names_that_are_no_paths_are_refused_with_a_row(in_process: None, s3_client: Any, s3_tree: str) -> None:
     for name in ("tree/a/../b.dcm", "tree/a//b.dcm", "tree/./c.dcm"):
         s3_client.call_s3("put_object", Bucket=BUCKET, Key=name, Body=b"x")
-    source = sources.open_source(stores.place(s3_tree))
+    source = sources.open_source(urls.place(s3_tree))
     (finding,) = source.findings
     assert finding.detail.startswith("3 objects refused")
     assert not [path for path in source.paths if {"", ".", ".."} & set(path.split("/"))]

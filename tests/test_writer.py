@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from pipeline import DatasetInfo, schema, verify
 from preprocess.output import writer
+from preprocess.output.destinations import Directory
 from preprocess.output.writer import Record, RecordSpec
 
 from .helpers.synthetic import (
@@ -84,12 +85,15 @@ def test_a_shard_whose_records_all_failed_is_not_written(tmp_path: pathlib.Path)
     images, masks = synthetic_arrays(6)
     records = [Record(*of) for of in zip(map(synthetic_pair, range(6)), images, masks, strict=True)]
     spec = RecordSpec((6, 5), images.dtype)
-    planned = {"a": records[:2], "b": [], "c": records[2:]}
-    shards = [writer.write_shard(tmp_path / name, "train", made) for name, made in planned.items()]
-    assert shards[1] is None
     directory = tmp_path / "records"
     directory.mkdir()
-    writer.complete(directory, spec, filter(None, shards), {"train": ["A"]}, {}, {}, {})
+    destination = Directory.at(directory)
+    planned = [records[:2], [], records[2:]]
+    names = [schema.shard_name("train", index, 3) for index in range(3)]
+    shards = [writer.write_shard(destination, name, "train", made) for name, made in zip(names, planned, strict=True)]
+    assert shards[1] is None
+    info = writer.complete(destination, spec, filter(None, shards), {"train": ["A"]}, {}, {}, {})
+    destination.write(schema.MANIFEST_FILE, info.dump())
     assert [shard.count for shard in DatasetInfo.load(directory).splits["train"].shards] == [2, 4]
     assert list(verify.faults(directory)) == []
     assert list(tmp_path.iterdir()) == [directory]

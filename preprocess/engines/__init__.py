@@ -10,7 +10,6 @@ on every engine in the same way.
 from __future__ import annotations
 
 import contextlib
-import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
 
@@ -19,6 +18,7 @@ from preprocess.engines.beam import Beam
 from preprocess.engines.dask import Dask
 from preprocess.engines.local import Local
 from preprocess.engines.worker import Work
+from preprocess.output.destinations import Destination
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -32,12 +32,12 @@ class Engine(Protocol):
 
 
 @contextlib.contextmanager
-def engine(config: Config, staging: pathlib.Path) -> Iterator[Engine]:
+def engine(config: Config, staging: Destination) -> Iterator[Engine]:
     """The engine that the settings name, for a ``with`` block.
 
     Args:
         config: the settings.
-        staging: an empty directory; for Beam, one that all workers can access.
+        staging: where Beam may exchange files with its workers.
 
     Raises:
         FatalInputError: its library is not installed, or its cluster does not answer.

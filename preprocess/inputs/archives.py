@@ -20,7 +20,7 @@ from typing import BinaryIO, Self
 from preprocess.findings import DATA_DIR, FatalInputError, Finding, Level, Reason, counted
 from preprocess.inputs import stores
 from preprocess.inputs.folders import check_size
-from preprocess.inputs.stores import Place, Url
+from preprocess.urls import Place, Url
 
 MAX_DIRECTORY_BYTES = 1 << 26
 """Largest directory of a zip archive, which is read at once: some 500,000 entries."""

@@ -9,12 +9,14 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO, Protocol
 
+from preprocess import urls
 from preprocess.findings import DATA_DIR, FatalInputError, Finding, InputError, Reason, about
 from preprocess.inputs import archives, stores
 from preprocess.inputs.archives import Archive
 from preprocess.inputs.folders import Folder
-from preprocess.inputs.stores import Place, StoreFolder, Url
+from preprocess.inputs.stores import StoreFolder
 from preprocess.tables import read_rows
+from preprocess.urls import Place, Url
 
 
 class Source(Protocol):
@@ -49,8 +51,8 @@ DataDir = Place | tuple[Place, ...]
 
 
 def data_dir(places: Sequence[str | os.PathLike[str]]) -> DataDir:
-    """One data set from the paths and URLs that a user passes; raises as :func:`stores.place`."""
-    first, *others = map(stores.place, places)
+    """One data set from the paths and URLs that a user passes; raises as :func:`urls.place`."""
+    first, *others = map(urls.place, places)
     return (first, *others) if others else first
 
 

@@ -1,4 +1,4 @@
-"""The output directory: claimed by one job, written beside its place, and moved there in one step.
+"""An output directory of this machine: claimed by one job, written beside its place, and moved there in one step.
 
 Everything is written to a sibling directory, ``.OUTPUT.partial``, so that the output directory is never incomplete, and
 renaming never crosses a file system.
@@ -11,7 +11,7 @@ import ctypes
 import os
 import pathlib
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 
 from pipeline import schema
 from pipeline.errors import RecordsError
@@ -19,8 +19,15 @@ from pipeline.manifest import DatasetInfo
 from preprocess import interrupts
 from preprocess.findings import FatalInputError, counted, some
 from preprocess.output import workspace
+from preprocess.urls import Place, Url
 
 ELSEWHERE = "choose another --output_dir, or move it away"
+
+EXISTS = "exists already; choose another --output_dir, or pass --overwrite"
+
+NOT_RECORDS = "is not a records directory with an intact manifest, so it is not replaced; choose another --output_dir"
+
+BUSY = "another job is writing it now; wait for it, or choose another --output_dir"
 
 
 @contextlib.contextmanager
@@ -45,8 +52,7 @@ def claimed(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]
         output.parent.mkdir(parents=True, exist_ok=True)
         descriptor = workspace.claim(partial)
     if descriptor is None:
-        detail = "another job is writing it now; wait for it, or choose another --output_dir"
-        raise FatalInputError(str(output_dir), detail)
+        raise FatalInputError(str(output_dir), BUSY)
     try:
         yield partial
     finally:
@@ -54,8 +60,10 @@ def claimed(output_dir: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]
 
 
 @contextlib.contextmanager
-def writing(output_dir: pathlib.Path) -> Iterator[None]:
+def writing(output_dir: Place) -> Iterator[None]:
     """Turns an OSError (no space, no permission) into an error about the output directory.
+
+    What is wrong with a store is another error. But each shard is a temporary file first.
 
     Raises:
         FatalInputError: the block raised OSError.
@@ -63,26 +71,42 @@ def writing(output_dir: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FatalInputError(str(output_dir), f"cannot be written: {error.strerror or error}") from error
+        where = " (temporary files; TMPDIR names another folder for them)" if isinstance(output_dir, Url) else ""
+        raise FatalInputError(str(output_dir), f"cannot be written: {error.strerror or error}{where}") from error
 
 
-def check_studies(output_dir: pathlib.Path, studies: Collection[str]) -> None:
-    """Checks that no study would be lost: records are only replaced by records of the same studies, or of more.
+def check_only_named(place: Place, info: DatasetInfo, entries: Mapping[str, bool]) -> None:
+    """Checks that records may be replaced.
 
     Args:
-        output_dir: directory to create or replace.
-        studies: every study that the input names.
+        place: where they are.
+        info: their manifest.
+        entries: the names of all that is there, and whether each is a file.
 
     Raises:
-        FatalInputError: it holds records of another study.
+        FatalInputError: something is there that the manifest does not name.
+    """
+    shards = (shard.name for split in info.splits.values() for shard in split.shards)
+    named = {schema.MANIFEST_FILE, *info.files, *info.copies, *shards}
+    others = sorted(name for name, is_file in entries.items() if name not in named or not is_file)
+    if others:
+        what, which = counted(len(others), "entry", "entries"), some([repr(name) for name in others])
+        detail = f"holds {what} that its manifest does not name ({which}), so it is not replaced; {ELSEWHERE}"
+        raise FatalInputError(str(place), detail)
+
+
+def existing(output_dir: pathlib.Path) -> DatasetInfo | None:
+    """The manifest of the directory to replace; None if there is no such directory.
+
+    Raises:
+        FatalInputError: it holds something else.
     """
     if not os.path.lexists(output_dir):
-        return
-    lost = sorted(set(_read(output_dir).studies).difference(studies))
-    if lost:
-        what = counted(len(lost), "study", "studies")
-        detail = f"holds records of {what} that --data_dir does not name ({some(lost)}); {ELSEWHERE}"
-        raise FatalInputError(str(output_dir), detail)
+        return None
+    try:
+        return DatasetInfo.read(output_dir)
+    except (RecordsError, OSError) as error:
+        raise FatalInputError(str(output_dir), NOT_RECORDS) from error
 
 
 def publish(directory: pathlib.Path, output_dir: pathlib.Path, overwrite: bool) -> None:
@@ -115,30 +139,16 @@ def _check(output_dir: pathlib.Path, overwrite: bool) -> None:
     if not os.path.lexists(output_dir):
         return
     if not overwrite:
-        raise FatalInputError(str(output_dir), "exists already; choose another --output_dir, or pass --overwrite")
+        raise FatalInputError(str(output_dir), EXISTS)
     if output_dir.is_symlink():
         detail = f"is a symbolic link, which is not replaced; pass --output_dir={os.path.realpath(output_dir)}"
         raise FatalInputError(str(output_dir), detail)
-    info = _read(output_dir)
-    shards = [shard.name for split in info.splits.values() for shard in split.shards]
-    named = {schema.MANIFEST_FILE, *info.files, *shards}
-    with writing(output_dir), os.scandir(output_dir) as entries:
-        others = sorted(
-            entry.name for entry in entries if entry.name not in named or not entry.is_file(follow_symlinks=False)
-        )
-    if others:
-        what, which = counted(len(others), "entry", "entries"), some([repr(name) for name in others])
-        detail = f"holds {what} that its manifest does not name ({which}), so it is not replaced; {ELSEWHERE}"
-        raise FatalInputError(str(output_dir), detail)
-
-
-def _read(output_dir: pathlib.Path) -> DatasetInfo:
-    """The manifest of the directory to replace."""
-    try:
-        return DatasetInfo.read(output_dir)
-    except (RecordsError, OSError) as error:
-        detail = "is not a records directory with an intact manifest, so it is not replaced"
-        raise FatalInputError(str(output_dir), f"{detail}; choose another --output_dir") from error
+    info = existing(output_dir)
+    if info is None:
+        return
+    with writing(output_dir), os.scandir(output_dir) as scanned:
+        entries = {entry.name: entry.is_file(follow_symlinks=False) for entry in scanned}
+    check_only_named(output_dir, info, entries)
 
 
 def _sync(path: pathlib.Path) -> None:

@@ -31,8 +31,8 @@ def features(shape: tuple[int, ...], image_dtype: str, mask_classes: Sequence[st
     return _json(_dict(members | {group: _dict(content) for group, content in groups.items()}))
 
 
-def dataset_info(splits: Mapping[str, SplitInfo], label_maps: bool) -> bytes:
-    """``dataset_info.json``: splits and shard lengths."""
+def dataset_info(splits: Mapping[str, SplitInfo], label_maps: bool, prefix: str) -> bytes:
+    """``dataset_info.json``: splits, shard lengths, and the names of shards, which begin with ``prefix``."""
     return _json(
         {
             "name": schema.DATASET_NAME,
@@ -42,7 +42,7 @@ def dataset_info(splits: Mapping[str, SplitInfo], label_maps: bool) -> bytes:
             "splits": [
                 {
                     "name": name,
-                    "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+                    "filepathTemplate": prefix + "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
                     "numBytes": str(sum(shard.bytes for shard in split.shards)),
                     "shardLengths": [str(shard.count) for shard in split.shards],
                 }

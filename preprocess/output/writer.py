@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import os
 import pathlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from pipeline.frames import frame
 from pipeline.manifest import DatasetInfo, FileInfo, ShardInfo, SplitInfo
 from preprocess.model import Key, Pair
 from preprocess.output import tfds
+from preprocess.output.destinations import Destination
 from preprocess.output.example import Example
 
 SHARD_BYTES = 128 << 20
@@ -51,16 +51,16 @@ class Shard:
 
     Attributes:
         split: the split.
-        path: where it lies; it gets its name when all shards are known.
-        bytes: its size.
-        sha256: hexadecimal digest of its bytes.
+        name: its name; it gets another one if a shard of the split before it has no records.
+        file: its size and digest.
+        index: those of its index.
         rows: the columns ``_KNOWN`` of the row of each of its records in the table of records.
     """
 
     split: str
-    path: pathlib.Path
-    bytes: int
-    sha256: str
+    name: str
+    file: FileInfo
+    index: FileInfo
     rows: Sequence[tuple[Any, ...]]
 
 
@@ -93,11 +93,12 @@ def cut(count: int, num_shards: int | None, spec: RecordSpec) -> list[slice]:
     return [slice(*ends_of_one) for ends_of_one in itertools.pairwise(ends)]
 
 
-def write_shard(path: pathlib.Path, split: str, records: Iterable[Record]) -> Shard | None:
+def write_shard(destination: Destination, name: str, split: str, records: Iterable[Record]) -> Shard | None:
     """Writes one shard and its index, which appear complete or not at all.
 
     Args:
-        path: file to create or replace; the index is ``path`` with ``.idx``.
+        destination: where to put them.
+        name: of the shard; it is replaced if it exists.
         split: the split.
         records: its records, in order.
 
@@ -106,12 +107,13 @@ def write_shard(path: pathlib.Path, split: str, records: Iterable[Record]) -> Sh
 
     Raises:
         OSError: it cannot be written.
+        FatalInputError: the store does not take it.
     """
     digest = hashlib.sha256()
     rows, lines, size = [], [], 0
     # Another process may write the same shard at the same time: a cluster may repeat a task that is slow.
-    with tempfile.TemporaryDirectory(dir=path.parent) as name:
-        partial = pathlib.Path(name, path.name)
+    with tempfile.TemporaryDirectory(dir=destination.scratch) as folder:
+        partial = pathlib.Path(folder, name)
         with partial.open("wb") as file:
             for record in records:
                 offset = size
@@ -123,26 +125,33 @@ def write_shard(path: pathlib.Path, split: str, records: Iterable[Record]) -> Sh
                 rows.append(_known(split, record.pair))
         if not rows:
             return None
-        index = pathlib.Path(schema.index_name(os.fspath(partial)))
-        index.write_text("".join(lines), "ascii")
-        index.replace(schema.index_name(os.fspath(path)))
-        partial.replace(path)
-    return Shard(split, path, size, digest.hexdigest(), rows)
+        index_name, index = schema.index_name(name), "".join(lines).encode("ascii")
+        pathlib.Path(folder, index_name).write_bytes(index)
+        destination.put(pathlib.Path(folder, index_name), index_name)
+        destination.put(partial, name)
+    return Shard(split, name, FileInfo(size, digest.hexdigest()), _info(index), rows)
 
 
 def write_split(
-    directory: pathlib.Path, split: str, records: Iterator[Record], count: int, num_shards: int | None, spec: RecordSpec
+    destination: Destination,
+    split: str,
+    records: Iterator[Record],
+    count: int,
+    num_shards: int | None,
+    spec: RecordSpec,
 ) -> list[Shard]:
     """Writes the ``count`` records of a split, one shard after the other."""
+    parts = cut(count, num_shards, spec)
+    names = (schema.shard_name(split, index, len(parts)) for index in range(len(parts)))
     written = (
-        write_shard(directory / f"{split}-{index:05d}", split, itertools.islice(records, part.stop - part.start))
-        for index, part in enumerate(cut(count, num_shards, spec))
+        write_shard(destination, name, split, itertools.islice(records, part.stop - part.start))
+        for name, part in zip(names, parts, strict=True)
     )
     return [shard for shard in written if shard]
 
 
 def complete(
-    directory: pathlib.Path,
+    destination: Destination,
     spec: RecordSpec,
     shards: Iterable[Shard],
     studies: Mapping[str, Sequence[str]],
@@ -150,21 +159,24 @@ def complete(
     tables: Mapping[str, bytes],
     measured: Mapping[Key, Mapping[str, Any]],
 ) -> DatasetInfo:
-    """Makes a records directory of shards, the manifest last.
+    """Completes a records directory of shards, except for the manifest, which makes it one.
 
     Args:
-        directory: an empty directory, on the file system of the shards, which are moved there.
+        destination: where the shards are.
         spec: of all records.
         shards: those of each split in order.
         studies: the studies of each split.
         settings: what the manifest keeps of the job's settings.
         tables: content of the audit and of the tables beside it, by file name.
         measured: more columns of the table of records, by study and number.
+
+    Returns:
+        The manifest.
     """
     of_split: dict[str, list[Shard]] = {name: [] for name in sorted(studies)}
     for shard in shards:
         of_split[shard.split].append(shard)
-    splits = {name: SplitInfo(tuple(studies[name]), _named(directory, of)) for name, of in of_split.items()}
+    splits = {name: SplitInfo(tuple(studies[name]), _named(destination, of)) for name, of in of_split.items()}
     known = [dict(zip(_KNOWN, row, strict=True)) for of in of_split.values() for shard in of for row in shard.rows]
     rows = [table.row({**measured.get((row["study_id"], row["instance_number"]), {}), **row}) for row in known]
     shape, dtype = (*spec.shape, 1), spec.image_dtype.name
@@ -172,33 +184,41 @@ def complete(
         **tables,
         schema.TABLE_FILE: table.dump(table.build(rows)),
         schema.FEATURES_FILE: tfds.features(shape, dtype, spec.mask_classes),
-        schema.DATASET_INFO_FILE: tfds.dataset_info(splits, bool(spec.mask_classes)),
+        schema.DATASET_INFO_FILE: tfds.dataset_info(splits, bool(spec.mask_classes), destination.prefix),
     }
     for name, content in files.items():
-        (directory / name).write_bytes(content)
-    names = {shard.name for split in splits.values() for shard in split.shards}
-    info = DatasetInfo(
+        destination.write(name, content)
+    indexes = {
+        schema.index_name(named.name): shard.index
+        for name, of in of_split.items()
+        for named, shard in zip(splits[name].shards, of, strict=True)
+    }
+    return DatasetInfo(
         image_shape=shape,
         image_dtype=np.dtype(dtype),
         splits=splits,
-        files={path.name: FileInfo.of(path) for path in sorted(directory.iterdir()) if path.name not in names},
+        files=dict(
+            sorted({**indexes, **{f"{destination.prefix}{name}": _info(file) for name, file in files.items()}}.items())
+        ),
         settings=settings,
         tool_version=pipeline.__version__,
         mask_classes=spec.mask_classes,
     )
-    (directory / schema.MANIFEST_FILE).write_bytes(info.dump())
-    return info
 
 
-def _named(directory: pathlib.Path, shards: Sequence[Shard]) -> tuple[ShardInfo, ...]:
-    """Moves the shards of a split to a directory, under their names."""
+def _named(destination: Destination, shards: Sequence[Shard]) -> tuple[ShardInfo, ...]:
+    """Numbers the shards of a split without those that have no records."""
     named = []
     for index, shard in enumerate(shards):
-        path = directory / schema.shard_name(shard.split, index, len(shards))
-        shard.path.replace(path)
-        pathlib.Path(schema.index_name(os.fspath(shard.path))).replace(schema.index_name(os.fspath(path)))
-        named.append(ShardInfo(path.name, len(shard.rows), bytes=shard.bytes, sha256=shard.sha256))
+        name = schema.shard_name(shard.split, index, len(shards))
+        destination.settle(schema.index_name(shard.name), schema.index_name(name))
+        destination.settle(shard.name, name)
+        named.append(ShardInfo(f"{destination.prefix}{name}", len(shard.rows), shard.file.bytes, shard.file.sha256))
     return tuple(named)
+
+
+def _info(content: bytes) -> FileInfo:
+    return FileInfo(len(content), hashlib.sha256(content).hexdigest())
 
 
 def _known(split: str, pair: Pair) -> tuple[Any, ...]:

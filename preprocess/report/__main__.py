@@ -10,7 +10,7 @@ import pathlib
 import sys
 
 from pipeline import RecordsError, __version__
-from preprocess import terminal
+from preprocess import terminal, urls
 from preprocess.findings import FatalInputError, InputError
 from preprocess.inputs import sources
 from preprocess.report.page import write_report
@@ -25,14 +25,18 @@ def main() -> int:
         action="append",
         help="folder or .zip (path or URL) the records were made from; several times if it was several times then",
     )
-    parser.add_argument("--records_dir", required=True, type=pathlib.Path, help="records directory")
+    parser.add_argument("--records_dir", required=True, help="records directory, or its URL")
     parser.add_argument(
         "--output_dir", default="report", type=pathlib.Path, help="folder to write index.html and studies/ to (report)"
     )
     parser.add_argument("--version", action="version", version=f"cardiac-lv-records {__version__}")
     arguments = parser.parse_args()
     try:
-        path = write_report(sources.data_dir(arguments.data_dir), arguments.records_dir, arguments.output_dir)
+        path = write_report(
+            sources.data_dir(arguments.data_dir),
+            urls.place(arguments.records_dir, "--records_dir"),
+            arguments.output_dir,
+        )
     except (FatalInputError, InputError, RecordsError) as error:
         print(f"preprocess.report: {error}", file=sys.stderr)
         return 1

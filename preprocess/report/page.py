@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import DatasetInfo, RecordsError, schema
+from pipeline.remote import Directory, open_directory
 from preprocess import tables
 from preprocess.config import Config
 from preprocess.engines.local import Local
@@ -28,6 +29,7 @@ from preprocess.output import publication
 from preprocess.report import figures
 from preprocess.report.study import NAMES, Row, StudyPage, Task, study_page
 from preprocess.report.templates import render
+from preprocess.urls import Place
 
 _MAX_ROWS = 200
 """Rows of the audit that a page shows of each level and reason: a page of many thousands is not readable."""
@@ -41,7 +43,7 @@ _META = re.compile(f'<meta name="generator" content="{schema.FORMAT_NAME}">\n<me
 """Generator and studies in the head of an index, as the template writes them."""
 
 
-def write_report(data_dir: DataDir, records_dir: pathlib.Path, output_dir: pathlib.Path) -> pathlib.Path:
+def write_report(data_dir: DataDir, records_dir: Place, output_dir: pathlib.Path) -> pathlib.Path:
     """Writes ``index.html`` and ``studies/``, which need nothing else, and returns the path of the index.
 
     Raises:
@@ -49,11 +51,13 @@ def write_report(data_dir: DataDir, records_dir: pathlib.Path, output_dir: pathl
             cannot be written or would replace something that is not a report, or a report of other studies.
         RecordsError: the records directory is missing or incomplete.
     """
-    info = DatasetInfo.load(records_dir)
+    directory = open_directory(str(records_dir))
+    info = DatasetInfo.load(directory)
     path = output_dir / "index.html"
     _check_former(path, info.studies)
     pair_rows, study_rows, audit_rows = (
-        _table(records_dir / name) for name in (schema.PAIRS_FILE, schema.STUDIES_FILE, schema.AUDIT_FILE)
+        _table(directory, info.names.get(name, name))
+        for name in (schema.PAIRS_FILE, schema.STUDIES_FILE, schema.AUDIT_FILE)
     )
     # Tables of an earlier version do not say what errors left out, nor whether volumes can be relied on.
     audit_rows = [{"contour": "", "left_out": str(int(row["level"] == Level.ERROR)), **row} for row in audit_rows]
@@ -87,7 +91,7 @@ def _file_name(number: int) -> str:
     return f"{number:04d}.html"
 
 
-def _config(data_dir: DataDir, records_dir: pathlib.Path, info: DatasetInfo) -> Config:
+def _config(data_dir: DataDir, records_dir: Place, info: DatasetInfo) -> Config:
     """The settings that the records were made with, as far as they matter here."""
     # Records of an earlier version do not name it.
     layout = info.settings.get("layout", "challenge")
@@ -109,7 +113,7 @@ def _config(data_dir: DataDir, records_dir: pathlib.Path, info: DatasetInfo) -> 
 def _tasks(
     studies: dict[str, Study],
     info: DatasetInfo,
-    records_dir: pathlib.Path,
+    records_dir: Place,
     pair_rows: Sequence[Row],
     study_rows: Sequence[Row],
     audit_rows: Sequence[Row],
@@ -249,8 +253,11 @@ def _check_former(path: pathlib.Path, studies: Sequence[str]) -> None:
         raise FatalInputError(str(path), detail)
 
 
-def _table(path: pathlib.Path) -> list[dict[str, str]]:
+def _table(directory: Directory, name: str) -> list[dict[str, str]]:
     try:
-        return tables.load(path.read_bytes())
+        with directory.open(name) as file:
+            return tables.load(file.read())
     except OSError as error:
-        raise RecordsError(f"{path}: cannot be read ({error.strerror}); write the records again") from error
+        raise RecordsError(
+            f"{directory.location(name)}: cannot be read ({error.strerror}); write the records again"
+        ) from error

@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import itertools
 import math
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +32,7 @@ from preprocess.quality.registration import Registration
 from preprocess.report import figures, pictures
 from preprocess.report.pictures import Picture, Window
 from preprocess.report.templates import render, signed
+from preprocess.urls import Place
 
 Row = Mapping[str, str]
 
@@ -69,7 +69,7 @@ class Task:
     pairs: Sequence[Row]
     findings: Sequence[Row]
     more: Sequence[tuple[Row, int]]
-    records_dir: pathlib.Path
+    records_dir: Place
     split: str
     first: int
 
@@ -209,7 +209,7 @@ def _records(task: Task) -> Iterator[tuple[Row, npt.NDArray[np.generic], npt.NDA
         return
     try:
         batches = iterate_batches(
-            task.records_dir, task.split, 1, shuffle=False, epochs=1, image_dtype=None, start_step=task.first
+            str(task.records_dir), task.split, 1, shuffle=False, epochs=1, image_dtype=None, start_step=task.first
         )
         for row, (images, masks) in zip(written, itertools.islice(batches, len(written)), strict=True):
             yield row, images[0, ..., 0], masks[0, ..., 0]

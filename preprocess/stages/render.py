@@ -7,8 +7,8 @@ import dataclasses
 import functools
 import itertools
 import math
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from preprocess.geometry import labels, masks, polygons
 from preprocess.inputs.sources import Source, opened
 from preprocess.model import Contours, Key, Pair, Study
 from preprocess.output import dtypes, publication, writer
+from preprocess.output.destinations import Destination
 from preprocess.output.writer import Record, RecordSpec, Shard
 from preprocess.quality import checks, contrast, measurements, myocardium, plausibility
 from preprocess.quality.contrast import Fit
@@ -85,7 +86,8 @@ class Task:
         contours: the contours of both kinds that are measured on an image, by image path.
         dtype: of every image in the data set.
         split: the split of the shard.
-        path: where to write the shard; None where the pairs are not written.
+        name: of the shard.
+        destination: where to put the shard; None where the pairs are not written.
     """
 
     pairs: Sequence[Pair]
@@ -93,7 +95,8 @@ class Task:
     contours: Mapping[str, Sequence[Pair]]
     dtype: np.dtype[np.generic]
     split: str = ""
-    path: pathlib.Path | None = None
+    name: str = ""
+    destination: Destination | None = None
 
 
 @dataclasses.dataclass
@@ -133,7 +136,7 @@ def tasks(
     split_of: Mapping[str, str],
     spec: RecordSpec,
     config: Config,
-    directory: pathlib.Path,
+    destination: Destination,
 ) -> list[Task]:
     """The shards to write, split by split, and then the images that are only measured.
 
@@ -142,7 +145,7 @@ def tasks(
         split_of: the split of each study that has pairs to write.
         spec: shape and dtype of the records.
         config: the settings.
-        directory: where workers write shards.
+        destination: where workers put shards.
     """
     of_split: dict[str, list[Selection]] = {name: [] for name in sorted(set(split_of.values()))}
     for selection in selections:
@@ -153,22 +156,20 @@ def tasks(
         for pair in (*selection.inner, *selection.outer):
             contours[pair.image_path].append(pair)
 
-    def task(
-        pairs: Sequence[Pair], rows: Sequence[PairRow] = (), split: str = "", path: pathlib.Path | None = None
-    ) -> Task:
-        return Task(
-            pairs, rows, {pair.image_path: contours[pair.image_path] for pair in pairs}, spec.image_dtype, split, path
-        )
+    def task(pairs: Sequence[Pair], rows: Sequence[PairRow] = (), *shard: Any) -> Task:
+        of_images = {pair.image_path: contours[pair.image_path] for pair in pairs}
+        return Task(pairs, rows, of_images, spec.image_dtype, *shard)
 
     shards = []
     for split, members in of_split.items():
         written = [(pair, row) for selection in members for pair, row in selection.records]
-        for index, part in enumerate(writer.cut(len(written), config.num_shards, spec)):
+        parts = writer.cut(len(written), config.num_shards, spec)
+        for index, part in enumerate(parts):
             pairs, rows = zip(*written[part], strict=True)
-            shards.append(task(pairs, rows, split, directory / f"{split}-{index:05d}"))
+            shards.append(task(pairs, rows, split, schema.shard_name(split, index, len(parts)), destination))
     measured = [pair for selection in selections for pair in selection.measured_only(config.contours)]
-    parts = (measured[first : first + _MOST_MEASURED] for first in range(0, len(measured), _MOST_MEASURED))
-    return shards + [task(pairs) for pairs in parts]
+    unwritten = (measured[first : first + _MOST_MEASURED] for first in range(0, len(measured), _MOST_MEASURED))
+    return shards + [task(pairs) for pairs in unwritten]
 
 
 def render(source: Source, config: Config, task: Task) -> Rendered:
@@ -180,7 +181,8 @@ def render(source: Source, config: Config, task: Task) -> Rendered:
     findings: list[Finding] = []
     records = _records(source, config, task, studies, findings)
     with publication.writing(config.output_dir):
-        shard = writer.write_shard(task.path, task.split, records) if task.path else None
+        destination = task.destination
+        shard = writer.write_shard(destination, task.name, task.split, records) if destination else None
     # Without a shard, nothing else has read the pairs.
     for _ in records:
         pass

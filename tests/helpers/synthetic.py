@@ -11,6 +11,7 @@ from pipeline import schema
 from preprocess.geometry.grid import Grid
 from preprocess.model import Fingerprint, ImageHeader, Pair
 from preprocess.output import publication, writer
+from preprocess.output.destinations import Directory
 from preprocess.output.writer import Record, RecordSpec
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -54,8 +55,10 @@ def write_records(
     first, *others = records
     classes = schema.LABEL_CLASSES if first.mask.dtype == np.uint8 else ()
     spec = RecordSpec(first.image.shape, first.image.dtype, classes)
-    shards = writer.write_split(directory, split, iter([first, *others]), count, num_shards, spec)
-    writer.complete(directory, spec, shards, {split: ["A"]}, {}, {"audit.csv": b""}, {})
+    destination = Directory.at(directory)
+    shards = writer.write_split(destination, split, iter([first, *others]), count, num_shards, spec)
+    info = writer.complete(destination, spec, shards, {split: ["A"]}, {}, {"audit.csv": b""}, {})
+    destination.write(schema.MANIFEST_FILE, info.dump())
 
 
 def synthetic_pair(number: int, **header: Any) -> Pair:
