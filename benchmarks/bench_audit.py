@@ -46,8 +46,9 @@ from preprocess.layouts import challenge
 from preprocess.model import ContourKind, Pair, Study
 from preprocess.quality import plausibility
 from preprocess.quality.contrast import Fit, measure
+from preprocess.quality.measurements import planned
 from preprocess.quality.plausibility import Contrast
-from preprocess.stages.load import Examined, examine
+from preprocess.stages.load import Loaded, load
 
 _SCORE_MARGIN, _CONTRAST_SHARE = 0.5, 0.75
 """A threshold is the highest correct score and this more, or this share of the lowest correct contrast."""
@@ -80,15 +81,15 @@ class Images:
 class Contoured:
     """A study with its contours and what was measured of them."""
 
-    examined: Examined
+    loaded: Loaded
     pairs: Sequence[Pair]
     fits: Mapping[str, Fit]
 
     @classmethod
-    def of(cls, examined: Examined, pairs: Sequence[Pair], images: Images) -> Contoured:
+    def of(cls, loaded: Loaded, pairs: Sequence[Pair], images: Images) -> Contoured:
         """Measures the contours."""
         fits = {pair.contour_path: _measured(pair, images) for pair in pairs}
-        return cls(examined, pairs, fits)
+        return cls(loaded, pairs, fits)
 
     def with_polygons(self, changed: Mapping[str, Polygon], images: Images) -> Contoured:
         """The study with other points in some of its contours, by path."""
@@ -97,12 +98,12 @@ class Contoured:
             for pair in self.pairs
         ]
         fits = {pair.contour_path: _measured(pair, images) for pair in pairs if pair.contour_path in changed}
-        return Contoured(self.examined, pairs, {**self.fits, **fits})
+        return Contoured(self.loaded, pairs, {**self.fits, **fits})
 
     def scores(self) -> dict[str, float]:
         """The score of each contour, by path."""
-        summary = self.examined.summary
-        judged = plausibility.judge(self.pairs, self.fits, summary.phases, summary.slice_spacing_mm)
+        summary = self.loaded.summary
+        judged = plausibility.judge([*map(planned, self.pairs)], self.fits, summary.phases, summary.slice_spacing_mm)
         return {one.pair.contour_path: one.score for one in judged}
 
     def contrast(self) -> Contrast:
@@ -187,7 +188,7 @@ def _many_damages(studies: Sequence[Contoured], images: Images, rng: np.random.G
                 scores = study.with_polygons(changed, images).scores()
                 sound = {path: score for path, score in scores.items() if path not in changed}
                 for path in changed:
-                    study_id = study.examined.study.study_id
+                    study_id = study.loaded.study.study_id
                     alone = {**sound, path: scores[path]}
                     yield Damage(f"a quarter at once: {name}", kind, study_id, frozenset([path]), alone)
 
@@ -197,14 +198,14 @@ def _whole_study(
 ) -> Iterator[tuple[str, str, Contrast]]:
     """Each way to damage a whole study: its name, the study of the contours, and the contrast that decides."""
     for study in studies:
-        own = study.examined.study
+        own = study.loaded.study
         numbers = {kind: {number + 1: path for number, path in paths.items()} for kind, paths in own.contours.items()}
         yield "numbers one too high", own.study_id, _contrast_of(_with(own, numbers), source, config, images)
         exchanged = {pair.contour_path: pair.polygon[:, ::-1] for pair in study.pairs}
         yield "x and y exchanged", own.study_id, study.with_polygons(exchanged, images).contrast()
         for other in studies:
             if other is not study:
-                images_of = other.examined.study
+                images_of = other.loaded.study
                 contrast = _contrast_of(_with(images_of, own.contours), source, config, images)
                 yield "on another study's images", own.study_id, contrast
 
@@ -214,8 +215,8 @@ def _with(study: Study, contours: Mapping[ContourKind, Mapping[int, str]]) -> St
 
 
 def _contrast_of(study: Study, source: Source, config: Config, images: Images) -> Contrast:
-    examined = examine(source, config, study)
-    return Contoured.of(examined, examined.pairs["i"], images).contrast()
+    loaded = load(source, config, study)
+    return Contoured.of(loaded, loaded.pairs["i"], images).contrast()
 
 
 def _without(values: Mapping[str, float | Sequence[float]], study_id: str) -> npt.NDArray[np.float64]:
@@ -224,7 +225,7 @@ def _without(values: Mapping[str, float | Sequence[float]], study_id: str) -> np
 
 def _print_contours(studies: Sequence[Contoured], damages: Sequence[Damage]) -> None:
     """The table of damages to one contour."""
-    correct = {study.examined.study.study_id: study.scores() for study in studies}
+    correct = {study.loaded.study.study_id: study.scores() for study in studies}
     fixed = dict.fromkeys(correct, plausibility.THRESHOLD)
     others = {
         study_id: float(_without({one: [*scores.values()] for one, scores in correct.items()}, study_id).max())
@@ -281,7 +282,7 @@ def _share(part: int, whole: int) -> str:
 
 def _print_studies(studies: Sequence[Contoured], damages: Sequence[tuple[str, str, Contrast]]) -> None:
     """The table of damages to a whole study."""
-    correct = {study.examined.study.study_id: study.contrast() for study in studies}
+    correct = {study.loaded.study.study_id: study.contrast() for study in studies}
     contrasts = {study_id: one.contrast for study_id, one in correct.items()}
     limits = {study_id: float(_without(contrasts, study_id).min()) * _CONTRAST_SHARE for study_id in correct}
     lowest = ", ".join(f"{name} {value:.2f}" for name, value in contrasts.items())
@@ -326,15 +327,15 @@ def main() -> None:
             parser.error(
                 f"{source.name} has {len(found)} studies, at least 2 expected, because each is left out in turn"
             )
-        examined = [examine(source, config, study) for study in found]
-        studies = [Contoured.of(one, [*one.pairs["i"], *one.pairs["o"]], images) for one in examined]
+        loaded = [load(source, config, study) for study in found]
+        studies = [Contoured.of(one, [*one.pairs["i"], *one.pairs["o"]], images) for one in loaded]
         damages = []
         for study in studies:
             others = [other for other in studies if other is not study]
             for pair in study.pairs:
                 for name, changed in _damages(study, pair, others, rng):
                     scores = study.with_polygons(changed, images).scores()
-                    study_id = study.examined.study.study_id
+                    study_id = study.loaded.study.study_id
                     damages.append(Damage(name, pair.kind, study_id, frozenset(changed), scores))
         damages += _many_damages(studies, images, rng)
         _print_contours(studies, damages)

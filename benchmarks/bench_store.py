@@ -28,8 +28,6 @@ import numpy as np
 
 from benchmarks import store
 from pipeline import DatasetInfo, Records, iterate_batches
-from preprocess.output import writer
-from preprocess.output.writer import Record, RecordSpec
 from tests.helpers import stores as served
 from tests.helpers.stores import BUCKET, Answer, Proxy
 
@@ -95,20 +93,13 @@ def _job(data_dir: pathlib.Path) -> None:
             print(f"| {where} | {' | '.join([*figures, *seconds])} |", flush=True)
 
 
-def _write_records(path: pathlib.Path) -> None:
-    spec = RecordSpec(store.SHAPE, np.dtype(np.int16))
-    pairs = (Record(store.synthetic_pair(one, store.SHAPE), *store.pair_of_arrays(one)) for one in range(_RECORDS))
-    shards = writer.write_split(path, "train", pairs, _RECORDS, _SHARDS, spec)
-    writer.complete(path, spec, shards, {"train": ["A"]}, {}, {"audit.csv": b""}, {})
-
-
 def _read(data_dir: pathlib.Path) -> None:
     """Prints the table of an epoch, for each size of the cache and order, and the speeds from a full cache."""
     del data_dir
     with _bucket() as (proxy, filesystem), tempfile.TemporaryDirectory() as name:
         local = pathlib.Path(name, "records")
         local.mkdir()
-        _write_records(local)
+        store.write_records(local, _RECORDS, _SHARDS)
         served.upload(filesystem, local, "records")
         of_shard = [shard.bytes or 0 for shard in DatasetInfo.load(local).splits["train"].shards]
         url, cache = f"s3://{BUCKET}/records", pathlib.Path(name, "cache")

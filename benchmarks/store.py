@@ -48,16 +48,17 @@ def prepared(path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> pat
 
 def records(root: pathlib.Path, count: int) -> pathlib.Path:
     """A records directory of ``count`` pairs, as ``python -m preprocess`` writes it."""
+    return prepared(root / "records", lambda path: write_records(path, count))
 
-    def write(path: pathlib.Path) -> None:
-        spec = RecordSpec(SHAPE, np.dtype(np.int16))
-        pairs = (Record(synthetic_pair(position, SHAPE), *pair_of_arrays(position)) for position in range(count))
-        destination = Directory.at(path)
-        shards = writer.write_split(destination, "train", pairs, count, None, spec)
-        info = writer.complete(destination, spec, shards, {"train": ["A"]}, {}, {"audit.csv": b""}, {})
-        destination.write(schema.MANIFEST_FILE, info.dump())
 
-    return prepared(root / "records", write)
+def write_records(path: pathlib.Path, count: int, num_shards: int | None = None) -> None:
+    """Writes ``count`` pairs to an empty directory, in so many shards, or in those that the job would write."""
+    spec = RecordSpec(SHAPE, np.dtype(np.int16))
+    pairs = (Record(synthetic_pair(position, SHAPE), *pair_of_arrays(position)) for position in range(count))
+    destination = Directory.at(path)
+    shards = writer.write_split(destination, "train", pairs, count, num_shards, spec)
+    info = writer.complete(destination, spec, shards, {"train": ["A"]}, {}, {"audit.csv": b""}, {})
+    destination.write(schema.MANIFEST_FILE, info.dump())
 
 
 def synthetic_pair(number: int, shape: tuple[int, int]) -> Pair:

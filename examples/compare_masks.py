@@ -30,7 +30,8 @@ from pipeline import DatasetInfo, Records, make_dataset, schema
 from pipeline.errors import RecordsError
 from preprocess import tables
 from preprocess.config import Config
-from preprocess.findings import FatalInputError
+from preprocess.dicom import reader
+from preprocess.findings import FatalInputError, Reason
 from preprocess.geometry import Polygon, masks, polygons
 from preprocess.inputs import sources
 from preprocess.inputs.sources import Listing, Source
@@ -38,9 +39,10 @@ from preprocess.layouts import challenge
 from preprocess.model import Pair
 from preprocess.output import dtypes, outputs, writer
 from preprocess.output.writer import Record, RecordSpec
+from preprocess.quality.measurements import planned
 from preprocess.quality.volumes import Volumes
 from preprocess.run import run
-from preprocess.stages import load, render
+from preprocess.stages import load
 
 
 def fill_rounded(polygon: Polygon, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
@@ -58,7 +60,7 @@ class Contoured:
 
     def volumes(self, areas: Iterable[float]) -> Volumes:
         """Volumes from an area in square pixels for each pair."""
-        return Volumes.of(zip(self.pairs, areas, strict=True), self.slice_spacing_mm)
+        return Volumes.of(zip(map(planned, self.pairs), areas, strict=True), self.slice_spacing_mm)
 
     def contour_volumes(self) -> Volumes:
         """Volumes from the exact areas of the contours, which the others are compared with."""
@@ -72,7 +74,7 @@ def read_studies(source: Listing, config: Config) -> dict[str, Contoured]:
     written = {row["contour_path"] for row in rows if row["written"] == "1"}
     studies = {}
     for study in challenge.discover(source)[0]:
-        content = load.examine(source, config, study)
+        content = load.load(source, config, study)
         pairs = [pair for pair in content.pairs["i"] if pair.contour_path in written]
         studies[study.study_id] = Contoured(pairs, content.summary.slice_spacing_mm)
     return studies
@@ -103,9 +105,9 @@ def write_naive(source: Source, config: Config, studies: Mapping[str, Contoured]
 
 
 def _naive_record(source: Source, config: Config, pair: Pair, spec: RecordSpec, naive: bool) -> Record:
-    image, mask = render.read_pair(source, config, pair)
-    if naive:
-        mask = fill_rounded(pair.polygon, mask.shape)
+    with sources.opened(source, pair.image_path, Reason.UNREADABLE_IMAGE) as file:
+        image = reader.read_pixels(file, config.max_image_pixels)
+    mask = (fill_rounded if naive else masks.rasterize)(pair.polygon, image.shape)
     return Record(pair, dtypes.to_dtype(image, spec.image_dtype), mask)
 
 

@@ -144,6 +144,12 @@ class Reason(enum.StrEnum):
         "an image was replaced while the job ran",
         "run the job again",
     )
+    CHANGED_CONTOUR = (
+        "changed_contour",
+        (Level.ERROR,),
+        "a contour was replaced while the job ran",
+        "run the job again",
+    )
     HEADER_MISMATCH = (
         "header_mismatch",
         (Level.ERROR,),

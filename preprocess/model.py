@@ -133,9 +133,9 @@ NOWHERE = Place(-1, -1, -1, math.nan)
 """The place of an image whose header does not say where the image lies."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """One image and the contour drawn on it, or both of its contours.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Match:
+    """One image and the contour drawn on it, by name.
 
     Attributes:
         kind: whether the contour is inner or outer.
@@ -144,8 +144,6 @@ class Pair:
         phase_index: 0 at the start of the cardiac cycle, -1 when unknown.
         fingerprint: digests of the image.
         grid: the pixel grid of the image in the records.
-        outer: the same image with its o-contour, where a label map is drawn from both; the pair is that of the
-            i-contour then.
     """
 
     study_id: str
@@ -154,21 +152,67 @@ class Pair:
     instance_number: int
     image_path: str
     contour_path: str
-    header: ImageHeader
-    polygon: Polygon
     slice_index: int
     phase_index: int
     fingerprint: Fingerprint
     grid: Grid
-    outer: Pair | None = None
 
     @property
     def key(self) -> Key:
         """Study id and instance number."""
         return self.study_id, self.instance_number
 
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pair(Match):
+    """One image and the contour drawn on it, as a worker reads them.
+
+    Attributes:
+        header: of the image.
+        polygon: the contour, float64 ``(N, 2)``, columns x and y in pixels.
+    """
+
+    header: ImageHeader
+    polygon: Polygon
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PlannedPair(Match):
+    """One image and the contour drawn on it, or both of its contours, as the plan keeps them: in less than a kilobyte.
+
+    Workers read the header and the points again when they need them.
+
+    Attributes:
+        pixel_spacing_mm: between rows and between columns; NaN when unknown.
+        normal: of the image; None when unknown.
+        value_range: lowest and highest modality value that the header allows; None unless all are integers.
+        monochrome1: low values are displayed bright, not dark.
+        digest: SHA-256 of the contour's points.
+        points: how many there are.
+        area_px: inside the contour, in square pixels.
+        shape: radius, center x and y, and elongation of the contour in pixels.
+        clockwise: the points go around clockwise on the screen.
+        outside: share of the i-contour's area outside the o-contour; None unless the image has both.
+        wall: area in mm² and mean thickness in mm of the myocardium; None unless the image has both.
+        outer: the same image with its o-contour, where a label map is drawn from both; the pair is that of the
+            i-contour then.
+    """
+
+    pixel_spacing_mm: tuple[float, float]
+    normal: tuple[float, float, float] | None
+    value_range: tuple[int, int] | None
+    monochrome1: bool
+    digest: bytes
+    points: int
+    area_px: float
+    shape: tuple[float, float, float, float, float]
+    clockwise: bool
+    outside: float | None = None
+    wall: tuple[float, float] | None = None
+    outer: PlannedPair | None = None
+
     @property
-    def contours(self) -> tuple[Pair, ...]:
+    def contours(self) -> tuple[PlannedPair, ...]:
         """The image with each of the contours that are drawn, from the inside out."""
         return (self,) if self.outer is None else (self, self.outer)
 

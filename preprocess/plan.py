@@ -13,11 +13,10 @@ import numpy as np
 from preprocess.config import Config
 from preprocess.engines import Engine
 from preprocess.findings import Audit, FatalInputError, Finding, Level, Reason, counted
-from preprocess.geometry import polygons
 from preprocess.inputs import sources
 from preprocess.inputs.sources import Listing
 from preprocess.layouts import discovery
-from preprocess.model import KINDS, ContourKind, Contours, Key, Pair
+from preprocess.model import KINDS, ContourKind, Contours, Key, PlannedPair
 from preprocess.output import dtypes, outputs, splits
 from preprocess.quality import checks
 from preprocess.stages import pairing
@@ -56,7 +55,7 @@ class Plan:
     @property
     def counts(self) -> dict[str, int]:
         """How many records each split gets, if every pair can be written."""
-        written = {selection.study.study_id: len(selection.written) for selection in self.selections}
+        written = {selection.summary.study_id: len(selection.records) for selection in self.selections}
         return {name: sum(written[study_id] for study_id in members) for name, members in self.splits.items()}
 
 
@@ -69,7 +68,7 @@ def make_plan(source: Listing, config: Config, exclusions: Mapping[Key, str], en
     if config.contours == "io":
         audit.add(checks.single_contours(*listed))
     audit.add(_excluded(contours, config.contours, exclusions, set().union(*listed)))
-    kept: dict[ContourKind, list[Pair]] = {
+    kept: dict[ContourKind, list[PlannedPair]] = {
         kind: [
             pair
             for content in examined
@@ -81,6 +80,12 @@ def make_plan(source: Listing, config: Config, exclusions: Mapping[Key, str], en
     chosen = [pair for content in examined for pair in pairing.chosen(content.pairs, config.contours)]
     outside = _outside(kept)
     audit.add(_check(kept, outside))
+    audit.add(
+        finding
+        for content in examined
+        for finding in content.outlines
+        if finding.contour not in config.contours or (finding.study_id, finding.instance_number) not in exclusions
+    )
     rejected = Rejected.of(audit.of_level(Level.ERROR))
     usable = rejected.others(pair for pair in chosen if pair.key not in exclusions)
     shape = _commonest_shape(usable)
@@ -88,11 +93,11 @@ def make_plan(source: Listing, config: Config, exclusions: Mapping[Key, str], en
     audit.add([*findings, *checks.mixed_photometric(pairs)])
     if not pairs:
         raise stopped_by("no image could be paired with a contour", config, audit.of_level(Level.ERROR))
-    dtype, exact = dtypes.smallest_dtype(pair.header for pair in pairs)
+    dtype, exact = dtypes.smallest_dtype(pair.value_range for pair in pairs)
     if not exact:
         _log.warning("some modality values are not integers that float32 can represent: images are rounded to float32")
     return Plan(
-        selections=_selections(examined, pairs, rejected, outside, dtype, config.contours),
+        selections=_selections(examined, pairs, rejected, outside, config.contours),
         contours=contours.keys() - exclusions.keys(),
         shape=shape,
         dtype=dtype,
@@ -133,10 +138,10 @@ def _examine(source: Listing, config: Config, engine: Engine, audit: Audit) -> l
         for content in engine.map(examine, studies):
             audit.add(content.findings)
             examined.append(content)
-            bar.update(len(content.study.images))
-            images = counted(len(content.study.images), "image")
+            bar.update(content.summary.images)
+            images = counted(content.summary.images, "image")
             pairs = counted(len(pairing.chosen(content.pairs, config.contours)), "pair")
-            _log.info("%s: %s, %s", content.study.study_id, images, pairs)
+            _log.info("%s: %s, %s", content.summary.study_id, images, pairs)
     return examined
 
 
@@ -148,9 +153,9 @@ def _contours(examined: Iterable[Examined], kind: ContourKind, audit: Audit) -> 
         if finding.contour == kind and finding.instance_number is not None
     }
     listed = {
-        (content.study.study_id, number): path
+        (content.summary.study_id, number): path
         for content in examined
-        for number, path in content.study.contours[kind].items()
+        for number, path in content.contours[kind].items()
     }
     return damaged | listed
 
@@ -178,53 +183,55 @@ def _excluded(
     return findings
 
 
-def _outside(kept: Mapping[ContourKind, Iterable[Pair]]) -> dict[Key, float]:
+def _outside(kept: Mapping[ContourKind, Iterable[PlannedPair]]) -> dict[Key, float]:
     """Share of each i-contour's area outside its o-contour, where both exist."""
-    outer = {pair.key: pair.polygon for pair in kept["o"]}
-    return {pair.key: polygons.share_outside(pair.polygon, outer[pair.key]) for pair in kept["i"] if pair.key in outer}
+    outer = {pair.key for pair in kept["o"]}
+    return {pair.key: pair.outside for pair in kept["i"] if pair.outside is not None and pair.key in outer}
 
 
-def _check(kept: Mapping[ContourKind, Sequence[Pair]], outside: Mapping[Key, float]) -> list[Finding]:
+def _check(kept: Mapping[ContourKind, Sequence[PlannedPair]], outside: Mapping[Key, float]) -> list[Finding]:
     """Findings that need all studies, but no pixels."""
-    both = [*kept["i"], *kept["o"]]
     copies = [finding for pairs in kept.values() for finding in checks.duplicate_contours(pairs, outside)]
     wrong = {finding.path for finding in copies if finding.level is Level.ERROR}
     copied = {pair.key: pair.contour_path for pair in kept["o"] if pair.contour_path in wrong}
     return [
-        *checks.duplicate_images(both),
+        *checks.duplicate_images([*kept["i"], *kept["o"]]),
         *copies,
         *checks.not_nested(kept["i"], outside, copied),
-        *checks.self_intersecting(both),
-        *checks.open_contours(both),
     ]
 
 
 def _selections(
     examined: Iterable[Examined],
-    pairs: Iterable[Pair],
+    pairs: Iterable[PlannedPair],
     rejected: Rejected,
     outside: Mapping[Key, float],
-    dtype: np.dtype[Any],
     contours: Contours,
 ) -> list[Selection]:
     """What to make of each study, when ``pairs`` are to be written."""
-    written: dict[str, set[str]] = collections.defaultdict(set)
-    for pair in pairs:
-        written[pair.study_id].add(pair.contour_path)
-    return [
-        Selection(
-            study=content.study,
-            summary=content.summary,
-            pairs=pairing.chosen(content.pairs, contours),
-            written=frozenset(written[content.study.study_id]),
-            inner=rejected.others(content.pairs["i"]),
-            outer=rejected.others(content.pairs["o"]),
-            outside={pair.key: outside[pair.key] for pair in content.pairs["i"] if pair.key in outside},
-            dtype=dtype,
-            walls={pair.key: content.walls[pair.key] for pair in rejected.others(pairing.chosen(content.pairs, "io"))},
+    written = {pair.key for pair in pairs}
+    selections = []
+    for content in examined:
+        whole = {pair.key for pair in rejected.others(pairing.chosen(content.pairs, "io"))}
+        # What is measured between two contours counts where both can be used.
+        settled: dict[ContourKind, list[PlannedPair]] = {
+            kind: [
+                dataclasses.replace(pair, outside=outside.get(pair.key), wall=pair.wall if pair.key in whole else None)
+                for pair in of_kind
+            ]
+            for kind, of_kind in content.pairs.items()
+        }
+        every = pairing.chosen(settled, contours)
+        selections.append(
+            Selection(
+                summary=content.summary,
+                pairs=every,
+                records=[pair for pair in every if pair.key in written],
+                inner=rejected.others(settled["i"]),
+                outer=rejected.others(settled["o"]),
+            )
         )
-        for content in examined
-    ]
+    return selections
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,18 +249,18 @@ class Rejected:
             frozenset((finding.study_id, finding.instance_number) for finding in errors if finding.kind == "pair"),
         )
 
-    def others(self, pairs: Iterable[Pair]) -> list[Pair]:
+    def others(self, pairs: Iterable[PlannedPair]) -> list[PlannedPair]:
         """The pairs that are not left out."""
         return [pair for pair in pairs if pair.key not in self.keys and not self.paths & pair.paths]
 
 
-def _commonest_shape(pairs: Sequence[Pair]) -> tuple[int, int]:
+def _commonest_shape(pairs: Sequence[PlannedPair]) -> tuple[int, int]:
     """The commonest shape of images on the common grid, the smaller of two equally common; (0, 0) without pairs."""
     counts = collections.Counter(pair.grid.shape for pair in pairs)
     return min(counts, key=lambda shape: (-counts[shape], shape), default=(0, 0))
 
 
-def _of_shape(pairs: Sequence[Pair], common: tuple[int, int]) -> tuple[list[Pair], list[Finding]]:
+def _of_shape(pairs: Sequence[PlannedPair], common: tuple[int, int]) -> tuple[list[PlannedPair], list[Finding]]:
     """The pairs of one shape, and a finding for each of the others."""
     kept, findings = [], []
     for pair in pairs:

@@ -117,12 +117,12 @@ def _render(
     Returns:
         The shards, and the tables of each study.
     """
-    studies = {selection.study.study_id: StudyTables(selection) for selection in plan.selections}
+    studies = {selection.summary.study_id: StudyTables(selection) for selection in plan.selections}
     items = tasks(plan.selections, plan.split_of, spec, config, destination)
     shards = []
     with progress(sum(plan.counts.values()), "records") as bar:
         for task, rendered in zip(items, engine.map(render, items), strict=True):
-            bar.update(len(task.rows))
+            bar.update(len(task.pairs) if task.destination else 0)
             audit.add(rendered.findings)
             if rendered.shard:
                 shards.append(rendered.shard)

@@ -156,7 +156,7 @@ def test_an_item_that_is_worked_on_twice_has_one_result(tree: pathlib.Path, tmp_
     studies = challenge.discover(sources.open_source(tree))[0]
     beam = Beam(config, Directory.at(tmp_path))
     twice = [*studies, *studies]
-    found = [content.study.study_id for content in beam.map(examine, twice)]
+    found = [content.summary.study_id for content in beam.map(examine, twice)]
     assert found == [study.study_id for study in twice]
     assert [path for path in tmp_path.iterdir() if path != tree] == []
 

@@ -159,9 +159,9 @@ def test_pixels_are_those_of_the_file_that_was_examined(elements: dict[str, obje
     header, fingerprint = reader.read_fingerprint(changed(setting()), LIMIT)
     # As text, in which NaN is equal to itself.
     assert repr(header) == repr(reader.read_header(changed(setting()), LIMIT))
-    assert reader.read_pixels(changed(setting()), LIMIT, fingerprint).shape == (64, 64)
+    assert reader.read_image(changed(setting()), LIMIT, fingerprint)[1].shape == (64, 64)
     with pytest.raises(InputError, match=r"^it changed while the job ran; run the job again$") as raised:
-        reader.read_pixels(changed(setting(**elements)), LIMIT, fingerprint)
+        reader.read_image(changed(setting(**elements)), LIMIT, fingerprint)
     assert raised.value.reason == "changed_image"
 
 
@@ -272,10 +272,6 @@ def test_location_is_along_the_slice_normal() -> None:
     assert reader.read_header(changed(setting(**elements)), LIMIT).location_mm == 12.5
 
 
-def header_with(value_range: tuple[int, int] | None) -> ImageHeader:
-    return ImageHeader(None, None, (1, 1), value_range, (1, 1), None, None, 0)
-
-
 @pytest.mark.parametrize(
     ("ranges", "dtype", "exact"),
     [
@@ -290,7 +286,7 @@ def header_with(value_range: tuple[int, int] | None) -> ImageHeader:
     ],
 )
 def test_the_smallest_dtype_that_fits_every_range_is_chosen(ranges: list, dtype: str, exact: bool) -> None:
-    assert dtypes.smallest_dtype(map(header_with, ranges)) == (np.dtype(dtype), exact)
+    assert dtypes.smallest_dtype(ranges) == (np.dtype(dtype), exact)
 
 
 def test_values_never_wrap() -> None:

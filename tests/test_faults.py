@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pydicom
@@ -343,6 +343,49 @@ def test_an_image_that_is_replaced_after_it_was_examined_is_left_out(
     )
     assert f"{row},,1" in audit.splitlines()
     assert DatasetInfo.load(tmp_path / "records").splits["train"].count == 7
+
+
+@pytest.mark.parametrize(
+    ("contours", "name", "changed", "row", "records"),
+    [
+        ("i", "i", "other points", "changed_contour,it changed while the job ran; run the job again,i,1", 7),
+        ("i", "i", "no text", 'unreadable_contour,"line 1 is not two numbers', 7),
+        # The images of inner contours are also compared with the outer ones.
+        ("i", "o", "other points", "changed_contour,it changed while the job ran; run the job again,o,0", 8),
+        ("io", "o", "other points", "changed_contour,it changed while the job ran; run the job again,o,1", 3),
+        ("i", "i", "other line ends", None, 8),
+    ],
+)
+def test_a_contour_that_is_replaced_after_it_was_examined_is_left_out(
+    tree: pathlib.Path,
+    tmp_path: pathlib.Path,
+    contours: Literal["i", "io"],
+    name: str,
+    changed: str,
+    row: str | None,
+    records: int,
+) -> None:
+    """Otherwise its new points would be drawn, which no check has seen."""
+    path = sorted(tree.rglob(f"*-{name}contour-manual.txt"))[0]
+    text = path.read_text()
+    contents = {
+        "other points": "\n".join(f"{float(x) + 0.5} {y}" for x, y in map(str.split, text.splitlines())),
+        "no text": "contour",
+        "other line ends": text.replace("\n", "\r\n"),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        examined = plan._examine
+
+        def examine_and_replace(*arguments: Any) -> object:
+            found = examined(*arguments)
+            path.write_text(contents[changed], newline="")
+            return found
+
+        patch.setattr(plan, "_examine", examine_and_replace)
+        audit = records_of(tree, tmp_path / "records", contours=contours)["audit.csv"].decode()
+    assert "changed_contour" not in audit if row is None else f"error,{row}" in audit
+    assert DatasetInfo.load(tmp_path / "records").splits["train"].count == records
+    assert list(verify.faults(tmp_path / "records")) == []
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "socket", "link to nothing", "unreadable"])

@@ -9,9 +9,9 @@ from preprocess import phantom, tables
 from preprocess.config import Config
 from preprocess.geometry import polygons
 from preprocess.geometry.masks import rasterize
-from preprocess.model import NOWHERE, Pair, Place, Study
+from preprocess.model import NOWHERE, Place, PlannedPair, Study
 from preprocess.quality import checks, measurements
-from preprocess.quality.measurements import StudySummary
+from preprocess.quality.measurements import StudySummary, planned
 from preprocess.quality.registration import Registration, bands
 from preprocess.quality.volumes import Volumes
 from preprocess.run import run
@@ -103,9 +103,9 @@ def test_few_points_at_uneven_distances_are_not_open() -> None:
             assert checks.open_contours([dataclasses.replace(synthetic_pair(1), polygon=polygon)]) == []
 
 
-def placed(slice_index: int, phase_index: int, spacing: tuple[float, float] = (2.0, 1.5)) -> Pair:
+def placed(slice_index: int, phase_index: int, spacing: tuple[float, float] = (2.0, 1.5)) -> PlannedPair:
     pair = synthetic_pair(20 * slice_index + phase_index + 1, pixel_spacing_mm=spacing)
-    return Pair(**{**vars(pair), "slice_index": slice_index, "phase_index": phase_index})
+    return planned(dataclasses.replace(pair, slice_index=slice_index, phase_index=phase_index))
 
 
 def test_volumes_are_those_computed_by_hand() -> None:
@@ -180,7 +180,7 @@ def test_many_phases_with_missing_slices_are_counted() -> None:
         ([(placed(0, 0, (math.nan, math.nan)), 100.0), (placed(0, 8), 50.0)], 10),
     ],
 )
-def test_volumes_that_cannot_be_computed_are_nan(areas: list[tuple[Pair, float]], spacing: float) -> None:
+def test_volumes_that_cannot_be_computed_are_nan(areas: list[tuple[PlannedPair, float]], spacing: float) -> None:
     volumes = Volumes.of(areas, spacing)
     assert (volumes.end_diastole, volumes.end_systole) == (-1, -1)
     assert math.isnan(volumes.edv_ml)
@@ -247,7 +247,7 @@ def test_the_table_of_studies_agrees_with_the_phantom(phantom_records: pathlib.P
 
 
 def test_missing_values_are_blank() -> None:
-    row = measurements.unmeasured(synthetic_pair(3), {}, {})
+    row = measurements.unmeasured(planned(synthetic_pair(3)))
     (read,) = read_table(tables.dump([field.name for field in dataclasses.fields(row)], [dataclasses.astuple(row)]))
     assert (read["mask_area_px"], read["mean_ring"], read["written"]) == ("", "", "0")
 
@@ -265,7 +265,7 @@ def test_noise_in_the_cosines_leaves_the_volumes_alone(tree: pathlib.Path, tmp_p
 
 @pytest.mark.parametrize("count", [3, 2000])
 def test_rows_about_copies_name_a_few_of_them_and_count_all(count: int) -> None:
-    pairs = [synthetic_pair(number) for number in range(count)]
+    pairs = [planned(synthetic_pair(number)) for number in range(count)]
     pairs = [
         dataclasses.replace(
             pair, image_path=f"{pair.instance_number:04d}.dcm", contour_path=f"{pair.instance_number:04d}.txt"
@@ -285,7 +285,7 @@ def test_rows_about_copies_name_a_few_of_them_and_count_all(count: int) -> None:
 def test_an_ejection_fraction_of_pixels_without_size_is_unknown() -> None:
     """A header may say any Pixel Spacing."""
     pairs = [
-        dataclasses.replace(synthetic_pair(phase, pixel_spacing_mm=(1e-200, 1e-200)), phase_index=phase)
+        dataclasses.replace(planned(synthetic_pair(phase, pixel_spacing_mm=(1e-200, 1e-200))), phase_index=phase)
         for phase in range(2)
     ]
     volumes = Volumes.of([(pair, 100.0) for pair in pairs], 8.0)

@@ -3,7 +3,7 @@ import math
 import pathlib
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -17,9 +17,10 @@ from preprocess.layouts import challenge
 from preprocess.model import Pair
 from preprocess.quality import plausibility
 from preprocess.quality.contrast import Fit, measure
+from preprocess.quality.measurements import planned
 from preprocess.quality.plausibility import THRESHOLD, Judgement
 from preprocess.quality.volumes import Volumes
-from preprocess.stages.load import examine
+from preprocess.stages.load import load
 
 from .helpers.hearts import SIZE, Heart
 from .helpers.synthetic import header_of
@@ -51,8 +52,12 @@ def fits_of(heart: Heart, pairs: Sequence[Pair]) -> dict[str, Fit]:
     }
 
 
+def judge(pairs: Sequence[Pair], fits: Mapping[str, Fit], phases: int, slice_spacing_mm: float) -> list[Judgement]:
+    return plausibility.judge([*map(planned, pairs)], fits, phases, slice_spacing_mm)
+
+
 def judged(heart: Heart, pairs: Sequence[Pair]) -> list[Judgement]:
-    return plausibility.judge(pairs, fits_of(heart, pairs), heart.phases, 8.0)
+    return judge(pairs, fits_of(heart, pairs), heart.phases, 8.0)
 
 
 def accused(judgements: Iterable[Judgement]) -> set[str]:
@@ -164,7 +169,7 @@ def test_an_image_alone_does_not_accuse_an_outer_contour_without_neighbors() -> 
     pair = dataclasses.replace(Heart(1, 1).pair(0, 0, "o"), header=header, polygon=circle(80, 80, 10))
     fit = measure(image, pair.polygon, header, "o")
     assert fit.moved.max() > fit.own / 2
-    assert accused(plausibility.judge([pair], {pair.contour_path: fit}, 1, 8.0)) == set()
+    assert accused(judge([pair], {pair.contour_path: fit}, 1, 8.0)) == set()
 
 
 def test_exchanged_contours_are_found() -> None:
@@ -201,7 +206,7 @@ def test_19_runaway_contours_of_400_are_found(seed: int, together: bool) -> None
         wrong = np.random.default_rng(seed).choice(400, 19, replace=False).tolist()
     damaged = runaways(heart, pairs, wrong)
     # The images are left out: what is found, is found from the contours alone.
-    judgements = plausibility.judge(damaged, {}, 20, 8.0)
+    judgements = judge(damaged, {}, 20, 8.0)
     paths = {pairs[index].contour_path for index in wrong}
     assert paths <= accused(judgements)
     assert len(accused(judgements) - paths) <= 0.02 * 381
@@ -222,7 +227,7 @@ def test_runaway_contours_are_found_in_a_long_series() -> None:
     heart = Heart(10, 70)
     pairs = drawn(heart, range(70))
     wrong = range(150, 700, 70)
-    judgements = plausibility.judge(runaways(heart, pairs, wrong), {}, 70, 8.0)
+    judgements = judge(runaways(heart, pairs, wrong), {}, 70, 8.0)
     paths = {pairs[index].contour_path for index in wrong}
     assert paths <= accused(judgements)
     assert len(accused(judgements) - paths) <= 0.02 * 700
@@ -236,11 +241,11 @@ def polygon_area(polygon: np.ndarray) -> float:
 def test_a_runaway_contour_does_not_choose_end_diastole() -> None:
     heart = Heart(20, 20)
     pairs = drawn(heart, range(20))
-    true = Volumes.of([(pair, polygon_area(pair.polygon)) for pair in pairs], 8.0)
+    true = Volumes.of([(planned(pair), polygon_area(pair.polygon)) for pair in pairs], 8.0)
     wrong = [20 * index + 9 for index in range(1, 20)]
     damaged = runaways(heart, pairs, wrong)
-    areas = [(pair, polygon_area(pair.polygon)) for pair in damaged]
-    judgements = plausibility.judge(damaged, {}, 20, 8.0)
+    areas = [(planned(pair), polygon_area(pair.polygon)) for pair in damaged]
+    judgements = judge(damaged, {}, 20, 8.0)
     expected = {one.pair.contour_path: one.expected_area_px for one in judgements if one.score > THRESHOLD}
     assert Volumes.of(areas, 8.0).end_diastole == 9
     volumes = Volumes.of(areas, 8.0, expected=expected)
@@ -254,7 +259,7 @@ def test_a_runaway_contour_does_not_choose_end_diastole() -> None:
 def test_volumes_with_an_implausible_contour_are_not_reliable() -> None:
     heart = Heart(6, 20)
     pairs = drawn(heart, (ED, ES))
-    areas = [(pair, polygon_area(pair.polygon)) for pair in pairs]
+    areas = [(planned(pair), polygon_area(pair.polygon)) for pair in pairs]
     assert Volumes.of(areas, 8.0).reliable
     volumes = Volumes.of(areas, 8.0, expected={pairs[4].contour_path: 900.0})
     assert volumes.doubtful == {ED: [2]}
@@ -355,16 +360,16 @@ def test_a_contour_alone_on_an_image_without_an_edge_is_implausible() -> None:
     pair = dataclasses.replace(heart.pair(0, 0), slice_index=-1, phase_index=-1)
     noise = np.random.default_rng(0).normal(100, 5, (SIZE, SIZE))
     fits = {pair.contour_path: measure(noise, pair.polygon, pair.header, pair.kind)}
-    (judgement,) = plausibility.judge([pair], fits, 0, math.nan)
+    (judgement,) = judge([pair], fits, 0, math.nan)
     assert re.fullmatch(r"the contrast of its image along the contour is -?0\.0\d.*", judgement.detail)
     # A constant image says nothing.
     fits = {pair.contour_path: measure(np.full((SIZE, SIZE), 7), pair.polygon, pair.header, pair.kind)}
-    assert accused(plausibility.judge([pair], fits, 0, math.nan)) == set()
+    assert accused(judge([pair], fits, 0, math.nan)) == set()
 
 
 def test_a_contour_without_neighbors_is_what_is_expected() -> None:
     pair = dataclasses.replace(Heart(1, 1).pair(0, 0), polygon=circle(900, 700, 20))
-    (judgement,) = plausibility.judge([pair], {}, 1, 8.0)
+    (judgement,) = judge([pair], {}, 1, 8.0)
     assert judgement.score == pytest.approx(0, abs=0.1)
     assert judgement.expected_area_px == pytest.approx(400 * np.pi, rel=0.01)
 
@@ -380,8 +385,8 @@ def test_the_image_defends_contours_that_moved_with_it() -> None:
         image = np.roll(heart.image(pair.slice_index, pair.phase_index), 4, axis=1)
         fit = measure(image, moved.polygon, moved.header, moved.kind)
         study = [*pairs[:index], moved, *pairs[index + 1 :]]
-        by_neighbors += len(accused(plausibility.judge(study, {}, 20, 8.0)))
-        by_image_too += len(accused(plausibility.judge(study, {**fits, pair.contour_path: fit}, 20, 8.0)))
+        by_neighbors += len(accused(judge(study, {}, 20, 8.0)))
+        by_image_too += len(accused(judge(study, {**fits, pair.contour_path: fit}, 20, 8.0)))
     assert by_neighbors > 14
     assert by_image_too < 3
 
@@ -408,9 +413,9 @@ def test_stacks_of_other_directions_do_not_predict_each_other() -> None:
         polygon=circle(60, 50, 35),
         slice_index=9,
     )
-    assert accused(plausibility.judge([*pairs, other], {}, 20, 8.0)) == set()
+    assert accused(judge([*pairs, other], {}, 20, 8.0)) == set()
     same = dataclasses.replace(other, header=pairs[0].header)
-    assert "long-axis.txt" in accused(plausibility.judge([*pairs, same], {}, 20, 8.0))
+    assert "long-axis.txt" in accused(judge([*pairs, same], {}, 20, 8.0))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 40_000), (40, 30)])
@@ -433,9 +438,9 @@ def test_hostile_contours_are_measured_and_judged(shape: tuple[int, int], spacin
     for kind in ("i", "o"):
         pairs = [dataclasses.replace(pair, kind=kind) for pair in pairs]
         fits = {pair.contour_path: measure(pixels, pair.polygon, header, pair.kind) for pair in pairs}
-        judgements = plausibility.judge(pairs, fits, 4, math.nan)
+        judgements = judge(pairs, fits, 4, math.nan)
         assert all(math.isfinite(one.score) for one in judgements)
-    assert plausibility.judge([], {}, 0, math.nan) == []
+    assert judge([], {}, 0, math.nan) == []
 
 
 def test_correct_contours_of_real_studies_are_not_accused(real_data: pathlib.Path) -> None:
@@ -444,8 +449,8 @@ def test_correct_contours_of_real_studies_are_not_accused(real_data: pathlib.Pat
     with sources.unchanged(real_data) as source:
         images = Images(source, config)
         for study in challenge.discover(source)[0]:
-            examined = examine(source, config, study)
-            contoured = Contoured.of(examined, [*examined.pairs["i"], *examined.pairs["o"]], images)
+            loaded = load(source, config, study)
+            contoured = Contoured.of(loaded, [*loaded.pairs["i"], *loaded.pairs["o"]], images)
             assert max(contoured.scores().values()) <= THRESHOLD
             assert plausibility.contours_of_other_images(contoured.pairs, contoured.fits) == ""
             exchanged = {pair.contour_path: pair.polygon[:, ::-1] for pair in contoured.pairs}

@@ -3,8 +3,10 @@
 import logging
 import os
 import pathlib
+import pickle
 import shutil
 from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 import pydicom
@@ -371,6 +373,7 @@ def test_every_reason_is_provoked() -> None:
         "misregistered",
         "mixed_photometric",
         "changed_image",
+        "changed_contour",
         "incomplete_volumes",
         "contours_of_other_images",
         "single_contour",
@@ -458,6 +461,25 @@ def test_a_split_of_studies_that_are_not_there_is_refused_before_images_are_read
     monkeypatch.setattr(plan, "examine", None)
     with pytest.raises(FatalInputError, match=r"can be(?: used)?: PHANTOM001, PHANTOM002"):
         run(Config(tree, tmp_path / "records", split=rule))
+
+
+@pytest.mark.parametrize("contours", ["i", "io"])
+def test_the_plan_takes_less_than_a_kilobyte_for_each_image_with_contours(
+    phantom_dir: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, contours: Literal["i", "io"]
+) -> None:
+    sizes = []
+
+    def measured(*arguments: Any) -> plan.Plan:
+        made = plan.make_plan(*arguments)
+        images = {pair.image_path for one in made.selections for pair in one.inner}
+        sizes.append((len(pickle.dumps(made)), len(images)))
+        return made
+
+    monkeypatch.setattr("preprocess.run.make_plan", measured)
+    run(Config(phantom_dir, tmp_path / "records", contours=contours))
+    ((size, images),) = sizes
+    assert images == 36
+    assert size <= 1000 * images
 
 
 def test_a_misspelled_split_is_a_warning(

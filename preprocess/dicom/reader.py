@@ -104,10 +104,15 @@ def read_series_header(file: BinaryIO, max_image_pixels: int) -> SeriesHeader:
     )
 
 
+def read_pixels(file: BinaryIO, max_image_pixels: int) -> npt.NDArray[np.generic]:
+    """Reads an image's modality values ``(H, W)``; arguments and errors as :func:`read_image`."""
+    return read_image(file, max_image_pixels)[1]
+
+
 @silent()
-def read_pixels(
+def read_image(
     file: BinaryIO, max_image_pixels: int, fingerprint: Fingerprint | None = None
-) -> npt.NDArray[np.generic]:
+) -> tuple[ImageHeader, npt.NDArray[np.generic]]:
     """Reads an image's modality values: stored values × Rescale Slope + Rescale Intercept (PS3.3 C.11.1.1.2).
 
     MONOCHROME1 is not inverted: that is a matter of display (PS3.3 C.7.6.3.1.2). ``checks`` reports a data set that
@@ -119,7 +124,7 @@ def read_pixels(
         fingerprint: what ``read_fingerprint`` returned, if the image was read before.
 
     Returns:
-        ``(H, W)``, of an integer dtype where slope and intercept are integers, else float64.
+        The header; and the values ``(H, W)``, of an integer dtype where slope and intercept are integers, else float64.
 
     Raises:
         InputError: ``unreadable_image``, ``unsupported_image``, or ``changed_image`` where the fingerprint differs.
@@ -127,7 +132,15 @@ def read_pixels(
     elements = read_elements(file, _IMAGE_NAMES, max_image_pixels)
     if fingerprint is not None and elements.digest != fingerprint.file:
         raise InputError(Reason.CHANGED_IMAGE, "it changed while the job ran")
-    header, dataset = _header(elements, max_image_pixels), elements.dataset
+    header = _header(elements, max_image_pixels)
+    pixels = _modality_values(elements, header)
+    if pixels.shape != header.shape:
+        raise unreadable("its pixels are not Rows × Columns")
+    return header, pixels
+
+
+def _modality_values(elements: Elements, header: ImageHeader) -> npt.NDArray[np.generic]:
+    dataset = elements.dataset
     pixels = _stored_values(elements, header.shape)
     if "ModalityLUTSequence" in dataset:
         with foreign_code("Modality LUT Sequence (0028,3000) cannot be applied"):

@@ -21,6 +21,7 @@ its lowest value, which is air in MRI: 0 may lie outside the range, and repeated
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -49,6 +50,7 @@ class Grid:
     offset: tuple[float, float]
 
     @classmethod
+    @functools.lru_cache(1024)
     def of(
         cls,
         shape: tuple[int, int],
@@ -57,7 +59,7 @@ class Grid:
         pixel_spacing_mm: float | None,
         max_pixels: int,
     ) -> Grid:
-        """The grid of one image; the image's own where neither size nor spacing is given.
+        """The grid of one image; the image's own where neither size nor spacing is given. Equal images share it.
 
         Args:
             shape: rows and columns of the image.

@@ -10,16 +10,18 @@ import numpy.typing as npt
 
 from pipeline import schema
 from preprocess.findings import InputError, Reason
-from preprocess.model import ImageHeader
 
 
-def smallest_dtype(headers: Iterable[ImageHeader]) -> tuple[np.dtype[Any], bool]:
+def smallest_dtype(ranges: Iterable[tuple[int, int] | None]) -> tuple[np.dtype[Any], bool]:
     """The smallest dtype of ``schema.IMAGE_DTYPES`` for all values that the headers allow.
+
+    Args:
+        ranges: the lowest and the highest value of each image; None unless all its values are integers.
 
     Returns:
         The dtype, and whether it represents them all exactly; float32 rounds values that do not fit its 24 bits.
     """
-    ranges = [header.value_range for header in headers]
+    ranges = list(ranges)
     integers = [bounds for bounds in ranges if bounds is not None]
     low = min((bounds[0] for bounds in integers), default=0)
     high = max((bounds[1] for bounds in integers), default=0)

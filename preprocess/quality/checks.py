@@ -6,7 +6,6 @@ A check returns its findings. A contour or an image with a finding of level ``er
 from __future__ import annotations
 
 import collections
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from preprocess.findings import Finding, Level, Reason, counted, some
 from preprocess.geometry import polygons, regions
-from preprocess.model import Key, Pair
+from preprocess.model import Key, Match, Pair, PlannedPair
 from preprocess.quality.measurements import StudyRow
 from preprocess.quality.plausibility import Judgement
 from preprocess.quality.volumes import Volumes
@@ -59,10 +58,10 @@ def open_contours(pairs: Iterable[Pair]) -> list[Finding]:
     return findings
 
 
-def duplicate_images(pairs: Iterable[Pair]) -> list[Finding]:
+def duplicate_images(pairs: Iterable[PlannedPair]) -> list[Finding]:
     """Images, by path, whose pixels are the same bytes: which contour belongs to them is unknown."""
     by_path = {pair.image_path: pair for pair in pairs}
-    groups: dict[bytes, list[Pair]] = collections.defaultdict(list)
+    groups: dict[bytes, list[PlannedPair]] = collections.defaultdict(list)
     for pair in sorted(by_path.values(), key=lambda pair: pair.image_path):
         groups[pair.fingerprint.pixels].append(pair)
     findings = []
@@ -74,20 +73,20 @@ def duplicate_images(pairs: Iterable[Pair]) -> list[Finding]:
     return findings
 
 
-def mixed_photometric(written: Iterable[Pair]) -> list[Finding]:
+def mixed_photometric(written: Iterable[PlannedPair]) -> list[Finding]:
     """Studies with images of another Photometric Interpretation than most images of the data set, MONOCHROME2 on a tie.
 
     Values are written as they are, so blood is bright in one kind of image and dark in the other.
     """
-    studies: dict[str, list[Pair]] = collections.defaultdict(list)
+    studies: dict[str, list[PlannedPair]] = collections.defaultdict(list)
     for pair in written:
         studies[pair.study_id].append(pair)
-    ones = sum(pair.header.monochrome1 for pairs in studies.values() for pair in pairs)
+    ones = sum(pair.monochrome1 for pairs in studies.values() for pair in pairs)
     common = 2 * ones > sum(map(len, studies.values()))
     names = "MONOCHROME2", "MONOCHROME1"
     findings = []
     for study_id, pairs in studies.items():
-        others = [pair for pair in pairs if pair.header.monochrome1 != common]
+        others = [pair for pair in pairs if pair.monochrome1 != common]
         if others:
             detail = (
                 f"{len(others)} of {len(pairs)} images written are {names[not common]}, most of the data set are "
@@ -113,7 +112,7 @@ def single_contours(inner: Mapping[Key, str], outer: Mapping[Key, str]) -> list[
     ]
 
 
-def duplicate_contours(pairs: Iterable[Pair], outside: Mapping[Key, float]) -> list[Finding]:
+def duplicate_contours(pairs: Iterable[PlannedPair], outside: Mapping[Key, float]) -> list[Finding]:
     """Contours of one kind with the same points, even if their files differ in line ends.
 
     Within a study, where contours are carried over from phase to phase, that is a warning. Across studies the owner is
@@ -124,9 +123,9 @@ def duplicate_contours(pairs: Iterable[Pair], outside: Mapping[Key, float]) -> l
         pairs: of one kind.
         outside: share of each i-contour's area outside its o-contour.
     """
-    groups: dict[bytes, list[Pair]] = collections.defaultdict(list)
+    groups: dict[bytes, list[PlannedPair]] = collections.defaultdict(list)
     for pair in pairs:
-        groups[hashlib.sha256(pair.polygon.tobytes()).digest()].append(pair)
+        groups[pair.digest].append(pair)
     copies = [same for same in groups.values() if len(same) > 1]
     # Usually a whole set is copied. One contour may nest by chance; a whole set does not.
     shares: dict[str, list[float]] = collections.defaultdict(list)
@@ -155,7 +154,7 @@ def duplicate_contours(pairs: Iterable[Pair], outside: Mapping[Key, float]) -> l
     return findings
 
 
-def not_nested(inner: Iterable[Pair], outside: Mapping[Key, float], copied: Mapping[Key, str]) -> list[Finding]:
+def not_nested(inner: Iterable[PlannedPair], outside: Mapping[Key, float], copied: Mapping[Key, str]) -> list[Finding]:
     """I-contours that lie partly outside their o-contour.
 
     Where the o-contour is known to be another study's (``copied``: its path, by study and number), the finding names
@@ -176,7 +175,7 @@ def not_nested(inner: Iterable[Pair], outside: Mapping[Key, float], copied: Mapp
     return findings
 
 
-def volume_order(inner: Sequence[Pair], volumes: Volumes) -> list[Finding]:
+def volume_order(inner: Sequence[PlannedPair], volumes: Volumes) -> list[Finding]:
     """Slices of one study whose cavity is larger at end-systole than at end-diastole."""
     before = volumes.areas_px.get(volumes.end_diastole, {})
     after = volumes.areas_px.get(volumes.end_systole, {})
@@ -236,7 +235,7 @@ def of_other_images(detail: str, row: StudyRow, path: str) -> list[Finding]:
     return [Finding(Reason.CONTOURS_OF_OTHER_IMAGES, "study", path, detail, row.study_id)] if detail else []
 
 
-def _of_contour(reason: Reason, pair: Pair, detail: str, level: Level | None = None) -> Finding:
+def _of_contour(reason: Reason, pair: Match, detail: str, level: Level | None = None) -> Finding:
     return Finding(reason, "contour", pair.contour_path, detail, *pair.key, level=level, contour=pair.kind)
 
 

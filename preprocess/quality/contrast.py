@@ -61,7 +61,7 @@ class Fit(NamedTuple):
 
 def measure(pixels: npt.NDArray[np.generic], polygon: Polygon, header: ImageHeader, kind: ContourKind) -> Fit:
     """Measures how a contour of a kind lies on its image ``(H, W)``."""
-    step = step_px(header)
+    step = step_px(header.pixel_spacing_mm)
     center = np.array(shape_of(polygon)[1:3])
     points, normals = _outline(polygon)
     # Blood is bright on the screen, where MONOCHROME1 shows low values bright.
@@ -77,9 +77,9 @@ def measure(pixels: npt.NDArray[np.generic], polygon: Polygon, header: ImageHead
     return Fit(float(grid[UNSCALED, UNMOVED, UNMOVED]), float(exchanged[0]), grid)
 
 
-def step_px(header: ImageHeader) -> float:
+def step_px(pixel_spacing_mm: tuple[float, float]) -> float:
     """Pixels in a step of 1.35 mm; 1 when the spacing is unknown."""
-    edge = math.sqrt(math.prod(header.pixel_spacing_mm))
+    edge = math.sqrt(math.prod(pixel_spacing_mm))
     return min(max(_STEP_MM / edge, _STEP_RANGE[0]), _STEP_RANGE[1]) if edge > 0 else 1.0
 
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from preprocess.geometry import Polygon, polygons
-from preprocess.model import NOWHERE, ImageHeader, Key, Pair, Place, Study
-from preprocess.quality import myocardium
+from preprocess.model import NOWHERE, ImageHeader, Match, Pair, Place, PlannedPair, Study
+from preprocess.quality import contrast, myocardium
 from preprocess.quality.myocardium import Wall
 from preprocess.quality.registration import Registration, bands
 from preprocess.quality.volumes import Volumes
@@ -81,10 +83,43 @@ class StudyRow:
     mass_g: float
 
 
-def unmeasured(pair: Pair, outside: Mapping[Key, float], walls: Mapping[Key, Wall]) -> PairRow:
+_Lengths = TypeVar("_Lengths", bound=tuple[float, ...])
+
+
+@functools.lru_cache(1024)
+def _same(lengths: _Lengths) -> _Lengths:
+    """Equal lengths as one object, which a plan keeps once."""
+    return lengths
+
+
+def planned(pair: Pair, outside: float | None = None, wall: Wall | None = None) -> PlannedPair:
+    """What the plan keeps of a pair.
+
+    Args:
+        pair: the image and its contour.
+        outside: share of the i-contour's area outside the o-contour, where the image has both.
+        wall: the myocardium between them.
+    """
+    header = pair.header
+    return PlannedPair(
+        **{field.name: getattr(pair, field.name) for field in dataclasses.fields(Match)},
+        pixel_spacing_mm=_same(header.pixel_spacing_mm),
+        normal=header.normal and _same(header.normal),
+        value_range=header.value_range,
+        monochrome1=header.monochrome1,
+        digest=polygons.digest(pair.polygon),
+        points=len(pair.polygon),
+        area_px=polygons.area(pair.polygon),
+        shape=contrast.shape_of(pair.polygon),
+        clockwise=contrast.signed_area(pair.polygon) > 0,
+        outside=outside,
+        wall=wall,
+    )
+
+
+def unmeasured(pair: PlannedPair) -> PairRow:
     """The row of a pair whose image is not read yet."""
-    share = outside.get(pair.key)
-    wall = walls.get(pair.key)
+    area_mm2, thickness_mm = pair.wall or (None, None)
     return PairRow(
         study_id=pair.study_id,
         contour_id=pair.contour_id,
@@ -93,16 +128,16 @@ def unmeasured(pair: Pair, outside: Mapping[Key, float], walls: Mapping[Key, Wal
         slice_index=pair.slice_index,
         phase_index=pair.phase_index,
         written=0,
-        points=len(pair.polygon),
-        polygon_area_px=polygons.area(pair.polygon),
+        points=pair.points,
+        polygon_area_px=pair.area_px,
         mask_area_px=None,
         area_difference_percent=None,
         mean_inside=None,
         mean_ring=None,
-        inner_inside_outer_percent=None if share is None else 100 * (1 - share),
+        inner_inside_outer_percent=None if pair.outside is None else 100 * (1 - pair.outside),
         implausibility=None,
-        myocardium_area_mm2=wall and wall.area_mm2,
-        wall_thickness_mm=wall and wall.thickness_mm,
+        myocardium_area_mm2=area_mm2,
+        wall_thickness_mm=thickness_mm,
     )
 
 
@@ -139,6 +174,8 @@ class StudySummary:
     """What a study's files and headers say as a whole; NaN where they do not.
 
     Attributes:
+        study_id, contour_id: ids of the study and of its contours.
+        i_folder: folder of the first i-contour; None without one.
         images, i_contours, o_contours: files.
         slices, phases: how many there are.
         row_spacing_mm, column_spacing_mm: of the pixels, where all images have the same.
@@ -146,6 +183,9 @@ class StudySummary:
         contoured: place of each i-contour, -1 where its image cannot be used.
     """
 
+    study_id: str
+    contour_id: str
+    i_folder: str | None
     images: int
     i_contours: int
     o_contours: int
@@ -162,6 +202,9 @@ class StudySummary:
         spacings = {header.pixel_spacing_mm for header in headers.values()}
         row_mm, column_mm = spacings.pop() if len(spacings) == 1 else (math.nan, math.nan)
         return cls(
+            study_id=study.study_id,
+            contour_id=study.contour_id,
+            i_folder=next((path.rpartition("/")[0] for path in study.contours["i"].values()), None),
             images=len(study.images),
             i_contours=len(study.contours["i"]),
             o_contours=len(study.contours["o"]),
@@ -184,7 +227,6 @@ def _slice_spacing_mm(places: Mapping[int, Place]) -> float:
 
 
 def study_row(
-    study: Study,
     summary: StudySummary,
     written: int,
     registration: Registration,
@@ -195,8 +237,8 @@ def study_row(
     """A study's row, with the number of its pairs that were written, and whether its volumes can be relied on."""
     peak = registration.peak()
     return StudyRow(
-        study_id=study.study_id,
-        contour_id=study.contour_id,
+        study_id=summary.study_id,
+        contour_id=summary.contour_id,
         images=summary.images,
         i_contours=summary.i_contours,
         o_contours=summary.o_contours,

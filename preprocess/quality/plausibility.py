@@ -36,9 +36,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from preprocess.geometry import polygons
-from preprocess.model import ContourKind, Pair
-from preprocess.quality.contrast import MOVES, SCALES, UNMOVED, UNSCALED, Fit, shape_of, signed_area, step_px
+from preprocess.model import ContourKind, Match, PlannedPair
+from preprocess.quality.contrast import MOVES, SCALES, UNMOVED, UNSCALED, Fit, step_px
 
 THRESHOLD = 8.5
 """A contour with a higher score is implausible: the highest score of 111 correct contours, and 0.5 more."""
@@ -123,13 +122,15 @@ class Judgement(NamedTuple):
         detail: what is odd, in numbers; empty where the contour is plausible.
     """
 
-    pair: Pair
+    pair: PlannedPair
     score: float
     expected_area_px: float
     detail: str
 
 
-def judge(pairs: Sequence[Pair], fits: Mapping[str, Fit], phases: int, slice_spacing_mm: float) -> list[Judgement]:
+def judge(
+    pairs: Sequence[PlannedPair], fits: Mapping[str, Fit], phases: int, slice_spacing_mm: float
+) -> list[Judgement]:
     """Judges every contour of a study.
 
     Args:
@@ -141,8 +142,8 @@ def judge(pairs: Sequence[Pair], fits: Mapping[str, Fit], phases: int, slice_spa
     Returns:
         One judgement for each pair, in the same order.
     """
-    shapes = np.array([shape_of(pair.polygon) for pair in pairs]).reshape(-1, 5)
-    steps = np.array([step_px(pair.header) for pair in pairs])
+    shapes = np.array([pair.shape for pair in pairs]).reshape(-1, 5)
+    steps = np.array([step_px(pair.pixel_spacing_mm) for pair in pairs])
     expected = shapes.copy()
     evidence = np.zeros((len(pairs), len(_VARIATIONS)))
     errors = np.full_like(evidence, np.inf)
@@ -183,7 +184,7 @@ def judge(pairs: Sequence[Pair], fits: Mapping[str, Fit], phases: int, slice_spa
     return judgements
 
 
-def contours_of_other_images(pairs: Sequence[Pair], fits: Mapping[str, Fit]) -> str:
+def contours_of_other_images(pairs: Sequence[Match], fits: Mapping[str, Fit]) -> str:
     """What shows that a study's inner contours were not drawn on its images; empty when they fit.
 
     Such contours are consistent among themselves: their numbers are off by one, x and y are exchanged, or they are
@@ -198,7 +199,7 @@ def contours_of_other_images(pairs: Sequence[Pair], fits: Mapping[str, Fit]) -> 
     return f"{detail}, at least {STUDY_CONTRAST:g} expected"
 
 
-def lowest_contrast(pairs: Sequence[Pair], fits: Mapping[str, Fit]) -> Contrast:
+def lowest_contrast(pairs: Sequence[Match], fits: Mapping[str, Fit]) -> Contrast:
     """The lowest median contrast along inner contours: of each phase that has several, and of all together."""
     by_phase: dict[int, list[Fit]] = collections.defaultdict(list)
     for pair in pairs:
@@ -250,10 +251,10 @@ _BEAT_LENGTH = 0.8
 """How long a beat keeps its state, in radians of the cycle."""
 
 
-def _coordinates(pairs: Sequence[Pair], phases: int, slice_spacing_mm: float) -> npt.NDArray[np.float64]:
+def _coordinates(pairs: Sequence[PlannedPair], phases: int, slice_spacing_mm: float) -> npt.NDArray[np.float64]:
     """Slice, phase and kind of each contour, float64 ``(n, 3)``: in slices of 9 mm, in radians, and 0 or 1."""
     thickness = 1.0 if math.isnan(slice_spacing_mm) else slice_spacing_mm / _SLICE_MM
-    normals = {pair.slice_index: pair.header.normal for pair in pairs}
+    normals = {pair.slice_index: pair.normal for pair in pairs}
     stack, offset = 0, {}
     for before, index in itertools.pairwise([min(normals), *sorted(normals)]):
         one, other = normals[before], normals[index]
@@ -325,7 +326,7 @@ def _against_neighbors(
 
 
 def _against_image(
-    pairs: Sequence[Pair],
+    pairs: Sequence[PlannedPair],
     fits: Mapping[str, Fit],
     shapes: npt.NDArray[np.float64],
     expected: npt.NDArray[np.float64],
@@ -369,9 +370,9 @@ def _weights(value: float, nodes: npt.NDArray[np.float64]) -> npt.NDArray[np.flo
     return np.array([np.interp(value, nodes, one) for one in np.eye(len(nodes))])
 
 
-def _turned(pairs: Sequence[Pair]) -> npt.NDArray[np.bool_]:
+def _turned(pairs: Sequence[PlannedPair]) -> npt.NDArray[np.bool_]:
     """Whether a contour goes around in one direction and nearly all others of the study in the other."""
-    clockwise = np.array([signed_area(pair.polygon) > 0 for pair in pairs], np.bool_)
+    clockwise = np.array([pair.clockwise for pair in pairs], np.bool_)
     few = clockwise if 2 * clockwise.sum() <= len(pairs) else ~clockwise
     return np.asarray(few & (len(pairs) >= _UNANIMOUS) & (few.sum() <= max(1, len(pairs) // 20)))
 
@@ -379,11 +380,11 @@ def _turned(pairs: Sequence[Pair]) -> npt.NDArray[np.bool_]:
 class _Rows(NamedTuple):
     """Contours of a kind that lie in a row: by slice, and by phase."""
 
-    of_slice: Mapping[tuple[ContourKind, int], Sequence[Pair]]
-    of_phase: Mapping[tuple[ContourKind, int], Sequence[Pair]]
+    of_slice: Mapping[tuple[ContourKind, int], Sequence[PlannedPair]]
+    of_phase: Mapping[tuple[ContourKind, int], Sequence[PlannedPair]]
 
     @classmethod
-    def of(cls, pairs: Sequence[Pair]) -> _Rows:
+    def of(cls, pairs: Sequence[PlannedPair]) -> _Rows:
         of_slice, of_phase = collections.defaultdict(list), collections.defaultdict(list)
         for pair in pairs:
             of_slice[pair.kind, pair.slice_index].append(pair)
@@ -391,7 +392,7 @@ class _Rows(NamedTuple):
         return cls(of_slice, of_phase)
 
 
-def _of_size(pair: Pair, rows: _Rows, expected_area_px: float) -> str:
+def _of_size(pair: PlannedPair, rows: _Rows, expected_area_px: float) -> str:
     """The area of a contour, the expected one, and those of the nearest plausible contours of its slice and phase."""
     in_phase = rows.of_slice.get((pair.kind, pair.slice_index), ())
     in_slice = rows.of_phase.get((pair.kind, pair.phase_index), ())
@@ -401,10 +402,10 @@ def _of_size(pair: Pair, rows: _Rows, expected_area_px: float) -> str:
     }
     beside = []
     for name, others in nearest.items():
-        areas = [f"{area:,.0f}" for area in sorted(polygons.area(other.polygon) for other in others)]
+        areas = [f"{area:,.0f}" for area in sorted(other.area_px for other in others)]
         if areas:
             beside.append(f"in {name} {' to '.join(dict.fromkeys(areas))}")
-    text = f"{polygons.area(pair.polygon):,.0f} px², where its neighbors suggest {expected_area_px:,.0f}"
+    text = f"{pair.area_px:,.0f} px², where its neighbors suggest {expected_area_px:,.0f}"
     return f"{text} ({', '.join(beside)})" if beside else text
 
 

@@ -8,7 +8,7 @@ import math
 import types
 from collections.abc import Iterable, Mapping, Sequence
 
-from preprocess.model import Pair, Place
+from preprocess.model import Place, PlannedPair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Volumes:
     @classmethod
     def of(
         cls,
-        areas: Iterable[tuple[Pair, float]],
+        areas: Iterable[tuple[PlannedPair, float]],
         slice_spacing_mm: float,
         contoured: Sequence[Place] = (),
         expected: Mapping[str, float] = types.MappingProxyType({}),
@@ -58,7 +58,7 @@ class Volumes:
         totals: dict[int, float] = collections.defaultdict(float)
         for pair, area in areas:
             if pair.phase_index >= 0:
-                rows_mm, columns_mm = pair.header.pixel_spacing_mm
+                rows_mm, columns_mm = pair.pixel_spacing_mm
                 by_phase[pair.phase_index][pair.slice_index] = area
                 likely[pair.phase_index][pair.slice_index] = expected.get(pair.contour_path, area)
                 if pair.contour_path in expected:

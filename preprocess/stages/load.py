@@ -10,35 +10,79 @@ from collections.abc import Iterator, Mapping, Sequence
 from preprocess.config import Config
 from preprocess.dicom import reader
 from preprocess.findings import Finding, InputError, Reason
-from preprocess.geometry import Polygon
+from preprocess.geometry import Polygon, polygons
 from preprocess.geometry.grid import Grid
 from preprocess.inputs.contour_files import ContourFiles
 from preprocess.inputs.sources import Source, opened
-from preprocess.model import KINDS, ContourKind, Fingerprint, ImageHeader, Key, Pair, Study
+from preprocess.model import KINDS, ContourKind, Fingerprint, ImageHeader, Pair, PlannedPair, Study
+from preprocess.quality import checks, measurements
 from preprocess.quality.measurements import StudySummary
 from preprocess.quality.myocardium import Wall
 from preprocess.stages import pairing
 
 
 @dataclasses.dataclass(frozen=True)
-class Examined:
-    """A study that was read. Of images without a contour it keeps only the summary.
+class Loaded:
+    """A study that was read.
 
     Attributes:
+        study: the study.
         pairs: for each kind of contour, sorted by instance number.
         summary: what the files and headers say about the study.
-        walls: the myocardium of each image that has both contours.
         findings: everything that is missing, odd or wrong.
     """
 
     study: Study
     pairs: Mapping[ContourKind, Sequence[Pair]]
     summary: StudySummary
-    walls: Mapping[Key, Wall]
     findings: Sequence[Finding]
 
 
+@dataclasses.dataclass(frozen=True)
+class Examined:
+    """What the plan needs of a study. Of images without a contour it keeps only the summary.
+
+    Attributes:
+        contours: for each kind, the path of each contour, used or not, by the number of its image.
+        pairs: for each kind of contour, sorted by instance number.
+        summary: what the files and headers say about the study.
+        findings: everything that is missing, odd or wrong, whatever is written.
+        outlines: what is odd about the outlines of the contours in ``pairs``.
+    """
+
+    contours: Mapping[ContourKind, Mapping[int, str]]
+    pairs: Mapping[ContourKind, Sequence[PlannedPair]]
+    summary: StudySummary
+    findings: Sequence[Finding]
+    outlines: Sequence[Finding]
+
+
 def examine(source: Source, config: Config, study: Study) -> Examined:
+    """Reads a study, and measures and checks its contours, each for itself and with the other one of its image."""
+    loaded = load(source, config, study)
+    outer = {pair.key: pair for pair in loaded.pairs["o"]}
+    both = {
+        pair.key: (
+            polygons.share_outside(pair.polygon, outer[pair.key].polygon),
+            Wall.between(pair.polygon, outer[pair.key].polygon, pair.header.pixel_spacing_mm),
+        )
+        for pair in loaded.pairs["i"]
+        if pair.key in outer
+    }
+    every = [pair for kind in KINDS for pair in loaded.pairs[kind]]
+    return Examined(
+        contours=study.contours,
+        pairs={
+            kind: [measurements.planned(pair, *both.get(pair.key, ())) for pair in pairs]
+            for kind, pairs in loaded.pairs.items()
+        },
+        summary=loaded.summary,
+        findings=loaded.findings,
+        outlines=[*checks.self_intersecting(every), *checks.open_contours(every)],
+    )
+
+
+def load(source: Source, config: Config, study: Study) -> Loaded:
     """Reads every header and contour of a study, decodes no pixels, and pairs them."""
     findings: list[Finding] = []
     labeled = study.contours["i"].keys() | study.contours["o"].keys()
@@ -62,20 +106,17 @@ def examine(source: Source, config: Config, study: Study) -> Examined:
     contour_files = ContourFiles(source, config.origin)
     pairs: dict[ContourKind, list[Pair]] = {}
     for kind in KINDS:
-        polygons: dict[int, Polygon] = {}
+        outlines: dict[int, Polygon] = {}
         for number, path in study.contours[kind].items():
             with _as_finding(findings, study.study_id, number, kind):
-                polygons[number] = contour_files.read(path, functools.partial(headers.get, number))
-        pairs[kind] = pairing.pair(study, kind, confirmed, places, fingerprints, grids, polygons)
-        findings += pairing.unmatched_contours(study, kind, headers, polygons)
-    findings += pairing.unconfirmed(study, pairing.chosen(pairs, config.contours))
+                outlines[number] = contour_files.read(path, functools.partial(headers.get, number))
+        pairs[kind] = pairing.pair(study, kind, confirmed, places, fingerprints, grids, outlines)
+        findings += pairing.unmatched_contours(study, kind, headers, outlines)
+    first, *others = (pairs[kind] for kind in KINDS if kind in config.contours)
+    complete = set.intersection(*({pair.key for pair in of_kind} for of_kind in (first, *others)))
+    findings += pairing.unconfirmed(study, [pair for pair in first if pair.key in complete])
     findings += pairing.unlabeled(study, config.contours)
-    walls = {
-        pair.key: Wall.between(pair.polygon, pair.outer.polygon, pair.header.pixel_spacing_mm)
-        for pair in pairing.chosen(pairs, "io")
-        if pair.outer
-    }
-    return Examined(study, pairs, StudySummary.of(study, confirmed, places), walls, findings)
+    return Loaded(study, pairs, StudySummary.of(study, confirmed, places), findings)
 
 
 @contextlib.contextmanager

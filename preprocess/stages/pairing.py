@@ -10,7 +10,18 @@ from collections.abc import Mapping, Sequence
 from preprocess.findings import Finding, Reason
 from preprocess.geometry import Polygon
 from preprocess.geometry.grid import Grid
-from preprocess.model import KINDS, NOWHERE, ContourKind, Contours, Fingerprint, ImageHeader, Pair, Place, Study
+from preprocess.model import (
+    KINDS,
+    NOWHERE,
+    ContourKind,
+    Contours,
+    Fingerprint,
+    ImageHeader,
+    Pair,
+    Place,
+    PlannedPair,
+    Study,
+)
 
 # Positions further apart than this are different slices. Scanners round positions to 0.001 mm.
 _SAME_SLICE_MM = 0.1
@@ -73,7 +84,7 @@ def pair(
     ]
 
 
-def chosen(pairs: Mapping[ContourKind, Sequence[Pair]], contours: Contours) -> Sequence[Pair]:
+def chosen(pairs: Mapping[ContourKind, Sequence[PlannedPair]], contours: Contours) -> Sequence[PlannedPair]:
     """The pairs that are written: those of one kind of contour, or the images that have both kinds."""
     if contours != "io":
         return pairs[contours]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,16 +15,16 @@ from pipeline import schema
 from preprocess.config import Config
 from preprocess.dicom import reader
 from preprocess.findings import Finding, InputError, Reason, about
-from preprocess.geometry import labels, masks, polygons
+from preprocess.geometry import Polygon, labels, masks
+from preprocess.inputs.contour_files import ContourFiles
 from preprocess.inputs.sources import Source, opened
-from preprocess.model import Contours, Key, Pair, Study
+from preprocess.model import Contours, ImageHeader, Match, Pair, PlannedPair
 from preprocess.output import dtypes, publication, writer
 from preprocess.output.destinations import Destination
 from preprocess.output.writer import Record, RecordSpec, Shard
 from preprocess.quality import checks, contrast, measurements, myocardium, plausibility
 from preprocess.quality.contrast import Fit
 from preprocess.quality.measurements import PairRow, StudyRow, StudySummary
-from preprocess.quality.myocardium import Wall
 from preprocess.quality.registration import Registration
 from preprocess.quality.volumes import Volumes
 from preprocess.stages import pairing
@@ -40,40 +38,23 @@ class Selection:
     """What to make of a study.
 
     Attributes:
-        study: the study.
         summary: what its files and headers say.
         pairs: all its pairs of the kind that is written, or with both contours if both are.
-        written: contour paths of the pairs that go into the records.
+        records: those of them that go into the records.
         inner: i-contour pairs for the measurements of the study.
         outer: o-contour pairs that inner ones are compared with.
-        outside: for each i-contour, the share of its area outside its o-contour.
-        dtype: of every image in the data set.
-        walls: the myocardium of each image that has both contours.
     """
 
-    study: Study
     summary: StudySummary
-    pairs: Sequence[Pair]
-    written: frozenset[str]
-    inner: Sequence[Pair]
-    outer: Sequence[Pair]
-    outside: Mapping[Key, float]
-    dtype: np.dtype[np.generic]
-    walls: Mapping[Key, Wall]
+    pairs: Sequence[PlannedPair]
+    records: Sequence[PlannedPair]
+    inner: Sequence[PlannedPair]
+    outer: Sequence[PlannedPair]
 
-    @property
-    def records(self) -> list[tuple[Pair, PairRow]]:
-        """The pairs that go into the records, and their rows so far."""
-        return [(pair, self.rows[pair.contour_path]) for pair in self.pairs if pair.contour_path in self.written]
-
-    @functools.cached_property
-    def rows(self) -> dict[str, PairRow]:
-        """The row of each pair before its image is read, by contour path."""
-        return {pair.contour_path: measurements.unmeasured(pair, self.outside, self.walls) for pair in self.pairs}
-
-    def measured_only(self, contours: Contours) -> list[Pair]:
+    def measured_only(self, contours: Contours) -> list[PlannedPair]:
         """The i-contour pairs that are not written, whose images the measurements of the study need."""
-        return [pair for pair in self.inner if contours != "i" and pair.contour_path not in self.written]
+        written = {pair.contour_path for pair in self.records}
+        return [pair for pair in self.inner if contours != "i" and pair.contour_path not in written]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +63,6 @@ class Task:
 
     Attributes:
         pairs: the pairs whose images are read.
-        rows: the row, so far, of each pair; empty where the pairs are not written.
         contours: the contours of both kinds that are measured on an image, by image path.
         dtype: of every image in the data set.
         split: the split of the shard.
@@ -90,9 +70,8 @@ class Task:
         destination: where to put the shard; None where the pairs are not written.
     """
 
-    pairs: Sequence[Pair]
-    rows: Sequence[PairRow]
-    contours: Mapping[str, Sequence[Pair]]
+    pairs: Sequence[PlannedPair]
+    contours: Mapping[str, Sequence[PlannedPair]]
     dtype: np.dtype[np.generic]
     split: str = ""
     name: str = ""
@@ -149,24 +128,23 @@ def tasks(
     """
     of_split: dict[str, list[Selection]] = {name: [] for name in sorted(set(split_of.values()))}
     for selection in selections:
-        if selection.written:
-            of_split[split_of[selection.study.study_id]].append(selection)
-    contours: dict[str, list[Pair]] = collections.defaultdict(list)
+        if selection.records:
+            of_split[split_of[selection.summary.study_id]].append(selection)
+    contours: dict[str, list[PlannedPair]] = collections.defaultdict(list)
     for selection in selections:
         for pair in (*selection.inner, *selection.outer):
             contours[pair.image_path].append(pair)
 
-    def task(pairs: Sequence[Pair], rows: Sequence[PairRow] = (), *shard: Any) -> Task:
+    def task(pairs: Sequence[PlannedPair], *shard: Any) -> Task:
         of_images = {pair.image_path: contours[pair.image_path] for pair in pairs}
-        return Task(pairs, rows, of_images, spec.image_dtype, *shard)
+        return Task(pairs, of_images, spec.image_dtype, *shard)
 
     shards = []
     for split, members in of_split.items():
-        written = [(pair, row) for selection in members for pair, row in selection.records]
+        written = [pair for selection in members for pair in selection.records]
         parts = writer.cut(len(written), config.num_shards, spec)
         for index, part in enumerate(parts):
-            pairs, rows = zip(*written[part], strict=True)
-            shards.append(task(pairs, rows, split, schema.shard_name(split, index, len(parts)), destination))
+            shards.append(task(written[part], split, schema.shard_name(split, index, len(parts)), destination))
     measured = [pair for selection in selections for pair in selection.measured_only(config.contours)]
     unwritten = (measured[first : first + _MOST_MEASURED] for first in range(0, len(measured), _MOST_MEASURED))
     return shards + [task(pairs) for pairs in unwritten]
@@ -193,24 +171,37 @@ def _records(
     source: Source, config: Config, task: Task, studies: dict[str, Measured], findings: list[Finding]
 ) -> Iterator[Record]:
     """Yields the records of a task, and adds what is measured and found."""
-    for pair, row in itertools.zip_longest(task.pairs, task.rows):
+    contour_files = ContourFiles(source, config.origin)
+    for pair in task.pairs:
         study = studies.setdefault(pair.study_id, Measured())
         study.failed.add(pair.contour_path)
         try:
-            image, mask = read_pair(source, config, pair)
+            outlines = {
+                contour.contour_path: _outline(source, config, contour_files, contour) for contour in pair.contours
+            }
+            with about(pair.contour_path):
+                mask = masks.rasterize(outlines[pair.contour_path], pair.grid.source_shape)
+            with opened(source, pair.image_path, Reason.UNREADABLE_IMAGE) as file:
+                header, image = reader.read_image(file, config.max_image_pixels, pair.fingerprint)
             # The conversion also checks that values are finite, also for images that are only measured.
             with about(pair.image_path):
-                pixels = dtypes.to_dtype(image, task.dtype if row else np.dtype(np.float32))
+                pixels = dtypes.to_dtype(image, task.dtype if task.destination else np.dtype(np.float32))
             study.failed.remove(pair.contour_path)
             if pair.kind == "i":
                 study.registration.add(image, mask)
             for contour in task.contours[pair.image_path]:
-                study.fits[contour.contour_path] = contrast.measure(
-                    image, contour.polygon, contour.header, contour.kind
-                )
-            if row is None:
+                path = contour.contour_path
+                try:
+                    outline = outlines[path] if path in outlines else _outline(source, config, contour_files, contour)
+                except InputError as error:
+                    study.failed.add(path)
+                    findings.append(Finding.of(error, *contour.key, contour.kind))
+                else:
+                    study.fits[path] = contrast.measure(image, outline, header, contour.kind)
+            if task.destination is None:
                 continue
-            record = Record(*_on_common_grid(pair, pixels, _written(pair, mask)))
+            record = _record(pair, header, pixels, [*outlines.values()], mask)
+            row = measurements.unmeasured(pair)
             study.pair_rows.append(measurements.measured(row, image, mask, record.mask == 1, record.pair.polygon))
         except InputError as error:
             findings += _left_out(pair, error)
@@ -218,12 +209,26 @@ def _records(
         yield record
 
 
+def _outline(source: Source, config: Config, contour_files: ContourFiles, pair: PlannedPair) -> Polygon:
+    """Reads the contour of a pair again.
+
+    Raises:
+        InputError: the contour or its image cannot be read, or the contour has changed since it was examined.
+    """
+
+    def header() -> ImageHeader:
+        with opened(source, pair.image_path, Reason.UNREADABLE_IMAGE) as file:
+            return reader.read_header(file, config.max_image_pixels)
+
+    return contour_files.read(pair.contour_path, header, pair.digest)
+
+
 class StudyTables:
     """Collects the rows of a study. Tasks are added in a fixed order, so sums are the same in every run."""
 
     def __init__(self, selection: Selection) -> None:
         self._selection = selection
-        self._rows = dict(selection.rows)
+        self._rows: dict[str, PairRow] = {}
         self._registration = Registration()
         self._fits: dict[str, Fit] = {}
         self._failed: set[str] = set()
@@ -251,17 +256,15 @@ class StudyTables:
         pair_rows = []
         for pair in selection.pairs:
             found = [scores[contour.contour_path] for contour in pair.contours if contour.contour_path in scores]
-            pair_rows.append(
-                dataclasses.replace(self._rows[pair.contour_path], implausibility=max(found, default=None))
-            )
-        areas = ((pair, polygons.area(pair.polygon)) for pair in inner)
+            row = self._rows.get(pair.contour_path) or measurements.unmeasured(pair)
+            pair_rows.append(dataclasses.replace(row, implausibility=max(found, default=None)))
+        areas = ((pair, pair.area_px) for pair in inner)
         expected = {
             judgement.pair.contour_path: judgement.expected_area_px for judgement in judgements if judgement.detail
         }
         volumes = Volumes.of(areas, summary.slice_spacing_mm, summary.contoured, expected)
         other_images = plausibility.contours_of_other_images(inner, self._fits)
-        row = measurements.study_row(
-            selection.study,
+        study_row = measurements.study_row(
             summary,
             sum(row.written for row in pair_rows),
             self._registration,
@@ -270,18 +273,17 @@ class StudyTables:
             volumes.reliable and not other_images,
         )
         findings = [*checks.implausible(judgements), *checks.volume_order(inner, volumes)]
-        for path in list(selection.study.contours["i"].values())[:1]:
-            folder = path.rpartition("/")[0]
-            findings += checks.incomplete_volumes(volumes, selection.study.study_id, folder)
-            findings += checks.misregistered(row, folder)
-            findings += checks.of_other_images(other_images, row, folder)
-        return pair_rows, row, findings
+        if summary.i_folder is not None:
+            findings += checks.incomplete_volumes(volumes, summary.study_id, summary.i_folder)
+            findings += checks.misregistered(study_row, summary.i_folder)
+            findings += checks.of_other_images(other_images, study_row, summary.i_folder)
+        return pair_rows, study_row, findings
 
-    def _myocardium_ml(self, inner: Sequence[Pair], volumes: Volumes) -> float:
+    def _myocardium_ml(self, inner: Sequence[PlannedPair], volumes: Volumes) -> float:
         """Volume of the myocardium at end-diastole; NaN where one of its slices lacks a contour."""
-        phase, walls = volumes.end_diastole, self._selection.walls
+        phase = volumes.end_diastole
         areas = {
-            pair.slice_index: walls[pair.key].area_mm2 if pair.key in walls else math.nan
+            pair.slice_index: pair.wall[0] if pair.wall else math.nan
             for pair in inner
             if pair.phase_index == phase >= 0 and phase not in volumes.missing
         }
@@ -293,22 +295,7 @@ def complete(source: Source, config: Config, study: StudyTables) -> tuple[list[P
     return study.complete()
 
 
-def read_pair(source: Source, config: Config, pair: Pair) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
-    """Modality values ``(H, W)`` and mask bool ``(H, W)`` of a pair, of the i-contour where it has both.
-
-    Raises:
-        InputError: the image or the mask cannot be made, or the image has changed since it was examined.
-    """
-    with about(pair.contour_path):
-        mask = masks.rasterize(pair.polygon, pair.header.shape)
-    with opened(source, pair.image_path, Reason.UNREADABLE_IMAGE) as file:
-        pixels = reader.read_pixels(file, config.max_image_pixels, pair.fingerprint)
-        if pixels.shape != pair.header.shape:
-            raise InputError(Reason.UNREADABLE_IMAGE, "its pixels are not Rows × Columns")
-    return pixels, mask
-
-
-def _written(pair: Pair, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.generic]:
+def _written(pair: PlannedPair, outlines: Sequence[Polygon], mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.generic]:
     """What is written of a pair: its mask, or the label map uint8 ``(H, W)`` of both contours.
 
     Raises:
@@ -316,39 +303,50 @@ def _written(pair: Pair, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.generic]
     """
     if pair.outer is None:
         return mask
-    outlines = (contour.polygon for contour in pair.contours)
     regions = list(zip(schema.LABEL_CLASSES[1:], outlines, strict=True))
     # The i-contour is not at fault: more than half of each pixel of the mask is blood pool.
     with about(pair.outer.contour_path):
         return labels.label_map(regions, schema.LABEL_CLASSES, mask.shape)
 
 
-def _on_common_grid(
-    pair: Pair, pixels: npt.NDArray[np.generic], drawn: npt.NDArray[np.generic]
-) -> tuple[Pair, npt.NDArray[np.generic], npt.NDArray[np.generic]]:
-    """A pair, its image and its mask or label map on the common grid; unchanged without one.
+def _record(
+    pair: PlannedPair,
+    header: ImageHeader,
+    pixels: npt.NDArray[np.generic],
+    outlines: Sequence[Polygon],
+    mask: npt.NDArray[np.bool_],
+) -> Record:
+    """The record of a pair, on the common grid where there is one.
+
+    Args:
+        pair: the pair.
+        header: of its image.
+        pixels: the image ``(H, W)``, in the dtype of the data set.
+        outlines: its contours, from the inside out.
+        mask: bool ``(H, W)``, of the first contour.
 
     Raises:
-        InputError: ``outside_image`` or ``degenerate_contour``: the contour lies outside the grid or covers no pixel.
+        InputError: ``outside_image`` or ``degenerate_contour``: the contour lies outside the grid or covers no pixel;
+            or the label map cannot be drawn.
     """
-    grid = pair.grid
+    names = {field.name: getattr(pair, field.name) for field in dataclasses.fields(Match)}
+    drawn, grid = _written(pair, outlines, mask), pair.grid
     if grid.changes_nothing:
-        return pair, pixels, drawn
-    header = dataclasses.replace(pair.header, shape=grid.shape, pixel_spacing_mm=grid.spacing_mm)
-    outer = pair.outer and dataclasses.replace(pair.outer, header=header, polygon=grid.place(pair.outer.polygon))
-    placed = dataclasses.replace(pair, header=header, polygon=grid.place(pair.polygon), outer=outer)
+        return Record(Pair(**names, header=header, polygon=outlines[0]), pixels, drawn)
+    header = dataclasses.replace(header, shape=grid.shape, pixel_spacing_mm=grid.spacing_mm)
+    placed = [grid.place(outline) for outline in outlines]
     try:
         with about(pair.contour_path):
-            mask = masks.rasterize(placed.polygon, grid.shape)
-        drawn = _written(placed, mask)
+            mask = masks.rasterize(placed[0], grid.shape)
+        drawn = _written(pair, placed, mask)
     except InputError as error:
         remedy = "enlarge --image_size, or choose another --pixel_spacing_mm"
         with about(error.path):
             raise InputError(error.reason, f"on the common grid {error.detail}", remedy) from error
-    return placed, grid.resample(pixels), drawn
+    return Record(Pair(**names, header=header, polygon=placed[0]), grid.resample(pixels), drawn)
 
 
-def _left_out(pair: Pair, error: InputError) -> list[Finding]:
+def _left_out(pair: PlannedPair, error: InputError) -> list[Finding]:
     """The findings for a pair whose image or contour cannot be used."""
     for contour in pair.contours:
         if error.path == contour.contour_path:
