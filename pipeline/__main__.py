@@ -31,6 +31,8 @@ _STUDY_COLUMNS = {
     "ejection_fraction_percent": "EF %",
 }
 
+_VOLUMES = "edv_ml", "esv_ml", "ejection_fraction_percent"
+
 
 def describe(records: Records) -> Iterator[str]:
     """Yields the lines that describe all records of a directory.
@@ -66,10 +68,18 @@ def describe(records: Records) -> Iterator[str]:
         ["study", "split", "records", *_STUDY_COLUMNS.values()],
         (
             [study_id, records.table["split"][place], count]
-            + [measured.get(study_id, {}).get(column, "") for column in _STUDY_COLUMNS]
+            + [_measured(measured.get(study_id, {}), column) for column in _STUDY_COLUMNS]
             for study_id, place, count in zip(ids.tolist(), first, counts, strict=True)
         ),
     )
+    if any(row.get("volumes_reliable") == "0" for row in measured.values()):
+        yield f"* not reliable: contours of this study are missing or doubtful; see {schema.AUDIT_FILE}"
+
+
+def _measured(row: dict[str, str], column: str) -> str:
+    """A column of studies.csv, with a mark where it is not reliable."""
+    value = row.get(column, "")
+    return f"{value}*" if value and column in _VOLUMES and row.get("volumes_reliable") == "0" else value
 
 
 def _studies(records: Records) -> Iterable[dict[str, str]]:

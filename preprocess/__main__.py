@@ -138,8 +138,9 @@ def main(argv: Sequence[str]) -> int:
     del argv
     # A terminal shows a progress bar, other outputs get our log lines. Libraries log warnings only.
     logging.set_verbosity(logging.WARNING)
-    if not sys.stderr.isatty():
-        std_logging.getLogger("preprocess").setLevel(std_logging.INFO)
+    # Which layout was taken is worth a line everywhere.
+    shown = "preprocess.layouts" if sys.stderr.isatty() else "preprocess"
+    std_logging.getLogger(shown).setLevel(std_logging.INFO)
     try:
         config = Config(
             data_dir=sources.data_dir(_required(_DATA_DIR, "a folder or a zip archive of studies")),
@@ -214,7 +215,7 @@ def _closing(summary: Summary, output_dir: Place) -> list[str]:
         lines.append(f"{counted(sum(summary.left_out.values()), 'input')} left out: {each(summary.left_out)}")
     if summary.harmless:
         errors = counted(sum(summary.harmless.values()), "error")
-        lines.append(f"{errors} that left nothing out: {each(summary.harmless)}")
+        lines.append(f"{errors} that cost no record: {each(summary.harmless)}")
     if summary.warnings:
         lines.append(f"{counted(sum(summary.warnings.values()), 'warning')}: {each(summary.warnings)}")
     return [*lines, f"audit: {output_dir / summary.audit}"]
@@ -228,14 +229,16 @@ def _parse_flags(argv: list[str]) -> list[str]:
     shown = io.StringIO()
     try:
         with contextlib.redirect_stdout(shown):
-            rest = flags.FLAGS(argv)
+            rest = flags.FLAGS(["--help" if argument == "-h" else argument for argument in argv])
         if len(rest) > 1:
             raise flags.Error(f"unexpected argument {rest[1]!r}")
     except flags.Error as error:
         print(f"preprocess: {error}\nSee python -m preprocess --help.", file=sys.stderr)
         sys.exit(2)
     except SystemExit:
-        terminal.announce(shown.getvalue().rstrip("\n"))
+        # Without the path of this file and the flag for absl's own flags.
+        text = re.sub(r"^/.*:\n", "", shown.getvalue(), flags=re.MULTILINE)
+        terminal.announce(text.partition("\nTry --helpfull")[0].rstrip("\n"))
         sys.exit(0)
     return rest
 

@@ -14,6 +14,7 @@ from preprocess.config import Config
 from preprocess.engines import Engine
 from preprocess.findings import Audit, FatalInputError, Finding, Level, Reason, counted
 from preprocess.inputs import sources
+from preprocess.inputs.exclusions import LEFT_OUT
 from preprocess.inputs.sources import Listing
 from preprocess.layouts import discovery
 from preprocess.model import KINDS, ContourKind, Contours, Key, PlannedPair
@@ -112,11 +113,8 @@ def make_plan(source: Listing, config: Config, exclusions: Mapping[Key, str], en
 
 def _with_layout(source: Listing, config: Config) -> Config:
     """The settings with the layout of the data set in place of ``auto``."""
-    layout, why = discovery.choose(source, config)
-    if why:
-        _log.info("%s: layout %s (%s)", source.name, layout, why)
     try:
-        return dataclasses.replace(config, layout=layout)
+        return dataclasses.replace(config, layout=discovery.choose(source, config).layout)
     except ValueError as error:
         raise FatalInputError(source.name, str(error)) from error
 
@@ -175,7 +173,7 @@ def _excluded(
     contour, what = ("", "contour") if kinds == "io" else (kinds, f"{kinds}-contour")
     for key, reason in exclusions.items():
         if key in contours:
-            detail = f"left out by --exclude: {reason or 'no reason given'}"
+            detail = f"{LEFT_OUT}{reason or 'no reason given'}"
             findings.append(Finding(Reason.EXCLUDED, "pair", contours[key], detail, *key, contour=contour))
         elif key not in known:
             detail = f"the study has no {what} with this number, or the data set has no such study"

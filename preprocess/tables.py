@@ -76,7 +76,8 @@ def read_rows(
         names = list(reader.fieldnames or ())
         missing = [column for column in columns if column not in names]
         if missing:
-            raise FatalInputError(path, f"the first line does not name the columns {', '.join(missing)}")
+            hint = "; separate columns with commas" if names and re.search(r"[;\t]", names[0]) else ""
+            raise FatalInputError(path, f"the first line does not name the columns {', '.join(missing)}{hint}")
         wanted = [*columns, *optional]
         repeated = [column for column in wanted if names.count(column) > 1]
         if repeated:

@@ -27,4 +27,4 @@ def progress(total: int, what: str) -> tqdm.tqdm[None]:
     # Imported here, so that --help does not wait for it.
     import tqdm
 
-    return tqdm.tqdm(total=total, desc=what, unit="file", disable=None, leave=False)
+    return tqdm.tqdm(total=total, desc=what, unit=f" {what}", disable=None, leave=False)

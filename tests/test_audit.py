@@ -118,22 +118,32 @@ def test_exclusions_are_read_from_rows_of_the_audit_or_shorter_ones(tmp_path: pa
     [
         ("", "the first line does not name the columns study_id, instance_number, reason"),
         ("study_id,reason\nS,x\n", "does not name the columns instance_number"),
-        ("study_id,instance_number,reason\nS,,x\n", "line 2: study_id and a whole instance_number of at most 9 digits"),
-        ("study_id,instance_number,reason\nS,1,x\n,2,x\n", "line 3: study_id and a whole"),
-        ("study_id,instance_number,reason\nS,-1,x\n", "line 2: study_id and a whole"),
-        ("study_id,instance_number,reason\nS\n", "line 2: study_id and a whole"),
+        (
+            "study_id,instance_number,reason\nS,,x\n",
+            "line 2: instance_number is '', a whole number of at most 9 digits",
+        ),
+        ("study_id,instance_number,reason\nS,1.0,x\n", "line 2: instance_number is '1.0', a whole"),
+        ("study_id;instance_number;reason\nS;1;x\n", "study_id, instance_number, reason; separate columns with commas"),
+        ("study_id,instance_number,reason\nS,1,x\n,2,x\n", "line 3: study_id is empty"),
+        ("study_id,instance_number,reason\nS,-1,x\n", "line 2: instance_number is "),
+        ("study_id,instance_number,reason\nS\n", "line 2: instance_number is "),
         (
             "study_id,instance_number,reason,contour\nS,1,x,inner\n",
             "line 2: contour is 'inner', i, o or nothing expected",
         ),
-        ("study_id,kind,instance_number,reason\nS,contour,,x\n", "line 2: study_id and a whole"),
-        (f"study_id,instance_number,reason\nS,{'9' * 5000},x\n", "line 2: study_id and a whole"),
+        ("study_id,kind,instance_number,reason\nS,contour,,x\n", "line 2: instance_number is "),
+        (f"study_id,instance_number,reason\nS,{'9' * 5000},x\n", "line 2: instance_number is "),
         ("study_id,study_id,instance_number,reason\nS,T,1,x\n", "names the column study_id more than once"),
     ],
 )
 def test_exclusions_that_name_no_pair_are_refused(tmp_path: pathlib.Path, text: str, message: str) -> None:
     with pytest.raises(FatalInputError, match=rf"exclude\.csv: .*{message}"):
         exclusions(tmp_path, text)
+
+
+def test_a_row_about_an_earlier_exclusion_keeps_the_reason_behind_it(tmp_path: pathlib.Path) -> None:
+    excluded = Finding(Reason.EXCLUDED, "pair", "i.txt", "left out by --exclude: moved by a slice", "S", 9, contour="i")
+    assert exclusions(tmp_path, dumped([excluded]).decode()) == {("S", 9): "moved by a slice"}
 
 
 def test_exclusions_that_cannot_be_read_are_refused(tmp_path: pathlib.Path) -> None:

@@ -52,6 +52,19 @@ def test_files_of_no_layout_are_refused_with_what_is_expected(tmp_path: pathlib.
         choice(tmp_path)
 
 
+def test_archives_beside_folders_are_named_where_nothing_else_is_found(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "images.zip").touch()
+    expected = r"has no known layout.*; 1 archive there not read \(images.zip\): archives are read only from a folder"
+    with pytest.raises(FatalInputError, match=expected):
+        choice(tmp_path)
+    (tmp_path / CONTOUR).parent.mkdir(parents=True)
+    (tmp_path / CONTOUR).write_text("1 2\n")
+    expected = r"contains no image like .*FLAGS=--data_dir=OTHER\); 1 archive there not read \(images.zip\)"
+    with pytest.raises(FatalInputError, match=expected):
+        run(dataclasses.replace(settings(tmp_path), output_dir=tmp_path / "records"))
+
+
 @pytest.mark.parametrize(
     ("roi", "patterns"),
     [

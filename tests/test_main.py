@@ -139,13 +139,22 @@ def test_without_an_extra_an_error_says_what_to_install(missing: str, module: st
     assert message in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_the_flags_of_the_job_alone(flag: str) -> None:
+    result = preprocess(flag)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "\nflags:\n\n  --beam_args: " in result.stdout
+    assert result.stdout.rstrip().endswith("(an integer)")
+    assert "__main__" not in result.stdout
+
+
 def test_a_count_of_one_is_singular() -> None:
     summary = Summary({"train": 1}, {"no_image": 1}, {"duplicate_contour": 1}, {"not_nested": 1}, 1, "audit.csv")
     assert _closing(summary, pathlib.Path("records")) == [
         "1 pair written to records (1 train)",
         "1 excluded by --exclude",
         "1 input left out: 1 no_image",
-        "1 error that left nothing out: 1 duplicate_contour",
+        "1 error that cost no record: 1 duplicate_contour",
         "1 warning: 1 not_nested",
         "audit: records/audit.csv",
     ]

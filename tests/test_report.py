@@ -214,7 +214,7 @@ def test_the_head_counts_what_the_closing_lines_count(made: tuple[pathlib.Path, 
     facts = {what: int(count) for count, what in head}
     assert facts["pairs written (inner contours)"] == sum(summary.records.values()) == 37
     assert facts["pairs left out by errors"] + facts["study or other input left out"] == sum(summary.left_out.values())
-    assert facts["errors that left nothing out"] == sum(summary.harmless.values())
+    assert facts["errors that cost no record"] == sum(summary.harmless.values())
     assert sum(summary.warnings.values()) == facts["warnings"]
 
 
@@ -354,6 +354,30 @@ def test_a_hundred_studies_give_a_hundred_pages(phantom_dir: pathlib.Path, tmp_p
         assert f"<h1>{study_id}</h1>" in text
         assert len(figures_of(index.parent / name)) == 2
     assert index.stat().st_size < 400_000
+
+
+def test_a_contour_that_is_not_the_one_in_the_records_is_named(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    run(Config(tree, tmp_path / "records", workers=1))
+    index = write_report(tree, tmp_path / "records", tmp_path / "report")
+    assert "The data has changed" not in index.read_text("utf-8")
+    (row, *_) = read_table(tmp_path / "records" / "pairs.csv")
+    contour = tree / row["contour_path"]
+    # As large as before.
+    np.savetxt(contour, np.loadtxt(contour) + 1, "%.2f")
+    index = write_report(tree, tmp_path / "records", tmp_path / "report")
+    number = row["instance_number"]
+    expected = rf'The data has changed</strong> .*\n<a href="#pair-{number}">image {number}</a>\.'
+    (page,) = (path for path in index.parent.glob("studies/*") if f"<h1>{row['study_id']}</h1>" in path.read_text())
+    assert re.search(expected, page.read_text("utf-8"))
+    assert f'<a href="studies/{page.name}">{row["study_id"]}</a>.\nRun the job again' in index.read_text("utf-8")
+
+
+def test_data_in_another_layout_than_the_records_were_made_from_is_refused(
+    page: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    expected = r"; the records hold PHANTOM001, .*: pass the data that they were made from"
+    with pytest.raises(FatalInputError, match=expected):
+        write_report(tmp_path, page.parent.parent / "records", page.parent)
 
 
 def test_other_data_than_the_records_were_made_from_is_refused(page: pathlib.Path, tree: pathlib.Path) -> None:

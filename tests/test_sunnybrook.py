@@ -301,7 +301,7 @@ def test_two_files_of_one_number_are_not_used() -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (drawn([48]), "contains no image like SCD0000101/CINESAX_300/IM-0003-0048.dcm; if they are archives of their"),
+        (drawn([48]), "contains no image like SCD0000101/CINESAX_300/IM-0003-0048.dcm; if they are elsewhere, put all"),
         (
             series(f"{IMAGES}/CINESAX_300", 3, [48]),
             "contains no contour like SC-HF-I-01/contours-manual/IRCCI-expert/IM-0001-0048-icontour-manual.txt; if",

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pathlib
 import re
 
-from preprocess.findings import FatalInputError
+from preprocess.findings import FatalInputError, Reason
 from preprocess.model import Contours, Key
 from preprocess.tables import read_rows, unquoted
+
+LEFT_OUT = "left out by --exclude: "
+"""How the detail of an excluded pair begins; its reason follows."""
 
 _COLUMNS = "study_id", "instance_number", "reason"
 # As many digits as in the names of images and contours.
@@ -32,16 +35,20 @@ def read_exclusions(path: pathlib.Path, contours: Contours) -> dict[Key, str]:
         problem = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
         raise FatalInputError(str(path), f"{problem}; pass a CSV file of pairs to leave out as --exclude") from error
     exclusions: dict[Key, str] = {}
-    for line, row in read_rows(content, str(path), _COLUMNS, optional=("kind", "contour")):
-        study_id, number, reason, what, contour = map(unquoted, row)
+    for line, row in read_rows(content, str(path), _COLUMNS, optional=("kind", "contour", "detail")):
+        study_id, number, reason, what, contour, detail = map(unquoted, row)
         if contour not in ("", "i", "o"):
             raise FatalInputError(str(path), f"line {line}: contour is {contour!r}, i, o or nothing expected")
         if what in ("study", "link", "file") and not number:
             continue
-        if not study_id or not _NUMBER.fullmatch(number):
-            detail = f"line {line}: study_id and a whole instance_number of at most 9 digits expected, one pair a row"
+        if not study_id:
+            raise FatalInputError(str(path), f"line {line}: study_id is empty, one pair a row expected")
+        if not _NUMBER.fullmatch(number):
+            detail = f"line {line}: instance_number is {number[:20]!r}, a whole number of at most 9 digits expected"
             raise FatalInputError(str(path), detail)
         # An empty one is about the pair, and is in any string.
         if contour in contours:
-            exclusions.setdefault((study_id, int(number)), reason)
+            # A row that an earlier run wrote about an exclusion has the reason behind it in its detail.
+            of_earlier_run = reason == Reason.EXCLUDED and detail.startswith(LEFT_OUT)
+            exclusions.setdefault((study_id, int(number)), detail.removeprefix(LEFT_OUT) if of_earlier_run else reason)
     return exclusions

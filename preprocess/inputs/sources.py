@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO, Protocol
 
 from preprocess import urls
-from preprocess.findings import DATA_DIR, FatalInputError, Finding, InputError, Reason, about
+from preprocess.findings import DATA_DIR, FatalInputError, Finding, InputError, Reason, about, counted, some
 from preprocess.inputs import archives, stores
 from preprocess.inputs.archives import Archive
 from preprocess.inputs.folders import Folder
@@ -150,6 +150,16 @@ def _with_archives(folder: Folder | StoreFolder, zipped: Sequence[str]) -> Listi
         return folder
     loose = dataclasses.replace(folder, paths=tuple(path for path in folder.paths if path not in zipped))
     return CombinedListing(folder.name, {"": loose, **{name: Archive.list(folder.root / name) for name in zipped}})
+
+
+def unread_archives(source: Listing) -> str:
+    """For a message, the archives among the files of a folder, which are not read; empty if there are none."""
+    names = [path for path in source.paths if path.lower().endswith(".zip")]
+    if not names:
+        return ""
+    what = counted(len(names), "archive")
+    rule = "archives are read only from a folder that holds no other folder"
+    return f"; {what} there not read ({some(names)}): {rule}, so move the archives to one of their own, or unpack them"
 
 
 def name_of(data_dir: DataDir) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 from preprocess.config import Config, Layout
 from preprocess.engines import Engine
 from preprocess.findings import DATA_DIR, FatalInputError, Finding
-from preprocess.inputs.sources import Listing
+from preprocess.inputs.sources import Listing, unread_archives
 from preprocess.layouts import challenge, rtstruct, sunnybrook
 from preprocess.model import Study
+
+_log = logging.getLogger(__name__)
 
 _LAYOUTS = {"challenge": challenge, "sunnybrook": sunnybrook, "rtstruct": rtstruct}
 
@@ -32,7 +35,7 @@ class Chosen(NamedTuple):
 
 
 def choose(source: Listing, config: Config) -> Chosen:
-    """The layout that a data set has, or that the user named.
+    """The layout that a data set has, which is logged, or that the user named.
 
     Raises:
         FatalInputError: none fits, or two do.
@@ -44,12 +47,14 @@ def choose(source: Listing, config: Config) -> Chosen:
     if not fitting and (why := rtstruct.recognize(source)):
         fitting = [Chosen("rtstruct", why)]
     if len(fitting) == 1:
+        _log.info("%s: layout %s (%s)", source.name, *fitting[0])
         return fitting[0]
     if fitting:
         found = " and ".join(f"{layout} ({why})" for layout, why in fitting)
         detail = f"could have two layouts, {found}; pass the one to read as --layout, or another folder as {DATA_DIR}"
     else:
         unlisted = "".join(f"; {finding.path} {finding.detail}" for finding in source.findings[:1])
+        unlisted += unread_archives(source)
         detail = f"has no known layout; one of these is expected, at any depth of {DATA_DIR}: {_EXPECTED}{unlisted}"
     raise FatalInputError(source.name, detail)
 

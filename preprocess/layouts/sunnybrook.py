@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 from preprocess.config import Config
 from preprocess.engines import Engine
-from preprocess.findings import DATA_DIR, FatalInputError, Finding, Level, Reason, counted
-from preprocess.inputs.sources import Listing
+from preprocess.findings import FatalInputError, Finding, Level, Reason, counted
+from preprocess.inputs.sources import Listing, unread_archives
 from preprocess.layouts import numbers
 from preprocess.layouts.sunnybrook_ids import CSV_NAME, PATIENTS, canonical, looks_like_an_id, read_links, spellings
 from preprocess.layouts.sunnybrook_series import Question, Series, ambiguous_folders, choose
@@ -174,17 +174,22 @@ def _what(kind: str, contour: str) -> str:
     return "of algorithms" if kind == "contours-auto" else "of other experts"
 
 
+_ELSEWHERE = (
+    "if they are elsewhere, put all archives in one folder, or pass each place as --data_dir "
+    "(make records DATA=… FLAGS=--data_dir=OTHER)"
+)
+
+
 def _check_complete(source: Listing, files: _Files) -> None:
     """Raises FatalInputError where there are no images or no contours at all."""
     unlisted = "".join(f"; {finding.path} {finding.detail}" for finding in source.findings[:1])
+    unlisted += unread_archives(source)
     if not any(one.used for one in files.contours.values()):
         expected = "SC-HF-I-01/contours-manual/IRCCI-expert/IM-0001-0048-icontour-manual.txt"
-        hint = f"if they are an archive of their own, pass {DATA_DIR} once for it and once for the images"
-        raise FatalInputError(source.name, f"contains no contour like {expected}; {hint}{unlisted}")
+        raise FatalInputError(source.name, f"contains no contour like {expected}; {_ELSEWHERE}{unlisted}")
     if not files.images:
         expected = "SCD0000101/CINESAX_300/IM-0003-0048.dcm"
-        hint = f"if they are archives of their own, pass {DATA_DIR} once for each and once for the contours"
-        raise FatalInputError(source.name, f"contains no image like {expected}; {hint}{unlisted}")
+        raise FatalInputError(source.name, f"contains no image like {expected}; {_ELSEWHERE}{unlisted}")
 
 
 def _by_study(places: Iterable[str], study_ids: Mapping[str, str]) -> dict[str, list[str]]:

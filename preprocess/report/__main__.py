@@ -40,6 +40,9 @@ def main() -> int:
     except (FatalInputError, InputError, RecordsError) as error:
         print(f"preprocess.report: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("preprocess.report: interrupted; nothing was published", file=sys.stderr)
+        return 1
     terminal.announce(f"report: {path}")
     return 0
 

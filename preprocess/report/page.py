@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import html
 import json
 import os
@@ -19,10 +20,11 @@ from pipeline import DatasetInfo, RecordsError, schema
 from pipeline.remote import Directory, open_directory
 from preprocess import tables
 from preprocess.config import Config
+from preprocess.engines import Engine
 from preprocess.engines.local import Local
 from preprocess.findings import FatalInputError, Level, Reason, some
 from preprocess.inputs import sources
-from preprocess.inputs.sources import DataDir
+from preprocess.inputs.sources import DataDir, Listing
 from preprocess.layouts.discovery import discover
 from preprocess.model import Study
 from preprocess.output import publication
@@ -70,13 +72,13 @@ def write_report(data_dir: DataDir, records_dir: Place, output_dir: pathlib.Path
     with aside as name, sources.unchanged(data_dir) as source, Local(config) as engine:
         pages = pathlib.Path(name, _STUDIES)
         pages.mkdir()
-        studies = {study.study_id: study for study in discover(source, config, engine)[0]}
+        studies = {study.study_id: study for study in _discover(source, config, engine, info)}
         tasks = _tasks(studies, info, records_dir, pair_rows, study_rows, audit_rows)
         made = []
         for number, page in enumerate(engine.map(study_page, tasks), start=1):
             with publication.writing(output_dir):
                 (pages / _file_name(number)).write_text(page.html, "utf-8")
-            made.append(StudyPage("", page.pictured, page.naive))
+            made.append(dataclasses.replace(page, html=""))
         index = _index(info, data_dir, tasks, made, pair_rows, audit_rows)
         with publication.writing(output_dir):
             pathlib.Path(name, path.name).write_text(index, "utf-8")
@@ -84,6 +86,15 @@ def write_report(data_dir: DataDir, records_dir: Place, output_dir: pathlib.Path
             pages.rename(output_dir / _STUDIES)
             pathlib.Path(name, path.name).replace(path)
     return path
+
+
+def _discover(source: Listing, config: Config, engine: Engine, info: DatasetInfo) -> list[Study]:
+    """The studies of the data set; raises FatalInputError if there are none."""
+    try:
+        return discover(source, config, engine)[0]
+    except FatalInputError as error:
+        what = f"the records hold {some(info.studies)}: pass the data that they were made from"
+        raise FatalInputError(error.path, f"{error.detail}; {what}") from error
 
 
 def _file_name(number: int) -> str:
@@ -180,6 +191,11 @@ def _index(
         data_dir=os.fsencode(sources.name_of(data_dir)).decode("utf-8", "backslashreplace"),
         contour_name=" and ".join(name for kind, name in NAMES.items() if kind in info.settings["contours"]),
         counts=_counts(audit_rows),
+        changed={
+            task.row["study_id"]: links[task.row["study_id"]][0]
+            for task, page in zip(tasks, pages, strict=True)
+            if page.changed
+        },
         findings=[{**row, "href": _href(row, links)} for row in shown],
         more=more,
         studies=[_study(task, links[task.row["study_id"]][0]) for task in tasks],

@@ -24,7 +24,7 @@ from pipeline import RecordsError, iterate_batches
 from preprocess.config import Config
 from preprocess.dicom import reader
 from preprocess.findings import FatalInputError, InputError, Level, Reason
-from preprocess.geometry import Polygon, polygons
+from preprocess.geometry import Polygon, masks, polygons
 from preprocess.inputs.contour_files import ContourFiles
 from preprocess.inputs.sources import Source, opened
 from preprocess.model import KINDS, ContourKind, ImageHeader, Study
@@ -82,11 +82,13 @@ class StudyPage:
         html: the page.
         pictured: the instance numbers that it has a picture of.
         naive: for each record, the area of a plain ``cv2.fillPoly`` against the contour's, in percent.
+        changed: the instance numbers of records whose contour is not the one that was drawn.
     """
 
     html: str
     pictured: frozenset[int]
     naive: Sequence[float]
+    changed: Sequence[int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,12 +141,15 @@ def study_page(source: Source, config: Config, task: Task) -> StudyPage:
     contour_files = ContourFiles(source, config.origin)
     naive: list[float] = []
     drawn = {}
+    changed = []
     for row, pixels, mask in _records(task):
         number = int(row["instance_number"])
         outlines = _contours_of_record(source, config, contour_files, task.study, number)
         if config.contours != "o":
             registration.add(pixels, mask == 1)
         naive.append(_naive_difference(mask, outlines[0][1]))
+        if not _is_drawn(outlines[0][1], mask):
+            changed.append(number)
         drawn[number] = pixels, mask, outlines
     window = Window.around([polygon for _, _, outlines in drawn.values() for _, polygon in outlines])
     findings: dict[int, list[Row]] = collections.defaultdict(list)
@@ -178,13 +183,14 @@ def study_page(source: Source, config: Config, task: Task) -> StudyPage:
         more=task.more,
         incomplete=_details(task.findings, Reason.INCOMPLETE_VOLUMES),
         of_other_images=_details(task.findings, Reason.CONTOURS_OF_OTHER_IMAGES),
+        changed=changed,
         doubtful=_doubtful(task.row, rows, task.findings),
         first=first,
         numbers={pair.number for pair, _ in first},
         plots=_plots(task.row, shown, registration, config),
         **_sheet(task.row, shown),
     )
-    return StudyPage(html, frozenset(pair.number for pair in shown if pair.picture), naive)
+    return StudyPage(html, frozenset(pair.number for pair in shown if pair.picture), naive, changed)
 
 
 def _details(findings: Sequence[Row], reason: Reason) -> list[str]:
@@ -252,6 +258,14 @@ def _header(source: Source, config: Config, image_path: str) -> ImageHeader | No
     with contextlib.suppress(InputError), opened(source, image_path, Reason.UNREADABLE_IMAGE) as file:
         return reader.read_header(file, config.max_image_pixels)
     return None
+
+
+def _is_drawn(polygon: Polygon, mask: npt.NDArray[np.generic]) -> bool:
+    """Whether a record's mask, or the first class of its label map, is that of a contour."""
+    try:
+        return np.array_equal(masks.rasterize(polygon, mask.shape), mask == 1)
+    except InputError:
+        return False
 
 
 def _naive_difference(mask: npt.NDArray[np.generic], polygon: Polygon) -> float:
