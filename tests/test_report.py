@@ -366,10 +366,10 @@ def test_a_contour_that_is_not_the_one_in_the_records_is_named(tree: pathlib.Pat
     np.savetxt(contour, np.loadtxt(contour) + 1, "%.2f")
     index = write_report(tree, tmp_path / "records", tmp_path / "report")
     number = row["instance_number"]
-    expected = rf'The data has changed</strong> .*\n<a href="#pair-{number}">image {number}</a>\.'
+    expected = rf'The data has changed</strong> .*\n<a href="#pair-{number}">image {number}</a>\. Run the job again'
     (page,) = (path for path in index.parent.glob("studies/*") if f"<h1>{row['study_id']}</h1>" in path.read_text())
     assert re.search(expected, page.read_text("utf-8"))
-    assert f'<a href="studies/{page.name}">{row["study_id"]}</a>.\nRun the job again' in index.read_text("utf-8")
+    assert f'<a href="studies/{page.name}">{row["study_id"]}</a>. Run the job again' in index.read_text("utf-8")
 
 
 def test_data_in_another_layout_than_the_records_were_made_from_is_refused(
