@@ -2,6 +2,7 @@
 
 DATA ?=
 OUT ?= records
+REPORT ?= report
 PYTHON ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -21,9 +22,9 @@ records: $(READY) $(if $(DATA),,$(PHANTOM)) ## run the main job: DATA=folder or 
 	@$(if $(DATA),,echo "No DATA= given: using the built-in phantom. For your own data: make records DATA=folder-or-zip")
 	@$(RUN) -m preprocess --data_dir="$(or $(DATA),$(PHANTOM))" --output_dir="$(OUT)" --overwrite $(FLAGS)
 
-report: $(READY) $(if $(DATA),,$(PHANTOM)) ## write the audit as pages, report/index.html first: DATA= and OUT= as for records
+report: $(READY) $(if $(DATA),,$(PHANTOM)) ## write the audit as pages, report/index.html first: DATA= and OUT= as for records, REPORT=folder
 	@$(if $(DATA),,echo "No DATA= given: the report shows the built-in phantom. For your own data: make report DATA=folder-or-zip")
-	@$(RUN) -m preprocess.report --data_dir="$(or $(DATA),$(PHANTOM))" --records_dir="$(OUT)" --output_dir=report
+	@$(RUN) -m preprocess.report --data_dir="$(or $(DATA),$(PHANTOM))" --records_dir="$(OUT)" --output_dir="$(REPORT)" $(FLAGS)
 
 test: $(READY) ## run the tests; those of real data need CARDIAC_DATA, or ../shared/data/final_data
 	@$(PYTEST) -m "not slow and not clients and not beam and not install" $(FLAGS)

@@ -21,7 +21,7 @@ from preprocess.findings import FatalInputError, counted, some
 from preprocess.output import workspace
 from preprocess.urls import Place, Url
 
-ELSEWHERE = "choose another --output_dir, or move it away"
+ELSEWHERE = "choose another --output_dir (with make, another OUT= or REPORT=), or move it away"
 
 EXISTS = "exists already; choose another --output_dir, or pass --overwrite"
 
