@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import logging
 import math
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 import pydicom
 from pydicom.datadict import dictionary_description
+from pydicom.dataelem import RawDataElement
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 
@@ -25,18 +27,48 @@ _Value = TypeVar("_Value")
 _tag = functools.cache(Tag)
 
 
+# The images of a study have most elements in common, and pydicom takes longer to convert them than to parse a header.
+_converted: dict[object, Any] = {}
+_MOST_CONVERTED = 10_000
+
+
 def read_element(dataset: pydicom.Dataset, keyword: str | int, convert: Callable[[Any], _Value]) -> _Value | None:
     """Reads one element, by keyword or tag; None when it is absent or empty.
+
+    Args:
+        dataset: the elements.
+        keyword: or tag.
+        convert: makes the result, which must be immutable, from what pydicom returns.
 
     Raises:
         InputError: ``unreadable_image``, the element cannot be converted.
     """
     tag = _tag(keyword)
-    if tag not in dataset:
+    element: object = dataset.get_item(tag)
+    if element is None:
         return None
+    if not isinstance(element, RawDataElement):
+        return _read_element(dataset, keyword, convert)
+    # Everything that the conversion depends on; not where the element lies.
+    encoding = element.is_implicit_VR, element.is_little_endian, str(dataset.original_character_set)
+    key = tag, element.VR, element.value, encoding, convert
+    if key not in _converted:
+        if len(_converted) >= _MOST_CONVERTED:
+            _converted.clear()
+        _converted[key] = _read_element(dataset, keyword, convert)
+    known: _Value | None = _converted[key]
+    return known
+
+
+def _read_element(dataset: pydicom.Dataset, keyword: str | int, convert: Callable[[Any], _Value]) -> _Value | None:
     with foreign_code(f"{describe(keyword)} cannot be read"):
-        value = dataset[tag].value
+        value = dataset[_tag(keyword)].value
         return None if value is None or value == "" else convert(value)
+
+
+def stripped(value: Any) -> str:
+    """Converts to text without white space around it."""
+    return str(value).strip()
 
 
 def read_floats(dataset: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
@@ -85,9 +117,19 @@ def describe(keyword: str | int) -> str:
     return f"{dictionary_description(_tag(keyword))} {_tag(keyword)}"
 
 
+_is_silent = contextvars.ContextVar("_is_silent", default=False)
+
+
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Keeps pydicom from warning and logging: both quote the header, and neither names the file."""
+    """Keeps pydicom from warning and logging: both quote the header, and neither names the file.
+
+    It takes 40 µs, and next to nothing within another one: one around many images is faster than one for each.
+    """
+    if _is_silent.get():
+        yield
+        return
+    token = _is_silent.set(True)
     logger = logging.getLogger("pydicom")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -97,6 +139,7 @@ def silent() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+        _is_silent.reset(token)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ minutes.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -33,6 +34,9 @@ MAX_VALUE_BYTES = 1024
 """Bytes allowed for one element's value, except pixels and sequences. None needs more than sixteen numbers or 64
 characters, and pydicom would make an object of a hundred bytes of each one-byte number."""
 
+# Real headers have 2 KB to 3 KB.
+_HEAD_BYTES = 1 << 14
+
 # The largest pixels are those of Double Float Pixel Data (PS3.3 C.7.6.26).
 _MAX_BYTES_PER_PIXEL = 8
 
@@ -50,7 +54,8 @@ class Elements(NamedTuple):
     Attributes:
         dataset: its elements.
         pixels: keyword of the element that holds its pixels, whether they were read or not; None without pixels.
-        digest: SHA-256 of all bytes parsed; for the same names, another digest means another file.
+        digest: SHA-256 of all bytes parsed, or of the file; for the same names, another digest means another file.
+            Only if the pixels are among them.
     """
 
     dataset: pydicom.FileDataset
@@ -70,6 +75,8 @@ def read_elements(file: BinaryIO, names: Names, max_image_pixels: int) -> Elemen
         InputError: ``unreadable_image``, or ``unsupported_image`` where it is over a limit.
     """
     max_pixel_bytes = _MAX_BYTES_PER_PIXEL * max_image_pixels
+    if elements := _from_memory(file, names, max_pixel_bytes):
+        return elements
     with foreign_code("it cannot be read as a DICOM file"):
         try:
             elements = _parse(_Bounded(file, max_pixel_bytes), names)
@@ -80,6 +87,27 @@ def read_elements(file: BinaryIO, names: Names, max_image_pixels: int) -> Elemen
         if elements.dataset.file_meta.get("TransferSyntaxUID"):
             return elements
     raise unreadable("it has no Transfer Syntax UID (0002,0010); the file may be cut short")
+
+
+def _from_memory(file: BinaryIO, names: Names, max_pixel_bytes: int) -> Elements | None:
+    """The elements of a file that is too small to exceed a limit; or of its start, if pixels are not wanted.
+
+    pydicom parses memory faster than a file that counts bytes. None if the file is larger, or if anything is unusual.
+    """
+    with_pixels = bool(_PIXELS.keys() & _tags(names))
+    most = min(MAX_HEADER_BYTES, max_pixel_bytes) if with_pixels else _HEAD_BYTES
+    with contextlib.suppress(Exception):
+        content = file.read(most)
+        ends = not file.read(1)
+        file.seek(0)
+        # A deflated file has its UID somewhere.
+        if (with_pixels and not ends) or DeflatedExplicitVRLittleEndian.encode() in content:
+            return None
+        elements = _parse(_Bounded(io.BytesIO(content), None), names)
+        # Without pixels, the elements may go on after these bytes.
+        if elements.pixels and elements.dataset.file_meta.get("TransferSyntaxUID"):
+            return elements._replace(digest=hashlib.sha256(content).digest()) if with_pixels else elements
+    return None
 
 
 def _parse(file: _Bounded, names: Names) -> Elements:
@@ -150,18 +178,23 @@ class DeflatedError(Exception):
 class _Bounded:
     """A file that limits how many bytes are read: those of a header, and from the pixels on also those of the pixels.
 
+    Args:
+        file: the file.
+        max_pixel_bytes: None for no limit.
+
     Attributes:
         at_pixels: whether the pixels are being read.
         refusal: the error that a read beyond the limit has raised.
     """
 
-    def __init__(self, file: BinaryIO, max_pixel_bytes: int) -> None:
+    def __init__(self, file: BinaryIO, max_pixel_bytes: int | None) -> None:
         self.at_pixels = False
         self.refusal: InputError | None = None
         self.seek = file.seek
         self.tell = file.tell
         self._read = file.read
-        self._max_pixel_bytes = max_pixel_bytes
+        self.read = file.read if max_pixel_bytes is None else self._read_some
+        self._max_pixel_bytes = max_pixel_bytes or 0
         self._left = MAX_HEADER_BYTES
         self._sha256 = hashlib.sha256()
         self.digest = self._sha256.digest
@@ -170,7 +203,7 @@ class _Bounded:
         self.at_pixels = True
         self._left += self._max_pixel_bytes
 
-    def read(self, size: int = -1) -> bytes:
+    def _read_some(self, size: int = -1) -> bytes:
         if size < 0:
             raise DeflatedError(self.tell())
         # One byte over the limit shows that there are more, and a length of 4 GB is never allocated.

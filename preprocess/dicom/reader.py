@@ -20,6 +20,7 @@ from preprocess.dicom.elements import (
     read_element,
     read_floats,
     silent,
+    stripped,
     unreadable,
     unsigned_short,
     unsupported,
@@ -100,7 +101,7 @@ def read_series_header(file: BinaryIO, max_image_pixels: int) -> SeriesHeader:
     dataset = read_elements(file, ("SeriesDescription", "PatientID"), max_image_pixels).dataset
     return SeriesHeader(
         read_element(dataset, "SeriesDescription", str) or "",
-        read_element(dataset, "PatientID", lambda value: str(value).strip()) or None,
+        read_element(dataset, "PatientID", stripped) or None,
     )
 
 
@@ -236,7 +237,7 @@ def _header(elements: Elements, max_image_pixels: int) -> ImageHeader:
     if not all(distance > 0 for distance in spacing if not math.isnan(distance)):
         raise unreadable("Pixel Spacing (0028,0030) is not above 0")
     return ImageHeader(
-        patient_id=read_element(dataset, "PatientID", lambda value: str(value).strip()) or None,
+        patient_id=read_element(dataset, "PatientID", stripped) or None,
         instance_number=read_element(dataset, "InstanceNumber", int),
         shape=(rows, columns),
         value_range=value_range,

@@ -28,6 +28,8 @@ MAX_CROSSINGS = 100
 the square of their number: 200 random vertices, which cross 4,500 times, take three seconds."""
 
 _NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?nan|[-+]?inf(?:inity)?)"
+# Nearly all files: it finds what the other expression finds, and takes a third of the time for the whole file.
+_PLAIN = re.compile(rb"(?:-?+\d{1,20}+\.\d{1,20}+ -?+\d{1,20}+\.\d{1,20}+\r?+\n)*+")
 _LINE = re.compile(rf"\s*{_NUMBER}(?:\s*,\s*|\s+){_NUMBER}\s*", re.ASCII | re.IGNORECASE)
 
 
@@ -66,6 +68,8 @@ def read_contour(file: BinaryIO, origin: Origin = "corner", known: bytes | None 
 
 def _parse(data: bytes) -> list[str]:
     """The numbers of a contour file, two a line, as they are written there."""
+    if _PLAIN.fullmatch(data):
+        return data.decode("ascii").split()
     numbers: list[str] = []
     for number, line in enumerate(re.split(rb"\r\n|\n|\r", data.removeprefix(b"\xef\xbb\xbf")), start=1):
         if not line.strip():
@@ -94,6 +98,10 @@ def check_points(polygon: Polygon) -> None:
         x, y = polygon[beyond[0]]
         detail = f"point {beyond[0] + 1} is x {x:g}, y {y:g}; at most ±{MAX_COORDINATE} pixels expected"
         raise InputError(Reason.OUTSIDE_IMAGE, detail)
+    # An outline around an area is not on one line; nearly all are found so, which is faster.
+    x, y = spread = (polygon - polygon[:1]).T
+    if abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) > 1e-6 * np.abs(spread).max(initial=0) ** 2 > 0:
+        return
     distinct = np.unique(polygon, axis=0)
     if len(distinct) < 3:
         raise InputError(Reason.DEGENERATE_CONTOUR, f"{len(distinct)} distinct points, at least 3 expected")
@@ -108,8 +116,10 @@ def _check_end(data: bytes, numbers: Sequence[str]) -> None:
 
     This is certain only when all other numbers have equally many characters after the point, exponents included.
     """
+    if data[-1:].isspace():
+        return
     *others, last = [len(number.partition(".")[2]) for number in numbers] or [0]
-    if not data[-1:].isspace() and len(set(others)) == 1 and last < others[0]:
+    if len(set(others)) == 1 and last < others[0]:
         detail = (
             f"the last line does not end, and its last number has fewer decimals than all others ({last} instead of "
             f"{others[0]}): the file is cut off"

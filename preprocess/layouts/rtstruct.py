@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
 from preprocess.config import Config
-from preprocess.dicom.elements import read_element, silent
+from preprocess.dicom.elements import read_element, silent, stripped
 from preprocess.dicom.part10 import read_elements
 from preprocess.engines import Engine
 from preprocess.findings import FatalInputError, Finding, InputError, Level, Reason, counted, some
@@ -179,7 +179,7 @@ def _image(path: str, file: BinaryIO, config: Config) -> _Image | None:
         instance=instance,
         study=study,
         series=series,
-        patient_id=read_element(dataset, "PatientID", lambda value: str(value).strip()) or "",
+        patient_id=read_element(dataset, "PatientID", stripped) or "",
         series_number=read_element(dataset, "SeriesNumber", int),
         instance_number=read_element(dataset, "InstanceNumber", int),
     )

@@ -20,23 +20,29 @@ class Wall(NamedTuple):
     thickness_mm: float
 
     @classmethod
-    def between(cls, inner: Polygon, outer: Polygon, pixel_spacing_mm: tuple[float, float]) -> Wall:
+    def between(
+        cls, inner: Polygon, outer: Polygon, pixel_spacing_mm: tuple[float, float], outside: float | None = None
+    ) -> Wall:
         """Measures it; the arguments are those of :func:`area_mm2`."""
-        area = area_mm2(inner, outer, pixel_spacing_mm)
+        area = area_mm2(inner, outer, pixel_spacing_mm, outside)
         return cls(area, thickness_mm(polygons.area(inner) * math.prod(pixel_spacing_mm), area))
 
 
-def area_mm2(inner: Polygon, outer: Polygon | None, pixel_spacing_mm: tuple[float, float]) -> float:
+def area_mm2(
+    inner: Polygon, outer: Polygon | None, pixel_spacing_mm: tuple[float, float], outside: float | None = None
+) -> float:
     """Area inside the outer contour and not inside the inner one, in mm²; NaN without an outer contour.
 
     Args:
         inner: endocardium, float64 ``(N, 2)``, columns x and y in pixels.
         outer: epicardium on the same image.
         pixel_spacing_mm: between rows and between columns; NaN, and so the area, when unknown.
+        outside: share of the inner contour's area outside the outer one, if it is known.
     """
     if outer is None:
         return math.nan
-    shared = polygons.area(inner) * (1 - polygons.share_outside(inner, outer))
+    outside = polygons.share_outside(inner, outer) if outside is None else outside
+    shared = polygons.area(inner) * (1 - outside)
     return (polygons.area(outer) - shared) * math.prod(pixel_spacing_mm)
 
 

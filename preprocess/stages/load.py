@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from preprocess.config import Config
 from preprocess.dicom import reader
+from preprocess.dicom.elements import silent
 from preprocess.findings import Finding, InputError, Reason
 from preprocess.geometry import Polygon, polygons
 from preprocess.geometry.grid import Grid
 from preprocess.inputs.contour_files import ContourFiles
 from preprocess.inputs.sources import Source, opened
-from preprocess.model import KINDS, ContourKind, Fingerprint, ImageHeader, Pair, PlannedPair, Study
+from preprocess.model import KINDS, ContourKind, Fingerprint, ImageHeader, Key, Pair, PlannedPair, Study
 from preprocess.quality import checks, measurements
 from preprocess.quality.measurements import StudySummary
 from preprocess.quality.myocardium import Wall
@@ -60,15 +61,13 @@ class Examined:
 def examine(source: Source, config: Config, study: Study) -> Examined:
     """Reads a study, and measures and checks its contours, each for itself and with the other one of its image."""
     loaded = load(source, config, study)
-    outer = {pair.key: pair for pair in loaded.pairs["o"]}
-    both = {
-        pair.key: (
-            polygons.share_outside(pair.polygon, outer[pair.key].polygon),
-            Wall.between(pair.polygon, outer[pair.key].polygon, pair.header.pixel_spacing_mm),
-        )
-        for pair in loaded.pairs["i"]
-        if pair.key in outer
-    }
+    outer = {pair.key: pair.polygon for pair in loaded.pairs["o"]}
+    both: dict[Key, tuple[float, Wall]] = {}
+    for pair in loaded.pairs["i"]:
+        if pair.key in outer:
+            outside = polygons.share_outside(pair.polygon, outer[pair.key])
+            wall = Wall.between(pair.polygon, outer[pair.key], pair.header.pixel_spacing_mm, outside)
+            both[pair.key] = outside, wall
     every = [pair for kind in KINDS for pair in loaded.pairs[kind]]
     return Examined(
         contours=study.contours,
@@ -89,17 +88,18 @@ def load(source: Source, config: Config, study: Study) -> Loaded:
     headers: dict[int, ImageHeader] = {}
     fingerprints: dict[int, Fingerprint] = {}
     grids: dict[int, Grid] = {}
-    for number, path in study.images.items():
-        with (
-            _as_finding(findings, study.study_id, number),
-            opened(source, path, Reason.UNREADABLE_IMAGE) as file,
-        ):
-            if number in labeled:
-                header, fingerprints[number] = reader.read_fingerprint(file, config.max_image_pixels)
-                grids[number] = config.grid_of(header)
-            else:
-                header = reader.read_header(file, config.max_image_pixels)
-            headers[number] = header
+    with silent():
+        for number, path in study.images.items():
+            with (
+                _as_finding(findings, study.study_id, number),
+                opened(source, path, Reason.UNREADABLE_IMAGE) as file,
+            ):
+                if number in labeled:
+                    header, fingerprints[number] = reader.read_fingerprint(file, config.max_image_pixels)
+                    grids[number] = config.grid_of(header)
+                else:
+                    header = reader.read_header(file, config.max_image_pixels)
+                headers[number] = header
     confirmed, mismatches = pairing.match_headers(study, headers)
     findings += mismatches
     places = pairing.locate(confirmed)
