@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import stat
 import struct
 import subprocess
@@ -31,10 +32,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from pipeline import DatasetInfo, RecordsError, schema, verify
+from pipeline import DatasetInfo, Records, RecordsError, schema, verify
+from pipeline.__main__ import describe
 from pipeline.directory import RecordsDirectory
 from pipeline.index import read_index
-from pipeline.manifest import ShardInfo
+from pipeline.manifest import FileInfo, ShardInfo
 from preprocess import phantom
 from preprocess.config import Config
 from preprocess.dicom import part10, reader
@@ -775,6 +777,7 @@ def test_one_hostile_study_changes_no_other(
         ),
         (lambda fields: fields["splits"]["train"]["shards"][0].update(bytes=-1), "bytes or sha256 is not valid"),
         (lambda fields: fields["files"].update({"/etc/passwd": {"bytes": 0, "sha256": "0" * 64}}), "leads out of"),
+        (lambda fields: fields["splits"]["train"]["shards"][0].update(name="\ud800"), "is no name of a file"),
     ],
 )
 def test_a_manifest_that_is_signed_and_makes_no_sense_is_refused(
@@ -786,6 +789,35 @@ def test_a_manifest_that_is_signed_and_makes_no_sense_is_refused(
     (tmp_path / schema.MANIFEST_FILE).write_bytes(signed(json.dumps(fields).encode()))
     with pytest.raises(RecordsError, match=rf"manifest\.json: .*{message}"):
         DatasetInfo.read(tmp_path)
+
+
+def test_an_index_whose_records_are_shorter_than_a_frame_is_refused(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.idx").write_bytes(b"0 5\n5 295\n")
+    with pytest.raises(RecordsError, match=r"a\.idx: does not cover 2 records in 300 bytes"):
+        read_index(RecordsDirectory(tmp_path), ShardInfo("a", 2, 300, ""), FileInfo.of(tmp_path / "a.idx"))
+
+
+@pytest.mark.parametrize("splits", [{}, {"train": {"studies": ["A"], "shards": []}}])
+def test_a_manifest_without_shards_is_a_directory_without_records(
+    splits: dict, synthetic: Synthetic, tmp_path: pathlib.Path
+) -> None:
+    fields = json.loads((synthetic(10) / schema.MANIFEST_FILE).read_bytes())
+    fields.update(splits=splits, files={})
+    (tmp_path / schema.MANIFEST_FILE).write_bytes(signed(json.dumps(fields).encode()))
+    assert len(Records(tmp_path)) == 0
+
+
+@pytest.mark.parametrize("content", [b"study_id\n\xff\n", b"study_id\n" + b"A" * 200_000, b"study\nA\n"])
+def test_a_table_of_studies_that_makes_no_sense_is_one_line(
+    content: bytes, phantom_records: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    directory = shutil.copytree(phantom_records, tmp_path / "records")
+    (directory / schema.STUDIES_FILE).write_bytes(content)
+    fields = json.loads((directory / schema.MANIFEST_FILE).read_bytes())
+    fields["files"][schema.STUDIES_FILE] = vars(FileInfo.of(directory / schema.STUDIES_FILE))
+    (directory / schema.MANIFEST_FILE).write_bytes(signed(json.dumps(fields).encode()))
+    with pytest.raises(RecordsError, match=r"studies\.csv is not a table of studies"):
+        list(describe(Records(directory)))
 
 
 def test_an_index_larger_than_its_records_is_refused(tmp_path: pathlib.Path) -> None:
