@@ -162,6 +162,16 @@ def test_a_file_that_is_not_regular_is_not_opened(
     ] * 2
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_a_zip_archive_that_is_not_regular_is_not_opened(
+    tmp_path: pathlib.Path, make: Callable[[pathlib.Path], None]
+) -> None:
+    (tmp_path / "data").mkdir()
+    make(tmp_path / "data" / "images.zip")
+    with pytest.raises(FatalInputError, match=r"images\.zip: cannot be read: it is not a regular file"):
+        open_source(tmp_path / "data")
+
+
 def test_a_file_of_ten_gigabytes_is_not_read(
     tree: pathlib.Path, tmp_path: pathlib.Path, allocated: Callable[[], int]
 ) -> None:

@@ -137,9 +137,12 @@ def _open(root: Place) -> tuple[_BoundedFile, tuple[object, ...]]:
         state = _state(root)
         return _BoundedFile(stores.Ranges(root)), state
     try:
+        # Checked before opening, because opening a pipe waits for a writer.
+        if not stat.S_ISREG(os.stat(root).st_mode):
+            raise OSError("it is not a regular file")
         content = _BoundedFile(io.FileIO(root))
     except OSError as error:
-        raise FatalInputError(str(root), f"cannot be read: {error.strerror}") from error
+        raise FatalInputError(str(root), f"cannot be read: {error.strerror or error}") from error
     return content, _state(content.fileno())
 
 
