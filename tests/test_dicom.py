@@ -9,6 +9,8 @@ import hypothesis.strategies as st
 import numpy as np
 import pydicom
 import pytest
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID, EnhancedMRImageStorage, RLELossless
 
 from preprocess.dicom import reader
@@ -102,9 +104,9 @@ def test_a_file_that_is_not_supported_is_refused_with_a_reason(name: str, reason
 def test_a_transfer_syntax_that_is_not_one_uid_is_refused(vr: str, value: object) -> None:
     dataset = pydicom.dcmread(get_testdata_file("MR_small.dcm"))
     dataset.file_meta[0x00020010] = pydicom.DataElement(0x00020010, vr, value)
-    buffer = io.BytesIO()
+    buffer = DicomBytesIO()
     with pydicom.config.disable_value_validation():
-        pydicom.filewriter.write_file_meta_info(buffer, dataset.file_meta, enforce_standard=False)
+        write_file_meta_info(buffer, dataset.file_meta, enforce_standard=False)
     content = bytes(128) + b"DICM" + buffer.getvalue() + changed(lambda _: None).getvalue()[332:]
     with pytest.raises(InputError, match="it has no Transfer Syntax UID") as raised:
         reader.read_pixels(io.BytesIO(content), LIMIT)

@@ -582,6 +582,13 @@ def text(points: np.ndarray) -> bytes:
     return "".join(f"{x:.17g} {y:.17g}\n" for x, y in points).encode()
 
 
+def comb(fingers: int, low: float, high: float) -> np.ndarray:
+    """An outline with horizontal fingers."""
+    y = np.linspace(low, high, 2 * fingers).repeat(2)
+    x = np.tile([low + 1, high, high, low + 1], fingers)
+    return np.vstack([np.stack([x, y], axis=1), [(low, high), (low, low)]])
+
+
 def anywhere(count: int) -> np.ndarray:
     return np.random.default_rng(0).uniform(0, 255, (count, 2))
 
@@ -633,6 +640,21 @@ def test_a_hostile_outer_contour_costs_its_own_label_map_and_is_named(
     others = [pair for pair in pairs_of(tmp_path / "before") if pair[0] != ("PHANTOM001", 21)]
     assert pairs_of(tmp_path / "after") == others
     assert list(verify.faults(tmp_path / "after")) == []
+
+
+def test_contours_that_meet_too_often_to_be_compared_cost_the_outer_one(
+    tree: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Each takes a moment alone; the area between both would take a minute."""
+    contour(tree, 21).write_bytes(text(comb(1000, 100, 150)))
+    outer = tree / "contourfiles" / "PH-1" / "o-contours" / phantom.contour_name(21, "o")
+    outer.write_bytes(text(comb(60, 101, 149)[:, ::-1]))
+    start = time.process_time()
+    assert run(Config(tree, tmp_path / "records")).records == {"train": 8}
+    assert time.process_time() - start < 10
+    (row,) = [row for row in audit_of(tmp_path / "records") if row["reason"] == "oversized_contour"]
+    assert (row["path"], row["contour"], row["left_out"]) == (outer.relative_to(tree).as_posix(), "o", "0")
+    assert re.search(r"the outlines on its image meet \d+ times, at most 10000 expected", row["detail"])
 
 
 @pytest.mark.parametrize(("count", "decimals"), [(40, 1), (400, 1), (10_000, 2), (100_000, 2), (100_000, 17)])

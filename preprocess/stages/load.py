@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from preprocess.config import Config
 from preprocess.dicom import reader
-from preprocess.findings import Finding, InputError, Reason
+from preprocess.findings import Finding, InputError, Reason, about
 from preprocess.geometry import Polygon
 from preprocess.geometry.grid import Grid
 from preprocess.inputs.contour_files import ContourFiles
+from preprocess.inputs.contours import check_together
 from preprocess.inputs.sources import Source, opened
 from preprocess.model import KINDS, ContourKind, Fingerprint, ImageHeader, Key, Pair, Study
 from preprocess.quality.measurements import StudySummary
@@ -61,11 +62,16 @@ def examine(source: Source, config: Config, study: Study) -> Examined:
     places = pairing.locate(confirmed)
     contour_files = ContourFiles(source, config.origin)
     pairs: dict[ContourKind, list[Pair]] = {}
+    inner: Mapping[int, Polygon] = {}
     for kind in KINDS:
         polygons: dict[int, Polygon] = {}
         for number, path in study.contours[kind].items():
-            with _as_finding(findings, study.study_id, number, kind):
-                polygons[number] = contour_files.read(path, functools.partial(headers.get, number))
+            with _as_finding(findings, study.study_id, number, kind), about(path):
+                polygon = contour_files.read(path, functools.partial(headers.get, number))
+                if kind == "o" and number in inner:
+                    check_together(inner[number], polygon)
+                polygons[number] = polygon
+        inner = polygons
         pairs[kind] = pairing.pair(study, kind, confirmed, places, fingerprints, grids, polygons)
         findings += pairing.unmatched_contours(study, kind, headers, polygons)
     findings += pairing.unconfirmed(study, pairing.chosen(pairs, config.contours))
