@@ -89,6 +89,8 @@ def allocated() -> Iterator[Callable[[], int]]:
         "dicoms/PHANTOM001/..\\2.dcm",
         "dicoms/PHANTOM001/2.dcm\x00.txt",
         "dicoms/PHANTOM001/\x1b[2J2.dcm",
+        "\x00",
+        "",
     ],
 )
 def test_an_entry_that_leads_out_of_its_archive_is_refused(
@@ -246,6 +248,15 @@ def test_an_entry_that_lies_about_itself_is_a_row(
     assert row["detail"].startswith("cannot be read: ")
     assert re.search(message, row["detail"])
     assert allocated() < 128 * MIB
+
+
+def test_the_name_before_the_content_of_an_entry_is_not_repeated(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    path = zipped(tree, tmp_path / "data.zip")
+    content = path.read_bytes()
+    name = b"dicoms/PHANTOM001/9.dcm"
+    path.write_bytes(content.replace(name, b"dicoms/JANE^DOE^1/9.dcm", 1))
+    with pytest.raises(OSError, match=r"^it has another name before its content$"):
+        open_source(path).open(name.decode())
 
 
 def test_entries_that_overlap_are_refused_with_their_archive(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
