@@ -481,6 +481,12 @@ def test_a_state_of_another_order_is_refused(synthetic: Synthetic, change: dict,
         batches.load_state_dict({**batches.state_dict(), **change})
 
 
+@pytest.mark.parametrize("state", [None, [], "x", 5])
+def test_what_is_no_mapping_is_no_state(synthetic: Synthetic, state: Any) -> None:
+    with pytest.raises(TypeError, match=rf"the state is of type {type(state).__name__}, what state_dict\(\) returned"):
+        iterate_batches(synthetic(33)).load_state_dict(state)
+
+
 def test_the_package_prints_what_a_directory_holds(phantom_records: pathlib.Path) -> None:
     command = [sys.executable, "-m", "pipeline", str(phantom_records)]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
