@@ -12,7 +12,7 @@ import csv
 import io
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -62,7 +62,7 @@ def describe(records: Records) -> Iterator[str]:
         ),
     )
     yield ""
-    measured = {row["study_id"]: row for row in _studies(records)}
+    measured = _studies(records)
     ids, first, counts = np.unique(records.table["study_id"], return_index=True, return_counts=True)
     yield from _aligned(
         ["study", "split", "records", *_STUDY_COLUMNS.values()],
@@ -76,18 +76,27 @@ def describe(records: Records) -> Iterator[str]:
         yield f"* not reliable: contours of this study are missing or doubtful; see {schema.AUDIT_FILE}"
 
 
-def _measured(row: dict[str, str], column: str) -> str:
+def _measured(row: Mapping[str, str], column: str) -> str:
     """A column of studies.csv, with a mark where it is not reliable."""
     value = row.get(column, "")
     return f"{value}*" if value and column in _VOLUMES and row.get("volumes_reliable") == "0" else value
 
 
-def _studies(records: Records) -> Iterable[dict[str, str]]:
-    """The rows of studies.csv, none if the directory has no such table."""
+def _studies(records: Records) -> Mapping[str, Mapping[str, str]]:
+    """The rows of studies.csv by study, none if the directory has no such table.
+
+    Raises:
+        RecordsError: it does not match the manifest, or is not such a table.
+    """
     if schema.STUDIES_FILE not in records.info.names:
-        return ()
-    content = records.content(schema.STUDIES_FILE).decode("utf-8")
-    return csv.DictReader(io.StringIO(content, newline=""))
+        return {}
+    content = records.content(schema.STUDIES_FILE)
+    try:
+        return {row["study_id"]: row for row in csv.DictReader(io.StringIO(content.decode("utf-8"), newline=""))}
+    except (UnicodeDecodeError, csv.Error, KeyError) as error:
+        raise RecordsError(
+            f"{records.path}: {schema.STUDIES_FILE} is not a table of studies ({error}); write the records again"
+        ) from error
 
 
 def _aligned(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:

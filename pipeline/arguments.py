@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,17 @@ def flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} is {value!r}, True or False expected")
     return bool(value)
+
+
+def state(value: Any) -> Mapping[str, Any]:
+    """What ``state_dict`` returned.
+
+    Raises:
+        TypeError: it is not a mapping.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"the state is of type {type(value).__name__}, what state_dict() returned expected")
+    return value
 
 
 def share(name: str, value: Any) -> tuple[int, int] | None:

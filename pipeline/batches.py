@@ -135,10 +135,11 @@ class Batches:
         epoch.
 
         Raises:
-            TypeError: it lacks an entry, or one is not a whole number.
+            TypeError: it is not a mapping, lacks an entry, or one is not a whole number.
             RecordsError: it is the state of another order: the number of records, seed or shuffle differs. Or it is not
                 a state: more records were given than there are.
         """
+        state = arguments.state(state)
         for name, expected in self._identity.items():
             if state.get(name) != expected:
                 raise RecordsError(f"the state has {name} {state.get(name)!r}, {expected!r} expected")

@@ -19,6 +19,9 @@ _FOLDER = "cardiac-lv-records"
 _NAME = re.compile(r"[0-9a-f]{64}(\.part)?")
 _SECONDS_BETWEEN_TRIES = 0.05
 
+# A link in place of a file must not lead to another file, which would be emptied.
+_CREATE = os.O_CREAT | os.O_NOFOLLOW
+
 
 class Cache:
     """Files by their SHA-256, at most ``limit`` bytes of them.
@@ -120,7 +123,12 @@ class Cache:
         part.truncate(0)
         while True:
             with self._locked(self.folder / "lock"):
-                files = [each for each in os.scandir(self.folder) if _NAME.fullmatch(each.name)]
+                # Opening a pipe would wait for a writer, and a link may lead to another's file.
+                files = [
+                    each
+                    for each in os.scandir(self.folder)
+                    if _NAME.fullmatch(each.name) and each.is_file(follow_symlinks=False)
+                ]
                 states = []
                 for each in files:
                     with contextlib.suppress(FileNotFoundError):
@@ -150,7 +158,7 @@ class Cache:
     @contextlib.contextmanager
     def _locked(self, path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         """Opens a file, which it makes if it is missing, and locks it."""
-        with open(path, "r+b", opener=lambda path, flags: os.open(path, flags | os.O_CREAT, 0o666)) as file:
+        with open(path, "r+b", opener=lambda path, flags: os.open(path, flags | _CREATE, 0o666)) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             try:
                 yield file

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from pipeline import schema
 from pipeline.errors import RecordsError
+from pipeline.frames import FRAME_BYTES
 from pipeline.manifest import DatasetInfo, FileInfo, ShardInfo
 from pipeline.remote import Directory, open_directory
 
@@ -48,7 +49,8 @@ class Index:
         opened = open_directory(directory)
         shards = [shard for split in splits for shard in info.split(split).shards]
         tables = [read_index(opened, shard, info.files.get(schema.index_name(shard.name))) for shard in shards]
-        offsets, sizes = np.concatenate(tables).T
+        # A split may have no shard.
+        offsets, sizes = np.concatenate([np.empty((0, 2), np.int64), *tables]).T
         first = np.cumsum([0, *(shard.count for shard in shards)], dtype=np.int64)
         return cls(tuple(shard.name for shard in shards), first, offsets.copy(), sizes.copy())
 
@@ -91,6 +93,6 @@ def read_index(directory: Directory, shard: ShardInfo, expected: FileInfo | None
     if numbers.size == 2 * shard.count:
         table = numbers.reshape(shard.count, 2)
         ends = np.concatenate([[0], table.sum(axis=1)])
-        if np.array_equal(ends, np.append(table[:, 0], shard.bytes)):
+        if np.array_equal(ends, np.append(table[:, 0], shard.bytes)) and (table[:, 1] >= FRAME_BYTES).all():
             return table
     raise RecordsError(f"{path}: does not cover {shard.count} records in {shard.bytes} bytes; write the records again")

@@ -19,6 +19,9 @@ from pipeline.remote import Directory
 Table = npt.NDArray[np.void]
 """A structured array with the fields of ``schema.COLUMNS``, and perhaps others."""
 
+_DAMAGED = (ValueError, KeyError, TypeError, EOFError, OverflowError, MemoryError, csv.Error, tokenize.TokenError)
+"""What NumPy and csv raise for content that is not a table."""
+
 
 def row(values: Mapping[str, Any]) -> tuple[Any, ...]:
     """A row for :func:`build`; None and absent values become the column's missing value."""
@@ -58,7 +61,7 @@ def load(directory: Directory, info: DatasetInfo) -> Table:
     content = info.content(directory, name)
     try:
         table = _from_npy(content) if name == schema.TABLE_FILE else _from_pairs(content, info)
-    except (ValueError, KeyError, TypeError, EOFError, MemoryError, tokenize.TokenError) as error:
+    except _DAMAGED as error:
         raise RecordsError(f"{path}: is not a table of these records ({error}); write the records again") from error
     if table.shape != (info.cardinality,):
         raise RecordsError(
@@ -68,8 +71,9 @@ def load(directory: Directory, info: DatasetInfo) -> Table:
 
 
 def _from_npy(content: bytes) -> Table:
-    table = np.load(io.BytesIO(content), allow_pickle=False)
-    if not isinstance(table, np.ndarray) or table.ndim != 1:
+    # Not np.load, which also reads other kinds of files.
+    table: Table = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    if table.ndim != 1:
         raise ValueError("one row per record expected")
     for name, dtype, shape, _, _ in schema.COLUMNS:
         if name not in (table.dtype.names or ()):
@@ -77,6 +81,9 @@ def _from_npy(content: bytes) -> Table:
         found = table.dtype[name]
         if found.shape != shape or found.base.kind != np.dtype(dtype).kind:
             raise ValueError(f"column {name} has dtype {found}, {dtype} of shape {shape} expected")
+        # Python cannot make a text of other numbers.
+        if found.kind == "U" and table[name].astype(found.newbyteorder("=")).view(np.uint32).max(initial=0) > 0x10FFFF:
+            raise ValueError(f"column {name} is not text")
     return table
 
 

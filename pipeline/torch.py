@@ -196,8 +196,10 @@ class _Iteration(Iterator[Batch]):
         """Finishes the epoch of another iteration; the next iteration is the epoch after that.
 
         Raises:
+            TypeError: it is not a mapping.
             RecordsError: it is the state of another order.
         """
+        state = arguments.state(state)
         for name, expected in self._identity.items():
             if state.get(name) != expected:
                 raise RecordsError(

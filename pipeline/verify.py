@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
@@ -174,4 +176,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # As other commands: `| head` ends it without an error, and names may have bytes that are not UTF-8.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -15,6 +16,9 @@ def announce(*lines: str) -> None:
 
     The work is complete by then, so a closed pipe or a full disk is not an error.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A path may have bytes that are not UTF-8.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         print(*lines, sep="\n", flush=True)
     except OSError:

@@ -146,6 +146,12 @@ def test_a_row_about_an_earlier_exclusion_keeps_the_reason_behind_it(tmp_path: p
     assert exclusions(tmp_path, dumped([excluded]).decode()) == {("S", 9): "moved by a slice"}
 
 
+def test_an_endless_file_of_exclusions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("preprocess.inputs.exclusions.MAX_FILE_BYTES", 1000)
+    with pytest.raises(FatalInputError, match=r"/dev/zero: has over 1000 bytes, a row for each pair expected"):
+        read_exclusions(pathlib.Path("/dev/zero"), "i")
+
+
 def test_exclusions_that_cannot_be_read_are_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(FatalInputError, match=r"nowhere\.csv: no such file; pass a CSV file of pairs to leave out"):
         read_exclusions(tmp_path / "nowhere.csv", "i")

@@ -9,6 +9,8 @@ import hypothesis.strategies as st
 import numpy as np
 import pydicom
 import pytest
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID, EnhancedMRImageStorage, RLELossless
 
 from preprocess.dicom import reader
@@ -96,6 +98,25 @@ def test_a_file_that_is_not_supported_is_refused_with_a_reason(name: str, reason
         pixels_of(name)
     assert raised.value.reason == reason
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("vr", "value"), [("UI", ["1.2.840.10008.1.2.1", "1.2"]), ("LO", "1.2.840.10008.1.2.1")])
+def test_a_transfer_syntax_that_is_not_one_uid_is_refused(vr: str, value: object) -> None:
+    dataset = pydicom.dcmread(get_testdata_file("MR_small.dcm"))
+    dataset.file_meta[0x00020010] = pydicom.DataElement(0x00020010, vr, value)
+    buffer = DicomBytesIO()
+    with pydicom.config.disable_value_validation():
+        write_file_meta_info(buffer, dataset.file_meta, enforce_standard=False)
+    content = bytes(128) + b"DICM" + buffer.getvalue() + changed(lambda _: None).getvalue()[332:]
+    with pytest.raises(InputError, match="it has no Transfer Syntax UID") as raised:
+        reader.read_pixels(io.BytesIO(content), LIMIT)
+    assert raised.value.reason == "unreadable_image"
+
+
+@pytest.mark.parametrize("number", [b"2147483648", b"-2147483649", b"9" * 25])
+def test_an_instance_number_beyond_32_bits_is_refused(number: bytes) -> None:
+    with pytest.raises(InputError, match=r"Instance Number \(0020,0013\) cannot be read"):
+        reader.read_header(changed(setting(InstanceNumber=number)), LIMIT)
 
 
 def test_the_header_is_read_without_the_pixels() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import stat
 import struct
 import subprocess
@@ -31,10 +32,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from pipeline import DatasetInfo, RecordsError, schema, verify
+from pipeline import DatasetInfo, Records, RecordsError, schema, verify
+from pipeline.__main__ import describe
 from pipeline.directory import RecordsDirectory
 from pipeline.index import read_index
-from pipeline.manifest import ShardInfo
+from pipeline.manifest import FileInfo, ShardInfo
 from preprocess import phantom
 from preprocess.config import Config
 from preprocess.dicom import part10, reader
@@ -87,6 +89,8 @@ def allocated() -> Iterator[Callable[[], int]]:
         "dicoms/PHANTOM001/..\\2.dcm",
         "dicoms/PHANTOM001/2.dcm\x00.txt",
         "dicoms/PHANTOM001/\x1b[2J2.dcm",
+        "\x00",
+        "",
     ],
 )
 def test_an_entry_that_leads_out_of_its_archive_is_refused(
@@ -158,6 +162,16 @@ def test_a_file_that_is_not_regular_is_not_opened(
     assert [row["detail"] for row in rows] == [
         "cannot be read: it is not a regular file; put a readable file in its place"
     ] * 2
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_a_zip_archive_that_is_not_regular_is_not_opened(
+    tmp_path: pathlib.Path, make: Callable[[pathlib.Path], None]
+) -> None:
+    (tmp_path / "data").mkdir()
+    make(tmp_path / "data" / "images.zip")
+    with pytest.raises(FatalInputError, match=r"images\.zip: cannot be read: it is not a regular file"):
+        open_source(tmp_path / "data")
 
 
 def test_a_file_of_ten_gigabytes_is_not_read(
@@ -234,6 +248,15 @@ def test_an_entry_that_lies_about_itself_is_a_row(
     assert row["detail"].startswith("cannot be read: ")
     assert re.search(message, row["detail"])
     assert allocated() < 128 * MIB
+
+
+def test_the_name_before_the_content_of_an_entry_is_not_repeated(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    path = zipped(tree, tmp_path / "data.zip")
+    content = path.read_bytes()
+    name = b"dicoms/PHANTOM001/9.dcm"
+    path.write_bytes(content.replace(name, b"dicoms/JANE^DOE^1/9.dcm", 1))
+    with pytest.raises(OSError, match=r"^it has another name before its content$"):
+        open_source(path).open(name.decode())
 
 
 def test_entries_that_overlap_are_refused_with_their_archive(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -570,6 +593,13 @@ def text(points: np.ndarray) -> bytes:
     return "".join(f"{x:.17g} {y:.17g}\n" for x, y in points).encode()
 
 
+def comb(fingers: int, low: float, high: float) -> np.ndarray:
+    """An outline with horizontal fingers."""
+    y = np.linspace(low, high, 2 * fingers).repeat(2)
+    x = np.tile([low + 1, high, high, low + 1], fingers)
+    return np.vstack([np.stack([x, y], axis=1), [(low, high), (low, low)]])
+
+
 def anywhere(count: int) -> np.ndarray:
     return np.random.default_rng(0).uniform(0, 255, (count, 2))
 
@@ -621,6 +651,21 @@ def test_a_hostile_outer_contour_costs_its_own_label_map_and_is_named(
     others = [pair for pair in pairs_of(tmp_path / "before") if pair[0] != ("PHANTOM001", 21)]
     assert pairs_of(tmp_path / "after") == others
     assert list(verify.faults(tmp_path / "after")) == []
+
+
+def test_contours_that_meet_too_often_to_be_compared_cost_the_outer_one(
+    tree: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Each takes a moment alone; the area between both would take a minute."""
+    contour(tree, 21).write_bytes(text(comb(1000, 100, 150)))
+    outer = tree / "contourfiles" / "PH-1" / "o-contours" / phantom.contour_name(21, "o")
+    outer.write_bytes(text(comb(60, 101, 149)[:, ::-1]))
+    start = time.process_time()
+    assert run(Config(tree, tmp_path / "records")).records == {"train": 8}
+    assert time.process_time() - start < 10
+    (row,) = [row for row in audit_of(tmp_path / "records") if row["reason"] == "oversized_contour"]
+    assert (row["path"], row["contour"], row["left_out"]) == (outer.relative_to(tree).as_posix(), "o", "0")
+    assert re.search(r"the outlines on its image meet \d+ times, at most 10000 expected", row["detail"])
 
 
 @pytest.mark.parametrize(("count", "decimals"), [(40, 1), (400, 1), (10_000, 2), (100_000, 2), (100_000, 17)])
@@ -775,6 +820,7 @@ def test_one_hostile_study_changes_no_other(
         ),
         (lambda fields: fields["splits"]["train"]["shards"][0].update(bytes=-1), "bytes or sha256 is not valid"),
         (lambda fields: fields["files"].update({"/etc/passwd": {"bytes": 0, "sha256": "0" * 64}}), "leads out of"),
+        (lambda fields: fields["splits"]["train"]["shards"][0].update(name="\ud800"), "is no name of a file"),
     ],
 )
 def test_a_manifest_that_is_signed_and_makes_no_sense_is_refused(
@@ -786,6 +832,35 @@ def test_a_manifest_that_is_signed_and_makes_no_sense_is_refused(
     (tmp_path / schema.MANIFEST_FILE).write_bytes(signed(json.dumps(fields).encode()))
     with pytest.raises(RecordsError, match=rf"manifest\.json: .*{message}"):
         DatasetInfo.read(tmp_path)
+
+
+def test_an_index_whose_records_are_shorter_than_a_frame_is_refused(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.idx").write_bytes(b"0 5\n5 295\n")
+    with pytest.raises(RecordsError, match=r"a\.idx: does not cover 2 records in 300 bytes"):
+        read_index(RecordsDirectory(tmp_path), ShardInfo("a", 2, 300, ""), FileInfo.of(tmp_path / "a.idx"))
+
+
+@pytest.mark.parametrize("splits", [{}, {"train": {"studies": ["A"], "shards": []}}])
+def test_a_manifest_without_shards_is_a_directory_without_records(
+    splits: dict, synthetic: Synthetic, tmp_path: pathlib.Path
+) -> None:
+    fields = json.loads((synthetic(10) / schema.MANIFEST_FILE).read_bytes())
+    fields.update(splits=splits, files={})
+    (tmp_path / schema.MANIFEST_FILE).write_bytes(signed(json.dumps(fields).encode()))
+    assert len(Records(tmp_path)) == 0
+
+
+@pytest.mark.parametrize("content", [b"study_id\n\xff\n", b"study_id\n" + b"A" * 200_000, b"study\nA\n"])
+def test_a_table_of_studies_that_makes_no_sense_is_one_line(
+    content: bytes, phantom_records: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    directory = shutil.copytree(phantom_records, tmp_path / "records")
+    (directory / schema.STUDIES_FILE).write_bytes(content)
+    fields = json.loads((directory / schema.MANIFEST_FILE).read_bytes())
+    fields["files"][schema.STUDIES_FILE] = vars(FileInfo.of(directory / schema.STUDIES_FILE))
+    (directory / schema.MANIFEST_FILE).write_bytes(signed(json.dumps(fields).encode()))
+    with pytest.raises(RecordsError, match=r"studies\.csv is not a table of studies"):
+        list(describe(Records(directory)))
 
 
 def test_an_index_larger_than_its_records_is_refused(tmp_path: pathlib.Path) -> None:

@@ -54,6 +54,17 @@ def test_records_are_published_although_nobody_can_read_the_output(
     assert list(verify.faults(tmp_path / "records")) == []
 
 
+def test_records_are_published_in_a_folder_whose_name_is_not_utf_8(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    output = tmp_path / os.fsdecode(b"\xff")
+    result = subprocess.run(
+        [sys.executable, "-m", "preprocess", f"--data_dir={tree}", f"--output_dir={output}"],
+        capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert f"8 pairs written to {tmp_path}/\\udcff (8 train)" in result.stdout
+    assert list(verify.faults(output)) == []
+
+
 def test_a_terminal_shows_a_progress_bar(phantom_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     command = [sys.executable, "-m", "preprocess", f"--data_dir={phantom_dir}", f"--output_dir={tmp_path / 'records'}"]
     main, terminal = pty.openpty()

@@ -471,6 +471,28 @@ def test_what_a_killed_process_left_is_removed(tmp_path: pathlib.Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {64 * "b", "lock"}
 
 
+def test_pipes_links_and_folders_with_the_name_of_a_file_are_left_alone(tmp_path: pathlib.Path) -> None:
+    other = tmp_path / "precious"
+    other.write_bytes(b"precious")
+    folder = tmp_path / "cache"
+    cache = Cache(folder, 100)
+    os.mkfifo(folder / f"{64 * 'a'}.part")
+    os.mkfifo(folder / (64 * "b"))
+    (folder / f"{64 * 'c'}.part").symlink_to(other)
+    (folder / f"{64 * 'd'}.part").mkdir()
+    before = {path.name for path in folder.iterdir()}
+
+    def fetch(file: BinaryIO) -> None:
+        file.write(bytes(60))
+
+    cache.open(FileInfo(60, 64 * "e"), fetch).close()
+    assert {path.name for path in folder.iterdir()} == before | {64 * "e", "lock"}
+    # The first of these is the file that is to be fetched: it must not be written through the link.
+    with pytest.raises(RecordsError, match="cannot be used as a cache"):
+        cache.open(FileInfo(60, 64 * "c"), fetch)
+    assert other.read_bytes() == b"precious"
+
+
 def test_the_least_recently_used_are_removed_and_open_ones_can_be_read_on(tmp_path: pathlib.Path) -> None:
     cache = Cache(tmp_path, 3)
 

@@ -249,6 +249,16 @@ def test_any_outlines_that_are_combined_by_xor_give_their_symmetric_difference(s
     assert shapely.area(polygons.region(found)) == pytest.approx(shapely.area(expected), abs=1e-3)
 
 
+def test_outlines_that_meet_too_often_to_be_combined_are_refused() -> None:
+    """Two combs across each other: each has few crossings, and their union has 100,000."""
+    y = np.linspace(5, 45, 320).repeat(2)
+    fingers = np.stack([np.tile([6, 45, 45, 6], 160), y], axis=1)
+    one = [*map(tuple, fingers), (5, 45), (5, 5)]
+    with pytest.raises(InputError, match=r"the outlines on its image meet \d+ times, at most 10000") as raised:
+        polygon_of(ring(A, one), ring(A, [(y, x) for x, y in one]))
+    assert raised.value.reason == "oversized_contour"
+
+
 def test_one_region_of_many_parts_is_refused() -> None:
     parts = [ring(A, square(3 * number + 1, 5, 2)) for number in range(MAX_PARTS + 1)]
     with pytest.raises(InputError, match=rf"^{MAX_PARTS + 1} outlines on one image, at most {MAX_PARTS}") as raised:

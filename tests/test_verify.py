@@ -1,6 +1,8 @@
 import dataclasses
 import json
+import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -244,6 +246,21 @@ def test_a_count_of_one_is_singular(synthetic: Synthetic, capsys: pytest.Capture
     directory = synthetic(1)
     assert verify.main([str(directory)]) == 0
     assert capsys.readouterr().out == f"{directory}: 1 record in 1 shard, every checksum and count matches\n"
+
+
+def test_names_that_are_not_utf_8_and_a_reader_that_leaves_are_no_error(directory: pathlib.Path) -> None:
+    (directory / os.fsdecode(b"\xff")).touch()
+    command = f"{sys.executable} -m pipeline.verify {shlex.quote(str(directory))}"
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    shown = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, check=False, env=environment
+    )
+    assert (shown.returncode, shown.stderr) == (1, "")
+    assert shown.stdout == f"{directory}/\\udcff: not named in the manifest; remove it\n"
+    left = subprocess.run(
+        ["bash", "-c", f"{command} > >(true)"], capture_output=True, text=True, cwd=ROOT, check=False, env=environment
+    )
+    assert left.stderr == ""
 
 
 def test_the_command_exits_with_0_1_or_2(directory: pathlib.Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from pipeline import DatasetInfo, Records, RecordsError, iterate_batches, make_dataset, schema
+from pipeline.directory import FileInfo
 from pipeline.order import permute
 
 from .helpers import ROOT
@@ -242,8 +243,10 @@ def test_a_damaged_table_is_refused_and_the_records_are_read(
         b"study_id\n" * 33,
         _npy_header("(" * 9000),
         _npy_header(f"{{'descr': '<i8', 'fortran_order': False, 'shape': ({2**55},)}}"),
+        _npy_header(f"{{'descr': '<i8', 'fortran_order': False, 'shape': ({2**70},)}}"),
+        b"PK\x03\x04" + bytes(100),
     ],
-    ids=["empty", "cut", "pickle", "text", "header", "rows"],
+    ids=["empty", "cut", "pickle", "text", "header", "rows", "more rows", "archive"],
 )
 def test_a_file_that_is_not_a_table_is_refused_even_if_the_manifest_names_it(
     synthetic: Synthetic, tmp_path: pathlib.Path, content: bytes
@@ -256,6 +259,19 @@ def test_a_file_that_is_not_a_table_is_refused_even_if_the_manifest_names_it(
     manifest["files"][schema.TABLE_FILE] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     _sign(directory, manifest)
     with pytest.raises(RecordsError, match=r"records\.npy: is not a table of these records"):
+        _ = Records(directory).table
+
+
+def test_a_table_with_numbers_that_are_no_characters_is_refused(synthetic: Synthetic, tmp_path: pathlib.Path) -> None:
+    directory = shutil.copytree(synthetic(33), tmp_path / "records")
+    path = directory / schema.TABLE_FILE
+    content = path.read_bytes()
+    assert b"A\0\0\0B\0\0\0" in content
+    path.write_bytes(content.replace(b"A\0\0\0B\0\0\0", b"A\0\0\xffB\0\0\0", 1))
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["files"][schema.TABLE_FILE] = vars(FileInfo.of(path))
+    _sign(directory, manifest)
+    with pytest.raises(RecordsError, match=r"records\.npy: .*column study_id is not text"):
         _ = Records(directory).table
 
 
@@ -464,6 +480,12 @@ def test_a_state_of_another_order_is_refused(synthetic: Synthetic, change: dict,
     batches = iterate_batches(synthetic(33))
     with pytest.raises(RecordsError, match=message):
         batches.load_state_dict({**batches.state_dict(), **change})
+
+
+@pytest.mark.parametrize("state", [None, [], "x", 5])
+def test_what_is_no_mapping_is_no_state(synthetic: Synthetic, state: Any) -> None:
+    with pytest.raises(TypeError, match=rf"the state is of type {type(state).__name__}, what state_dict\(\) returned"):
+        iterate_batches(synthetic(33)).load_state_dict(state)
 
 
 def test_the_package_prints_what_a_directory_holds(phantom_records: pathlib.Path) -> None:

@@ -101,6 +101,18 @@ def unsigned_short(value: Any) -> int:
     return number
 
 
+def integer_string(value: Any) -> int:
+    """Converts to a number of VR IS (PS3.5 6.2), which has 32 bits; a record holds one of 64.
+
+    Raises:
+        ValueError: the value is not one.
+    """
+    number = int(value)
+    if not -(1 << 31) <= number < 1 << 31:
+        raise ValueError("not a 32-bit number")
+    return number
+
+
 def unreadable(detail: str, remedy: str = "") -> InputError:
     """An error with reason ``unreadable_image``."""
     return InputError(Reason.UNREADABLE_IMAGE, detail, remedy)

@@ -19,7 +19,7 @@ import pydicom
 from pydicom.datadict import dictionary_VR
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from preprocess.dicom.elements import describe, foreign_code, unreadable, unsupported
 from preprocess.findings import InputError
@@ -84,7 +84,9 @@ def read_elements(file: BinaryIO, names: Names, max_image_pixels: int) -> Elemen
             limit = MAX_HEADER_BYTES + max_pixel_bytes
             inflated = inflate(file, deflated.start, limit, RAISE_THE_LIMIT)
             elements = _parse(_Bounded(inflated, max_pixel_bytes), names)
-        if elements.dataset.file_meta.get("TransferSyntaxUID"):
+        # A file may give the element several values, or another type than UI.
+        syntax = elements.dataset.file_meta.get("TransferSyntaxUID")
+        if syntax and isinstance(syntax, UID):
             return elements
     raise unreadable("it has no Transfer Syntax UID (0002,0010); the file may be cut short")
 

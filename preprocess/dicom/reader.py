@@ -17,6 +17,7 @@ from pydicom.uid import UID
 from preprocess.dicom.codestream import check_codestream
 from preprocess.dicom.elements import (
     foreign_code,
+    integer_string,
     read_element,
     read_floats,
     silent,
@@ -238,7 +239,7 @@ def _header(elements: Elements, max_image_pixels: int) -> ImageHeader:
         raise unreadable("Pixel Spacing (0028,0030) is not above 0")
     return ImageHeader(
         patient_id=read_element(dataset, "PatientID", stripped) or None,
-        instance_number=read_element(dataset, "InstanceNumber", int),
+        instance_number=read_element(dataset, "InstanceNumber", integer_string),
         shape=(rows, columns),
         value_range=value_range,
         pixel_spacing_mm=(spacing[0], spacing[1]),

@@ -37,9 +37,9 @@ def crosses_itself(polygon: Polygon) -> bool:
     return not shapely.is_valid(shapely.Polygon(polygon))
 
 
-def neighbors(polygon: Polygon) -> int:
+def neighbors(*outlines: Polygon) -> int:
     """Pairs of edges that share a y, consecutive edges included: between the edge count and half its square."""
-    heights = _edges(polygon)[:, :, 1]
+    heights = np.concatenate([_edges(outline) for outline in outlines])[:, :, 1]
     low, high = np.sort(heights.min(axis=1)), np.sort(heights.max(axis=1))
     # Of all pairs, those of which one edge ends below the other do not count.
     below = np.searchsorted(high, low, side="left")
@@ -59,6 +59,19 @@ def self_intersections(polygon: Polygon) -> int:
     one, other = shapely.STRtree(edges).query(edges, predicate="intersects")
     apart = other - one
     return int(((apart > 1) & (apart < len(edges) - 1)).sum())
+
+
+def meetings(*outlines: Polygon) -> int:
+    """Pairs of edges of different outlines that cross or touch.
+
+    Args:
+        outlines: each float64 ``(N, 2)``, finite, together of at most ``MAX_NEIGHBORS`` neighbors.
+    """
+    parts = [_edges(outline) for outline in outlines]
+    number = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    edges = shapely.linestrings(np.concatenate(parts))
+    one, other = shapely.STRtree(edges).query(edges, predicate="intersects")
+    return int((number[one] < number[other]).sum())
 
 
 def share_outside(inner: Polygon, outer: Polygon) -> float:

@@ -28,8 +28,8 @@ MAX_DIRECTORY_BYTES = 1 << 26
 # Deflated data cannot grow more than this when it is inflated (zlib's technical details, "Maximum Compression Factor").
 _MAX_RATIO = 1032
 
-# Names that would lead out of the folder where some system unpacks the archive, or garble a terminal.
-_LEADS_OUT = re.compile(r"/.*|[A-Za-z]:.*|(?:.*/)?\.\.(?:/.*)?|.*[\\\x00-\x1f\x7f].*", re.DOTALL)
+# Names that would lead out of the folder where some system unpacks the archive, or garble a terminal, and no name.
+_LEADS_OUT = re.compile(r"|/.*|[A-Za-z]:.*|(?:.*/)?\.\.(?:/.*)?|.*[\\\x00-\x1f\x7f].*", re.DOTALL)
 
 _Refusal = (OSError, EOFError, RuntimeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error)
 """What zipfile raises for a damaged archive. RuntimeError: an encrypted entry, or an unsupported feature."""
@@ -68,7 +68,8 @@ class Archive:
             content.close()
             raise FatalInputError(str(root), detail) from error
         size = content.seek(0, os.SEEK_END)
-        entries = [entry for entry in file.infolist() if not entry.is_dir()]
+        # Not is_dir(), which raises IndexError for an entry without a name.
+        entries = [entry for entry in file.infolist() if not entry.filename.endswith("/")]
         declared = sum(entry.file_size for entry in entries)
         if declared > _MAX_RATIO * size:
             raise FatalInputError(
@@ -108,7 +109,9 @@ class Archive:
         except FatalInputError:
             raise
         except _Refusal as error:
-            raise OSError(str(error) or type(error).__name__) from error
+            # zipfile repeats the name before the content, which may say more than the one in the directory.
+            detail = "it has another name before its content" if " differ" in str(error) else str(error)
+            raise OSError(detail or type(error).__name__) from error
         if content.tell() != entry.file_size:
             raise OSError(f"it has {content.tell()} bytes, {entry.file_size} expected from the archive's directory")
         content.seek(0)
@@ -137,9 +140,12 @@ def _open(root: Place) -> tuple[_BoundedFile, tuple[object, ...]]:
         state = _state(root)
         return _BoundedFile(stores.Ranges(root)), state
     try:
+        # Checked before opening, because opening a pipe waits for a writer.
+        if not stat.S_ISREG(os.stat(root).st_mode):
+            raise OSError("it is not a regular file")
         content = _BoundedFile(io.FileIO(root))
     except OSError as error:
-        raise FatalInputError(str(root), f"cannot be read: {error.strerror}") from error
+        raise FatalInputError(str(root), f"cannot be read: {error.strerror or error}") from error
     return content, _state(content.fileno())
 
 
@@ -167,7 +173,7 @@ def _state(file: Place | int) -> tuple[object, ...]:
 def _leading_out(count: int) -> Finding:
     detail = (
         f"{counted(count, 'entry', 'entries')} refused: the name leads out of the archive (.., an absolute path, "
-        "a drive, a backslash or a control character)"
+        "a drive, a backslash or a control character), or is empty"
     )
     return Finding(Reason.JUNK, "file", ".", detail, level=Level.ERROR)
 

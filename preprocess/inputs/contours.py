@@ -10,7 +10,7 @@ import numpy as np
 
 from preprocess.findings import InputError, Reason
 from preprocess.geometry import Polygon
-from preprocess.geometry.polygons import MAX_NEIGHBORS, digest, neighbors, self_intersections
+from preprocess.geometry.polygons import MAX_NEIGHBORS, digest, meetings, neighbors, self_intersections
 from preprocess.model import Origin
 
 MAX_POINTS = 100_000
@@ -26,6 +26,9 @@ MAX_COORDINATE = 1 << 16
 MAX_CROSSINGS = 100
 """How often a contour may meet itself. A slip of the hand makes a few crossings. The time for exact areas grows with
 the square of their number: 200 random vertices, which cross 4,500 times, take three seconds."""
+
+MAX_MEETINGS = 10_000
+"""How often outlines on one image may meet, where they are compared or combined. 400,000 crossings take ten seconds."""
 
 _NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?nan|[-+]?inf(?:inity)?)"
 # Nearly all files: it finds what the other expression finds, and takes a third of the time for the whole file.
@@ -144,4 +147,25 @@ def check_outline(polygon: Polygon, most_crossings: int = MAX_CROSSINGS) -> None
     met = self_intersections(polygon)
     if met > most_crossings:
         detail = f"it meets itself {met} times, at most {most_crossings} expected of an outline"
+        raise InputError(Reason.OVERSIZED_CONTOUR, detail)
+
+
+def check_together(*outlines: Polygon) -> None:
+    """Limits the time that outlines on one image take to be compared or combined.
+
+    Args:
+        outlines: each as ``check_outline`` accepts it.
+
+    Raises:
+        InputError: ``oversized_contour``.
+    """
+    side_by_side = neighbors(*outlines)
+    if side_by_side > MAX_NEIGHBORS:
+        detail = (
+            f"{side_by_side} pairs of edges of the outlines on its image overlap in y, at most {MAX_NEIGHBORS} expected"
+        )
+        raise InputError(Reason.OVERSIZED_CONTOUR, detail)
+    met = meetings(*outlines)
+    if met > MAX_MEETINGS:
+        detail = f"the outlines on its image meet {met} times, at most {MAX_MEETINGS} expected"
         raise InputError(Reason.OVERSIZED_CONTOUR, detail)

@@ -6,6 +6,7 @@ import pathlib
 import re
 
 from preprocess.findings import FatalInputError, Reason
+from preprocess.inputs.folders import MAX_FILE_BYTES
 from preprocess.model import Contours, Key
 from preprocess.tables import read_rows, unquoted
 
@@ -30,10 +31,13 @@ def read_exclusions(path: pathlib.Path, contours: Contours) -> dict[Key, str]:
         FatalInputError: the file cannot be read, or a row names no pair; the message names the line.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         problem = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
         raise FatalInputError(str(path), f"{problem}; pass a CSV file of pairs to leave out as --exclude") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise FatalInputError(str(path), f"has over {MAX_FILE_BYTES} bytes, a row for each pair expected")
     exclusions: dict[Key, str] = {}
     for line, row in read_rows(content, str(path), _COLUMNS, optional=("kind", "contour", "detail")):
         study_id, number, reason, what, contour, detail = map(unquoted, row)

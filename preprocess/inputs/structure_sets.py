@@ -22,7 +22,7 @@ from preprocess.dicom.sequences import Sequences
 from preprocess.findings import InputError, Reason, counted
 from preprocess.geometry import Polygon, regions
 from preprocess.geometry.planes import Plane
-from preprocess.inputs.contours import MAX_CROSSINGS, MAX_POINTS, check_outline, check_points
+from preprocess.inputs.contours import MAX_CROSSINGS, MAX_POINTS, check_outline, check_points, check_together
 from preprocess.model import ImageHeader
 
 HEAD_BYTES = 1024
@@ -169,6 +169,7 @@ class StructureSet:
         drawn = [(outline.xor, _project(_points(outline.data), plane, header)) for outline in outlines]
         if len(drawn) == 1:
             return drawn[0][1]
+        check_together(*(polygon for _, polygon in drawn))
         parts = regions.combined(
             [polygon for xor, polygon in drawn if not xor], [polygon for xor, polygon in drawn if xor]
         )

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from preprocess.config import Config
 from preprocess.dicom import reader
 from preprocess.dicom.elements import silent
-from preprocess.findings import Finding, InputError, Reason
+from preprocess.findings import Finding, InputError, Reason, about
 from preprocess.geometry import Polygon, polygons
 from preprocess.geometry.grid import Grid
 from preprocess.inputs.contour_files import ContourFiles
+from preprocess.inputs.contours import check_together
 from preprocess.inputs.sources import Source, opened
 from preprocess.model import KINDS, ContourKind, Fingerprint, ImageHeader, Key, Pair, PlannedPair, Study
 from preprocess.quality import checks, measurements
@@ -105,11 +106,16 @@ def load(source: Source, config: Config, study: Study) -> Loaded:
     places = pairing.locate(confirmed)
     contour_files = ContourFiles(source, config.origin)
     pairs: dict[ContourKind, list[Pair]] = {}
+    inner: Mapping[int, Polygon] = {}
     for kind in KINDS:
         outlines: dict[int, Polygon] = {}
         for number, path in study.contours[kind].items():
-            with _as_finding(findings, study.study_id, number, kind):
-                outlines[number] = contour_files.read(path, functools.partial(headers.get, number))
+            with _as_finding(findings, study.study_id, number, kind), about(path):
+                outline = contour_files.read(path, functools.partial(headers.get, number))
+                if kind == "o" and number in inner:
+                    check_together(inner[number], outline)
+                outlines[number] = outline
+        inner = outlines
         pairs[kind] = pairing.pair(study, kind, confirmed, places, fingerprints, grids, outlines)
         findings += pairing.unmatched_contours(study, kind, headers, outlines)
     first, *others = (pairs[kind] for kind in KINDS if kind in config.contours)
