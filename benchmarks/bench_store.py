@@ -1,10 +1,11 @@
 """Measures reading from a store: how many requests, how many bytes, and how long.
 
     make test-clients                        # installs moto and s3fs
-    python -m benchmarks.bench_store --data_dir=final_data [job read]
+    python -m benchmarks.bench_store --data_dir=final_data [job write read]
 
-    job     the job, with its data set in a folder and in an archive at s3://
-    read    an epoch of 600 records in six shards at s3://, with and without room for all of them in the cache
+    job      the job, with its data set in a folder and in an archive at s3://
+    write    the job, with its records at s3://
+    read     an epoch of 600 records in six shards at s3://, with and without room for all of them in the cache
 
 moto serves S3 on this machine. A proxy before it counts requests and, for the job, delays each by 30 ms.
 """
@@ -12,6 +13,7 @@ moto serves S3 on this machine. A proxy before it counts requests and, for the j
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import math
 import os
@@ -81,16 +83,47 @@ def _job(data_dir: pathlib.Path) -> None:
             for count in _WORKERS:
                 proxy.requests.clear()
                 proxy.bodies.clear()
-                begin = time.perf_counter()
-                flags = [
-                    f"--data_dir={place}",
-                    f"--output_dir={folder}/{len(os.listdir(folder))}",
-                    f"--workers={count}",
-                ]
-                subprocess.run([sys.executable, "-m", "preprocess", *flags], check=True, capture_output=True)
-                seconds.append(f"{time.perf_counter() - begin:.1f}")
+                taken = _seconds(place, f"{folder}/{len(os.listdir(folder))}", f"--workers={count}")
+                seconds.append(f"{taken:.1f}")
             figures = [f"{len(proxy.requests):,}", f"{sum(proxy.bodies) / 1e6:.0f}"] if proxy.requests else ["", ""]
             print(f"| {where} | {' | '.join([*figures, *seconds])} |", flush=True)
+
+
+def _write(data_dir: pathlib.Path) -> None:
+    """Prints the table of the job's requests for its records, and its seconds beside those with a local directory."""
+    with _bucket() as (proxy, _), tempfile.TemporaryDirectory() as name:
+        proxy.fault = _delayed
+        print("| records | PUT | LIST | GET, HEAD | of the claim | seconds | to a local directory |")
+        print("|---" * 7 + "|")
+        for what, url, flags in (
+            ("one shard", f"s3://{BUCKET}/one", []),
+            ("eight shards", f"s3://{BUCKET}/eight", ["--num_shards=8"]),
+            ("eight shards, `--overwrite`", f"s3://{BUCKET}/eight", ["--num_shards=8", "--overwrite"]),
+        ):
+            local = _seconds(data_dir, f"{name}/{len(os.listdir(name))}", *flags)
+            proxy.requests.clear()
+            stored = _seconds(data_dir, url, *flags)
+            kinds = collections.Counter(map(_kind, proxy.requests))
+            counts = " | ".join(str(kinds[kind]) for kind in ("PUT", "LIST", "GET", "claim"))
+            print(f"| {what} | {counts} | {stored:.1f} | {local:.1f} |", flush=True)
+
+
+def _kind(request: tuple[str, str]) -> str:
+    """What a request is paid as, or ``claim`` for those that write the claim."""
+    method, path = request
+    if "list-type=2" in path:
+        return "LIST"
+    if method == "PUT" and "/claim-" in path:
+        return "claim"
+    return {"HEAD": "GET", "POST": "PUT"}.get(method, method)
+
+
+def _seconds(data_dir: str | os.PathLike[str], output_dir: str, *flags: str) -> float:
+    """Runs the job; returns how long it takes."""
+    begin = time.perf_counter()
+    command = [sys.executable, "-m", "preprocess", f"--data_dir={data_dir}", f"--output_dir={output_dir}", *flags]
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - begin
 
 
 def _read(data_dir: pathlib.Path) -> None:
@@ -131,7 +164,7 @@ def _read(data_dir: pathlib.Path) -> None:
             print(f"| {where} | {np.median(every[1:]):,.0f} |")
 
 
-_PARTS = {"job": _job, "read": _read}
+_PARTS = {"job": _job, "write": _write, "read": _read}
 
 
 def main() -> None:
