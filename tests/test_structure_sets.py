@@ -408,6 +408,7 @@ def raw_outline(data: bytes) -> pydicom.Dataset:
         (["1e308", "-1e308", "1e308"] * 3, "off_plane_contour", "mm off the plane of its image"),
         (["1", "2"], "unreadable_contour", "has 2 numbers, three for each point expected"),
         (["1", "2", "three"], "unreadable_contour", "is not numbers"),
+        (["1", "2", "1_0"] * 3, "unreadable_contour", "is not numbers"),
         ([], "unreadable_contour", "has 1 number, three"),
         (in_patient(SQUARE[:2]), "degenerate_contour", "2 distinct points, at least 3"),
         (in_patient([(1e5, 1), (2, 2), (9, 3)]), "outside_image", "at most ±65536 pixels"),

@@ -246,6 +246,9 @@ def _points(data: bytes) -> npt.NDArray[np.float64]:
         detail = f"its Contour Data (3006,0050) has {counted(count, 'number')}, three for each point expected"
         raise InputError(Reason.UNREADABLE_CONTOUR, detail)
     try:
+        # Python reads 1_0 as 10.
+        if b"_" in data:
+            raise ValueError
         return np.array([float(number) for number in data.rstrip(b"\0").split(b"\\")], np.float64).reshape(-1, 3)
     except ValueError:
         detail = "its Contour Data (3006,0050) is not numbers"
