@@ -35,6 +35,7 @@ class Plan:
     Attributes:
         selections: what to make of each study.
         contours: study and number of each contour, or of both, that should become a record: all but the excluded.
+        excluded: study and number of the pairs that ``--exclude`` leaves out.
         shape: rows and columns of every image.
         dtype: of every image.
         splits: the studies of each split.
@@ -43,6 +44,7 @@ class Plan:
 
     selections: Sequence[Selection]
     contours: Set[Key]
+    excluded: Set[Key]
     shape: tuple[int, int]
     dtype: np.dtype[Any]
     splits: Mapping[str, Sequence[str]]
@@ -100,6 +102,7 @@ def make_plan(source: Listing, config: Config, exclusions: Mapping[Key, str], en
     return Plan(
         selections=_selections(examined, pairs, rejected, outside, config.contours),
         contours=contours.keys() - exclusions.keys(),
+        excluded=exclusions.keys(),
         shape=shape,
         dtype=dtype,
         splits=splits.assign(config.split, {pair.study_id for pair in pairs}),

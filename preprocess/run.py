@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 
 from pipeline import schema
 from pipeline.manifest import DatasetInfo
 from preprocess import engines, tables
 from preprocess.config import Config
 from preprocess.engines import Engine
-from preprocess.findings import COLUMNS, Audit, Level, Reason, counts
+from preprocess.findings import COLUMNS, Audit, Finding, Level, Reason, counts
 from preprocess.inputs import sources
 from preprocess.inputs.exclusions import read_exclusions
 from preprocess.interrupts import interruptible
+from preprocess.model import Key
 from preprocess.output import outputs, publication, splits, writer
 from preprocess.output.destinations import Destination
 from preprocess.output.writer import RecordSpec, Shard
@@ -86,7 +87,7 @@ def _write(plan: Plan, config: Config, engine: Engine, destination: Destination,
     for pairs, row, findings in engine.map(complete, studies):
         pair_rows += pairs
         study_rows.append(row)
-        audit.add(findings)
+        audit.add(_after_exclusions(finding, plan.excluded) for finding in findings)
     split_of = plan.split_of
     written = {(pair.study_id, pair.instance_number) for pair in pair_rows if pair.written}
     audit.settle(config.contours, plan.contours - written)
@@ -107,6 +108,13 @@ def _write(plan: Plan, config: Config, engine: Engine, destination: Destination,
     measured = {(row.study_id, row.instance_number): vars(row) for row in pair_rows}
     with publication.writing(config.output_dir):
         return writer.complete(destination, spec, shards, plan.splits, plan.settings, files, measured)
+
+
+def _after_exclusions(finding: Finding, excluded: Set[Key]) -> Finding:
+    """A finding of the measurements, which also says if its pair is left out by ``--exclude``."""
+    if (finding.study_id, finding.instance_number) not in excluded:
+        return finding
+    return dataclasses.replace(finding, detail=f"{finding.detail}; its pair is left out by --exclude")
 
 
 def _render(

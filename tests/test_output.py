@@ -118,7 +118,9 @@ def test_records_of_other_studies_are_not_replaced(tree: pathlib.Path, tmp_path:
     before = contents(path)
     link = (tree / "link.csv").read_text()
     (tree / "link.csv").write_text(link.replace("PHANTOM002,PH-2\n", ""))
-    message = r"holds records of 1 study that --data_dir does not name \(PHANTOM002\); choose another --output_dir \(with make, "
+    message = (
+        r"holds records of 1 study that --data_dir does not name \(PHANTOM002\); choose another --output_dir \(with"
+    )
     with pytest.raises(FatalInputError, match=f"records: {message}"):
         run(Config(tree, path, overwrite=True))
     assert contents(path) == before

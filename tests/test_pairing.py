@@ -124,7 +124,7 @@ def test_images_and_contours_without_a_partner_are_reported() -> None:
     assert found == {
         ("header_mismatch", 3): "Patient ID (0010,0020) is not the folder's name",
         ("header_mismatch", 5): "Instance Number (0020,0013) is not the file's number",
-        ("no_image", 4): "its image dicoms/S/4.dcm cannot be used",
+        ("no_image", 4): "its image dicoms/S/4.dcm cannot be used; another row says why",
         ("no_image", 9): "study S has no image 9",
         ("unlabeled_images", None): "1 of 5 images have no i-contour",
     }

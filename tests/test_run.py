@@ -438,6 +438,18 @@ def test_a_row_of_the_audit_excludes_its_pair_and_only_it(tree: pathlib.Path, tm
     assert found_by(tmp_path / "second", "unmatched_exclusion") == [("PHANTOM002", "99", "warning")]
 
 
+def test_a_warning_says_if_its_pair_is_excluded_already(phantom_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    study_id, number = phantom.MOVED
+    (tmp_path / "exclude.csv").write_text(f"study_id,instance_number,reason\n{study_id},{number},moved\n")
+    run(Config(phantom_dir, tmp_path / "records", exclude=tmp_path / "exclude.csv"))
+    details = {
+        (row["study_id"], row["instance_number"]): "; its pair is left out by --exclude" in row["detail"]
+        for row in audit_of(tmp_path / "records")
+        if row["reason"] == "implausible_contour"
+    }
+    assert details == {(study_id, str(number)): True}
+
+
 def test_outer_contours_give_larger_masks(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     run(Config(tree, tmp_path / "i"))
     run(Config(tree, tmp_path / "o", contours="o"))

@@ -205,8 +205,8 @@ def incomplete_volumes(volumes: Volumes, study_id: str, path: str) -> list[Findi
     if len(phases) > _PHASES_NAMED:
         where += f", and at {len(phases) - _PHASES_NAMED} other phases"
     detail = (
-        f"no i-contour could be used on {where}; a volume is a sum over slices, so the ejection fraction is wrong "
-        "until these contours are there"
+        f"no i-contour could be used on {where} (counted from 0); a volume is a sum over slices, so the ejection "
+        "fraction is wrong until these contours are there"
     )
     return [Finding(Reason.INCOMPLETE_VOLUMES, "study", path, detail, study_id)]
 

@@ -133,7 +133,11 @@ def unlabeled(study: Study, contours: Contours) -> list[Finding]:
 
 def without_image(study_id: str, number: int, image_path: str | None, contour_path: str, kind: ContourKind) -> Finding:
     """The finding for a contour whose image is missing (no path) or cannot be used."""
-    detail = f"its image {image_path} cannot be used" if image_path else f"study {study_id} has no image {number}"
+    detail = (
+        f"its image {image_path} cannot be used; another row says why"
+        if image_path
+        else f"study {study_id} has no image {number}"
+    )
     return Finding(Reason.NO_IMAGE, "contour", contour_path, detail, study_id, number, contour=kind)
 
 
