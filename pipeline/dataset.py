@@ -37,8 +37,9 @@ def make_dataset(
     without a shuffle buffer.
 
     The data set shuffles itself: pass ``shuffle=False`` to ``model.fit``, which then reads it once per epoch. To
-    continue a run after epoch ``n``, pass ``initial_epoch=n`` to ``model.fit``, and ``start_step=n * steps_per_epoch``
-    here (``DatasetInfo.load(records).splits[split].steps_per_epoch(batch_size)``).
+    continue a run after epoch ``n``, pass ``initial_epoch=n`` to ``model.fit``, and here
+    ``start_step=n * records.steps_per_epoch(batch_size)`` of the :class:`pipeline.Records` or the view that you train
+    on. Each look at a batch, such as ``next(iter(dataset))``, counts as an iteration: look at ``records[:8]`` instead.
 
     The data set works only in this process: its graph cannot be saved or sent to another process.
     ``tf.train.Checkpoint`` cannot save its iterator either (``FailedPreconditionError``): save the step with the model,
@@ -53,8 +54,8 @@ def make_dataset(
 
     Returns:
         A data set of ``(images, masks)``: images float32 (or the stored dtype) ``(batch_size, H, W, 1)``, masks bool of
-        that shape (label maps: uint8); with ``positions``, a third tensor, int64 ``(batch_size,)``. Its cardinality is
-        known: infinite, or the number of batches of one iteration.
+        that shape (label maps: uint8); with ``positions``, a third tensor, int64 ``(batch_size,)``, which ``model.fit``
+        would take for sample weights. Its cardinality is known: infinite, or the number of batches of one iteration.
 
     Raises:
         ModuleNotFoundError: TensorFlow is not installed.

@@ -74,8 +74,8 @@ def _positions(
         if schedule.steps(point) != steps:
             # The number of batches of a data set is known beforehand, so each iteration has the same.
             raise RecordsError(
-                "start_step is in the middle of an epoch, so this data set can be iterated only once; make another "
-                "one for the next epoch, or use epochs=None"
+                "start_step is in the middle of an epoch, so this data set can be iterated only once; pass a multiple "
+                f"of {schedule.steps_per_epoch}, the batches of an epoch, or use epochs=None"
             )
         expecting = expect()
         if expecting is not None:

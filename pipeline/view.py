@@ -7,6 +7,7 @@ import operator
 import os
 import pathlib
 import reprlib
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Self, SupportsIndex, overload
 
@@ -159,6 +160,19 @@ class Records:
         rows.flags.writeable = False
         return rows
 
+    def steps_per_epoch(self, batch_size: int = 8, drop_remainder: bool = False) -> int:
+        """Batches in one epoch over this view; a short last batch counts unless it is dropped.
+
+        Raises:
+            TypeError: ``batch_size`` is not a whole number.
+            RecordsError: ``batch_size`` is below 1.
+        """
+        return order.steps_per_epoch(
+            len(self),
+            arguments.whole_number("batch_size", batch_size, 1),
+            arguments.flag("drop_remainder", drop_remainder),
+        )
+
     def content(self, name: str) -> bytes:
         """The content of one of ``info.files``, for example ``"audit.csv"``.
 
@@ -199,7 +213,9 @@ class Records:
     def split(self, k: int, n: int, seed: int = 0) -> tuple[Self, Self]:
         """Divides the records by study for cross-validation in ``n`` folds.
 
-        Each study is in one fold. A fold depends only on the ids of the studies in this view, ``n`` and ``seed``.
+        Each study is in one fold. A fold depends only on the ids of the studies in this view, ``n`` and ``seed``. To
+        keep a split apart, such as one for tests, divide another one: ``Records(path, "train").split(k, n)``. A view of
+        several splits is divided with a warning.
 
         Args:
             k: the fold that is held out, from 0 to ``n - 1``.
@@ -223,6 +239,11 @@ class Records:
             raise RecordsError(f"n is {n}, at most {len(studies)} expected: a fold has at least one study")
         if k >= n:
             raise RecordsError(f"k is {k}, at most {n - 1} expected: the folds are numbered from 0")
+        if len(self.splits) > 1:
+            mixed = ", ".join(self.splits)
+            warnings.warn(
+                f"the folds mix the splits {mixed}; Records(path, split).split(...) divides one of them", stacklevel=2
+            )
         fold = studies[order.permute(np.arange(k, len(studies), n), len(studies), seed, 0)]
         held_out = np.isin(self.table["study_id"], fold)
         return self.where(~held_out), self.where(held_out)
@@ -325,7 +346,8 @@ class Records:
         if chosen.size == 0 and chosen.ndim == 1:
             chosen = chosen.astype(np.int64)
         if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
-            raise TypeError(f"{reprlib.repr(positions)} is not an integer, a slice or a list of integers")
+            hint = "; where() takes booleans" if chosen.dtype == np.bool_ else ""
+            raise TypeError(f"{reprlib.repr(positions)} is not an integer, a slice or a list of integers{hint}")
         outside = chosen[(chosen < -len(self)) | (chosen >= len(self))]
         if outside.size:
             # NumPy would take a large uint64 for a negative position.

@@ -90,6 +90,7 @@ def test_both_readers_give_every_sample(
     assert np.array_equal(np.concatenate([masks for _, masks in batches]), masks)
 
 
+@pytest.mark.filterwarnings("ignore:the folds mix the splits:UserWarning")
 def test_records_are_read_by_position_and_by_their_table(old: Samples) -> None:
     records = Records(OLD)
     expected = [*zip(*of_split(old, "train"), strict=True), *zip(*of_split(old, "val"), strict=True)]

@@ -58,7 +58,14 @@ def test_every_block_of_the_documents_is_a_figure_of_a_command_of_the_project() 
 COMMANDS = [shlex.split(figure.command) for document in figures.documents() for figure in figures.figures(document)]
 
 
-@pytest.mark.parametrize("module", sorted({command[2] for command in COMMANDS}))
+# Those that import TensorFlow take seconds.
+@pytest.mark.parametrize(
+    "module",
+    [
+        pytest.param(module, marks=pytest.mark.slow if module.startswith("examples.") else ())
+        for module in sorted({command[2] for command in COMMANDS})
+    ],
+)
 def test_every_flag_of_a_figure_is_one_of_its_command(module: str) -> None:
     command = [sys.executable, "-m", module, "--help"]
     help_text = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout

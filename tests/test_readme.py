@@ -8,6 +8,9 @@ import tomllib
 
 import pytest
 
+from preprocess.config import Config
+from preprocess.run import run
+
 from .helpers import ROOT
 from .helpers.documents import Block, blocks, environment, pins_of
 
@@ -19,6 +22,14 @@ def test_the_snippets_are_python_and_shell() -> None:
     assert {block.language for block in SNIPPETS} == {"python", "sh", SET_UP}
 
 
+@pytest.fixture(scope="module")
+def records(phantom_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """What ``make records`` writes."""
+    path = tmp_path_factory.mktemp("readme") / "records"
+    run(Config(phantom_dir, path))
+    return path
+
+
 @pytest.mark.parametrize(
     "block",
     [
@@ -27,8 +38,8 @@ def test_the_snippets_are_python_and_shell() -> None:
         if block.language == "python"
     ],
 )
-def test_a_program_runs_as_it_is_shown(block: Block, phantom_records: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    (tmp_path / "records").symlink_to(phantom_records)
+def test_a_program_runs_as_it_is_shown(block: Block, records: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "records").symlink_to(records)
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", block.content],
         cwd=tmp_path,

@@ -527,7 +527,7 @@ def laid_out(real_data: pathlib.Path, root: pathlib.Path) -> None:
 REAL = {"SCD0000101": "SC-HF-I-1", "SCD0000201": "SC-HF-I-2", "SCD0000301": "SC-HF-I-4", "SCD0000401": "SC-HF-I-5"}
 
 
-@pytest.mark.parametrize("archive", [False, True])
+@pytest.mark.parametrize("archive", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_real_studies_as_structure_sets_give_the_same_records(
     real_data: pathlib.Path, real_records: pathlib.Path, tmp_path: pathlib.Path, archive: bool
 ) -> None:

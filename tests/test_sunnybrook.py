@@ -525,7 +525,7 @@ PACKINGS: dict[str, Callable[[pathlib.Path], sources.DataDir]] = {
 }
 
 
-@pytest.mark.parametrize("distribution", [1, 2, 3])
+@pytest.mark.parametrize("distribution", [1, *(pytest.param(other, marks=pytest.mark.slow) for other in (2, 3))])
 def test_the_real_studies_give_the_same_records_in_each_distribution(
     real_data: pathlib.Path, real_records: pathlib.Path, tmp_path: pathlib.Path, distribution: int
 ) -> None:

@@ -70,7 +70,7 @@ def test_several_records_are_stacked(
         (None, TypeError, "None is not an integer"),
         (True, TypeError, "True is not an integer"),
         ([[0]], TypeError, "is not an integer, a slice or a list of integers"),
-        (np.ones(33, bool), TypeError, "is not an integer, a slice or a list of integers"),
+        (np.ones(33, bool), TypeError, r"is not an integer, a slice or a list of integers; where\(\) takes booleans"),
         (10**30, IndexError, "out of bounds for 33 records"),
     ],
     ids=repr,
@@ -310,6 +310,7 @@ def test_a_table_of_other_records_is_refused(synthetic: Synthetic, tmp_path: pat
         _ = Records(directory).table
 
 
+@pytest.mark.filterwarnings("ignore:the folds mix the splits:UserWarning")
 def test_folds_hold_each_study_out_once(phantom_records: pathlib.Path) -> None:
     records = Records(phantom_records)
     studies = records.studies
@@ -325,6 +326,7 @@ def test_folds_hold_each_study_out_once(phantom_records: pathlib.Path) -> None:
             assert tuple(sorted(held_out)) == studies
 
 
+@pytest.mark.filterwarnings("ignore:the folds mix the splits:UserWarning")
 def test_folds_do_not_depend_on_the_order_of_records(phantom_records: pathlib.Path) -> None:
     records = Records(phantom_records)
     shuffled = records.take(np.random.default_rng(0).permutation(len(records)))
@@ -358,6 +360,24 @@ def test_the_representation_says_what_is_in_a_view(phantom_records: pathlib.Path
 
 def _first_pixels(records: Records) -> list[float]:
     return [float(value) for value in records[:][0][:, 0, 0, 0]]
+
+
+def test_the_steps_of_an_epoch_are_those_of_the_view(synthetic: Synthetic) -> None:
+    records = Records(synthetic(20))
+    view = records.take(np.arange(17))
+    for batch_size, drop_remainder in itertools.product((1, 8, 17), (False, True)):
+        batches = iterate_batches(view, batch_size=batch_size, drop_remainder=drop_remainder)
+        assert view.steps_per_epoch(batch_size, drop_remainder) == len(batches)
+    assert view.steps_per_epoch() == records.steps_per_epoch() == 3
+    with pytest.raises(RecordsError, match="batch_size is 0, at least 1 expected"):
+        view.steps_per_epoch(0)
+
+
+def test_folds_of_several_splits_are_a_warning(phantom_records: pathlib.Path) -> None:
+    with pytest.warns(
+        UserWarning, match=r"the folds mix the splits .*, .*; Records\(path, split\).split\(...\) divides"
+    ):
+        Records(phantom_records).split(0, 2)
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
