@@ -66,7 +66,7 @@ def run(config: Config) -> Summary:
             interruptible(),
         ):
             plan = make_plan(source, config, exclusions, engine, audit)
-            info = _write(plan, config, engine, output.records, audit)
+            info = write(plan, config, engine, output.records, audit)
         output.publish(info)
     return Summary(
         records={name: split.count for name, split in info.splits.items()},
@@ -78,7 +78,7 @@ def run(config: Config) -> Summary:
     )
 
 
-def _write(plan: Plan, config: Config, engine: Engine, destination: Destination, audit: Audit) -> DatasetInfo:
+def write(plan: Plan, config: Config, engine: Engine, destination: Destination, audit: Audit) -> DatasetInfo:
     """Writes all of a records directory, except for the manifest, which it returns."""
     spec = RecordSpec(plan.shape, plan.dtype, schema.LABEL_CLASSES if config.contours == "io" else ())
     shards, studies = _render(plan, spec, config, engine, destination, audit)
