@@ -3,7 +3,7 @@
     python -m benchmarks.bench_scale --pairs 10000 100000
 
 A generator stands for the data set: studies of 20 images of 64 × 64 pixels, each with an inner contour, are made when
-their files are opened. The whole job runs on it, up to the manifest, and writes to a place that counts bytes and keeps none.
+their files are opened. The whole job runs on it, up to the manifest, and writes to a place that keeps nothing.
 Workers are forked, so that they have the generator; reading and drawing is the job's own code. Each measurement runs in
 its own process.
 
