@@ -311,7 +311,7 @@ def _check_file(name: object, size: object, sha256: object) -> None:
     # surrogate pair, which no file system stores.
     allowed = r"[^/\\:\x00-\x1f\x7f\ud800-\udfff]{1,255}"
     if not isinstance(name, str) or not re.fullmatch(allowed, name) or name in (".", ".."):
-        raise ValueError("a file's name leads out of the directory, or is no name of a file")
+        raise ValueError("a file's name leads out of the directory, or is not the name of a file")
     if not _is_count(size) or not isinstance(sha256, str) or not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise ValueError(f"{name!r}: bytes or sha256 is not valid")
 

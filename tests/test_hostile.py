@@ -820,7 +820,7 @@ def test_one_hostile_study_changes_no_other(
         ),
         (lambda fields: fields["splits"]["train"]["shards"][0].update(bytes=-1), "bytes or sha256 is not valid"),
         (lambda fields: fields["files"].update({"/etc/passwd": {"bytes": 0, "sha256": "0" * 64}}), "leads out of"),
-        (lambda fields: fields["splits"]["train"]["shards"][0].update(name="\ud800"), "is no name of a file"),
+        (lambda fields: fields["splits"]["train"]["shards"][0].update(name="\ud800"), "is not the name of a file"),
     ],
 )
 def test_a_manifest_that_is_signed_and_makes_no_sense_is_refused(
