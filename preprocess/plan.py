@@ -102,7 +102,7 @@ def make_plan(source: Listing, config: Config, exclusions: Mapping[Key, str], en
     return Plan(
         selections=_selections(examined, pairs, rejected, outside, config.contours),
         contours=contours.keys() - exclusions.keys(),
-        excluded=exclusions.keys(),
+        excluded=frozenset(exclusions),
         shape=shape,
         dtype=dtype,
         splits=splits.assign(config.split, {pair.study_id for pair in pairs}),

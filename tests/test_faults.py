@@ -81,7 +81,7 @@ def nursery(tree: pathlib.Path, path: pathlib.Path) -> Iterator[Callable[[int], 
         yield job
 
 
-@pytest.mark.parametrize("stride", [8, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [12, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_job_killed_at_any_moment_leaves_whole_records_or_none(
     tree: pathlib.Path, tmp_path: pathlib.Path, stride: int
 ) -> None:

@@ -134,7 +134,7 @@ def test_every_test_checks_something() -> None:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 calls = [ast.unparse(one.func) for one in ast.walk(node) if isinstance(one, ast.Call)]
                 asserts = any(isinstance(one, ast.Assert) for one in ast.walk(node))
-                assert asserts or any(re.search(r"\b(assert_\w+|raises)$", call) for call in calls), node.name
+                assert asserts or any(re.search(r"\b(assert_\w+|raises|warns)$", call) for call in calls), node.name
 
 
 def test_every_test_that_the_documents_name_exists() -> None:

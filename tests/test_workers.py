@@ -79,6 +79,7 @@ def _train(records: pathlib.Path, workers: int, batch_size: int) -> list[dict]:
     return [json.loads(output.splitlines()[-1]) for output, _ in said]
 
 
+@pytest.mark.slow
 def test_two_workers_of_multi_worker_mirrored_strategy_train_as_one(synthetic: Synthetic) -> None:
     """Each sees its share of the epoch's order; together they train like one worker with batches twice as large."""
     records = synthetic(_COUNT)
@@ -161,6 +162,7 @@ print(epoch, *(float(weight) for weights in model.get_weights() for weight in we
 """
 
 
+@pytest.mark.slow
 def test_backup_and_restore_of_keras_resumes_with_the_order_of_the_next_epoch(
     synthetic: Synthetic, tmp_path: pathlib.Path
 ) -> None:
