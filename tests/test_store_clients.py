@@ -69,9 +69,10 @@ def test_a_folder_in_s3_gives_the_bytes_of_a_local_one_and_is_listed_once(
     whole = [path for path in fetched if "list-type=2" in path and "delimiter=&" in path]
     assert [fetched[path] for path in whole] == [1]
     objects = {path: count for path, count in fetched.items() if "?" not in path}
-    # Each file is read once, and the images of pairs once more for their pixels.
+    # Each file is read once, and the images of pairs and the contours once more to draw them.
     pairs = len(read_table(stored["pairs.csv"]))
-    assert sum(objects.values()) <= len(contents(phantom_dir)) + pairs
+    contours = len([*phantom_dir.rglob("*-manual.txt")])
+    assert sum(objects.values()) <= len(contents(phantom_dir)) + pairs + contours
     assert sorted(set(objects.values())) == [1, 2]
 
 
