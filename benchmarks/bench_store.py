@@ -115,6 +115,8 @@ def _kind(request: tuple[str, str]) -> str:
         return "LIST"
     if method == "PUT" and "/claim-" in path:
         return "claim"
+    if method == "POST" and "?delete" in path:
+        return "DELETE"
     return {"HEAD": "GET", "POST": "PUT"}.get(method, method)
 
 
