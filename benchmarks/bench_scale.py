@@ -1,6 +1,6 @@
 """Measures the coordinating process of a job with very many pairs, which exist only while they are read.
 
-    python -m benchmarks.bench_scale --pairs 10000 100000
+    python -m benchmarks.bench_scale --pairs 1000 10000
 
 A generator stands for the data set: studies of 20 images of 64 × 64 pixels, each with an inner contour, are made when
 their files are opened. The whole job runs on it, up to the manifest, and writes to a place that keeps nothing.
