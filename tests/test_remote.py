@@ -161,9 +161,10 @@ def test_a_small_cache_is_enough_and_never_exceeded(
     assert_equal(epochs(records, read, shuffle=shuffle), epochs(local, read, shuffle=shuffle))
     assert len(uses) >= 2 * SHARDS - shards
     assert max(uses) <= limit
-    # A thread may be about to end that has mapped one; at the end no removed file takes space on the disk.
+    # A thread may be about to end that has mapped one. At the end, one removed file may still take space on the disk: a
+    # reader that maps a shard just while another thread removes it keeps it until it reads again.
     assert max(removed) <= 2 * room_for(local, 1) + 4096
-    wait_until(lambda: mapped_bytes(tmp_path) == 0)
+    wait_until(lambda: mapped_bytes(tmp_path) <= room_for(local, 1) + 4096)
     if read is iterate_batches and not shuffle:
         # Both epochs read the shards in order, so none is there when it is needed again.
         assert shard_files(fetched) == {shard.name: 2 for shard in shards_of(local)}
