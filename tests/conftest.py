@@ -13,7 +13,7 @@ from preprocess.config import Config
 
 from .helpers import ROOT
 from .helpers import stores as served
-from .helpers.shared import shared
+from .helpers.shared import shared, shared_phantom
 from .helpers.stores import BUCKET, KEY, SECRET, Proxy
 from .helpers.synthetic import Synthetic, synthetic_arrays, write_synthetic
 
@@ -32,10 +32,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def phantom_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    with shared(tmp_path_factory, "phantom") as path:
-        if not path.exists():
-            phantom.write_phantom(path)
-    return path
+    return shared_phantom(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ from preprocess.model import Study
 from preprocess.run import run
 
 from .helpers.dicom import LIMIT, get_testdata_file
-from .helpers.shared import shared
+from .helpers.shared import shared_phantom
 from .helpers.structures import (
     NORMAL,
     POSITION,
@@ -74,10 +74,7 @@ def write_study(root: pathlib.Path, folder: str, study: str = "1.2", count: int 
 
 @pytest.fixture(scope="session")
 def phantom_rtstruct(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    with shared(tmp_path_factory, "phantom-rtstruct") as path:
-        if not path.exists():
-            phantom.write_phantom(path, layout="rtstruct")
-    return path
+    return shared_phantom(tmp_path_factory, "rtstruct")
 
 
 # The phantom.

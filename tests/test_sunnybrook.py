@@ -15,7 +15,6 @@ import pydicom
 import pytest
 import tensorflow as tf
 
-from preprocess import phantom
 from preprocess.config import Config
 from preprocess.engines.local import Local
 from preprocess.findings import FatalInputError, Finding
@@ -27,7 +26,7 @@ from preprocess.run import run
 
 from .helpers import ROOT
 from .helpers.listed import Inline, Listed
-from .helpers.shared import shared
+from .helpers.shared import shared_phantom
 from .helpers.sunnybrook import ORIGINALS, contour_path, image_path, lay_out
 from .helpers.tables import audit_of, found_by, read_table
 from .helpers.trees import contents, edited
@@ -457,10 +456,7 @@ def test_the_order_of_the_listing_changes_nothing(names: list[str], random: obje
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    with shared(tmp_path_factory, "phantom-sunnybrook") as path:
-        if not path.exists():
-            phantom.write_phantom(path, layout="sunnybrook")
-    return path
+    return shared_phantom(tmp_path_factory, "sunnybrook")
 
 
 @pytest.fixture

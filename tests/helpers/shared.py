@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from preprocess import phantom
+
 
 @contextlib.contextmanager
 def shared(factory: pytest.TempPathFactory, name: str) -> Iterator[pathlib.Path]:
@@ -18,3 +20,11 @@ def shared(factory: pytest.TempPathFactory, name: str) -> Iterator[pathlib.Path]
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield path
+
+
+def shared_phantom(factory: pytest.TempPathFactory, layout: str = "challenge") -> pathlib.Path:
+    """The phantom in a layout, written once in a test run."""
+    with shared(factory, f"phantom-{layout}") as path:
+        if not path.exists():
+            phantom.write_phantom(path, layout=layout)
+    return path
